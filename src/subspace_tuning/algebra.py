@@ -1,0 +1,385 @@
+"""Lazy matrix expressions over a frozen weight: what phi(W) is made of.
+
+An expression stands for a matrix E in R^{n x m} (n inputs, m outputs) and is evaluated only against the rows x that
+meet it: ``x @ E`` never builds an n x m matrix unless that takes fewer floating-point operations for the number of
+rows at hand, and never does so where a dense n x m gradient would follow (``planner.py``).
+
+    Weight       the frozen W, reached through its layer's own forward
+    Dense        a small matrix (a factor such as A or B, or singular vectors)
+    Diag         a diagonal matrix, held as its diagonal
+    Elementwise  h(.), dropout: a map of the rows, not of the weight
+    Product      E1 E2 ... Ek, times a scalar
+    Sum          E1 + E2 + ... + Ek
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, Union
+
+import torch
+from torch import Tensor
+
+from subspace_tuning.planner import Factor, Plan, cheapest_order
+
+Operand = Union["Expr", Tensor]
+
+
+class NotALinearMap(ValueError):
+    """Raised when a matrix is asked of an expression that is not one (a nonlinearity stands between A and B)."""
+
+
+def matrix(operand: Operand) -> Expr:
+    """Read a two-dimensional tensor as a ``Dense`` expression; leave expressions as they are."""
+    return operand if isinstance(operand, Expr) else Dense(operand)
+
+
+class Expr(ABC):
+    """A matrix E in R^{n x m}, known by what it does to rows."""
+
+    shape: tuple[int, int]
+
+    @abstractmethod
+    def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
+        """x E + bias. x: (..., n) or rows that know ``@`` and ``*``; bias: (m,). Returns (..., m)."""
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """E itself, (n, m). Raises ``NotALinearMap`` where E is not a matrix."""
+
+    @abstractmethod
+    def leaves(self) -> Iterable[Expr]:
+        """The expressions that hold numbers."""
+
+    @property
+    def trainable(self) -> int:
+        """How many numbers of E receive a gradient."""
+        return sum(leaf.trainable for leaf in self.leaves())
+
+    @property
+    def own_bias(self) -> Tensor | None:
+        """The bias that comes for nothing with ``apply``: the one inside the frozen layer's forward."""
+        return None
+
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """L, R with E = L R exactly, L: (n, k), R: (k, m), k < min(n, m); None where E has no such form."""
+        return None
+
+    def delta(self) -> Tensor:
+        """E - W, (n, m), for the frozen W that stands in E."""
+        return self.dense() - root(self).dense()
+
+    def delta_factors(self) -> tuple[Tensor, Tensor] | None:
+        """L, R with E - W = L R exactly, or None."""
+        return None
+
+    def flops(self, tokens: int, training: bool = False) -> int:
+        """Floating-point operations of ``x @ E`` for that many rows; with ``training``, of its backward pass too."""
+        plan = cheapest_order(tokens, (self.as_factor(training),), training)
+        return plan.flops
+
+    @abstractmethod
+    def as_factor(self, training: bool) -> Factor:
+        """How the planner sees E: its shape, its kind, whether a gradient passes into it."""
+
+    def __matmul__(self, other: Operand) -> Expr:
+        return Product((self, matrix(other)))
+
+    def __rmatmul__(self, x: Any) -> Tensor:
+        return self.apply(x)
+
+    def __add__(self, other: Operand) -> Expr:
+        return Sum((self, matrix(other)))
+
+    def __sub__(self, other: Operand) -> Expr:
+        return Sum((self, -1.0 * matrix(other)))
+
+    def __rmul__(self, scale: float) -> Expr:
+        return Product((self,), scale)
+
+
+class Weight(Expr):
+    """The frozen weight W in R^{n x m}, given as a tensor with an optional bias.
+
+    Layers of a network are weights too: see ``weights.py``.
+    """
+
+    def __init__(self, W: Tensor, bias: Tensor | None = None):
+        self._W, self._bias = W, bias
+        self.shape = (W.shape[0], W.shape[1])
+
+    def dense(self) -> Tensor:
+        return self._W
+
+    @property
+    def own_bias(self) -> Tensor | None:
+        return self._bias
+
+    def forward(self, x: Any) -> Tensor:
+        """x W + own bias, by the frozen layer itself."""
+        y = x @ self._W.to(x.dtype)
+        return y if self._bias is None else y + self._bias.to(y.dtype)
+
+    def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
+        y, own = self.forward(x), self.own_bias
+        if bias is own:
+            return y
+        if own is None:
+            return y + bias.to(y.dtype)  # type: ignore[union-attr]
+        return y - own.to(y.dtype) if bias is None else y + (bias - own).to(y.dtype)
+
+    def leaves(self) -> Iterable[Expr]:
+        return (self,)
+
+    @property
+    def trainable(self) -> int:
+        return 0
+
+    def delta_factors(self) -> tuple[Tensor, Tensor] | None:
+        n, m = self.shape
+        W = self.dense()
+        return W.new_zeros(n, 0), W.new_zeros(0, m)
+
+    def as_factor(self, training: bool) -> Factor:
+        return Factor("opaque", *self.shape)
+
+
+class Dense(Expr):
+    """A matrix held as its numbers: a factor such as A (n, r), or singular vectors."""
+
+    def __init__(self, M: Tensor):
+        if M.dim() != 2:
+            raise ValueError(f"a matrix has two dimensions, got a tensor of shape {tuple(M.shape)}")
+        self.M = M
+        self.shape = (M.shape[0], M.shape[1])
+
+    def dense(self) -> Tensor:
+        return self.M
+
+    def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
+        y = x @ self.M.to(x.dtype)
+        return y if bias is None else y + bias.to(y.dtype)
+
+    def leaves(self) -> Iterable[Expr]:
+        return (self,)
+
+    @property
+    def trainable(self) -> int:
+        return self.M.numel() if self.M.requires_grad else 0
+
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        n, m = self.shape
+        if n == m:
+            return None
+        eye = torch.eye(min(n, m), dtype=self.M.dtype, device=self.M.device)
+        return (self.M, eye) if m < n else (eye, self.M)
+
+    def as_factor(self, training: bool) -> Factor:
+        return Factor("dense", *self.shape, trainable=self.trainable if training else 0)
+
+
+class Diag(Expr):
+    """A diagonal matrix, held as its diagonal d (n,)."""
+
+    def __init__(self, d: Tensor):
+        self.d = d
+        self.shape = (d.shape[0], d.shape[0])
+
+    def dense(self) -> Tensor:
+        return torch.diag(self.d)
+
+    def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
+        d = self.d.to(x.dtype)
+        return x * d if bias is None else torch.addcmul(bias.to(x.dtype), x, d)
+
+    def leaves(self) -> Iterable[Expr]:
+        return (self,)
+
+    @property
+    def trainable(self) -> int:
+        return self.d.numel() if self.d.requires_grad else 0
+
+    def as_factor(self, training: bool) -> Factor:
+        return Factor("diag", *self.shape, trainable=self.trainable if training else 0)
+
+
+class Elementwise(Expr):
+    """A map h of the rows, entry by entry, on n features.
+
+    ``linear`` marks maps that are the identity in expectation (dropout): as a matrix they are I. Any other h makes the
+    expression a function of x that no weight can stand for.
+    """
+
+    def __init__(self, h: Callable[[Tensor], Tensor], n: int, linear: bool = False):
+        self.h, self.linear = h, linear
+        self.shape = (n, n)
+
+    def dense(self) -> Tensor:
+        if not self.linear:
+            raise NotALinearMap(
+                "there is a nonlinearity between the factors, so x -> phi(x) is not a product with a weight: "
+                "it cannot be merged, exported or fitted; keep the adapter unmerged"
+            )
+        return torch.eye(self.shape[0])
+
+    def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
+        y = self.h(x)
+        return y if bias is None else y + bias.to(y.dtype)
+
+    def leaves(self) -> Iterable[Expr]:
+        return (self,)
+
+    @property
+    def trainable(self) -> int:
+        return 0
+
+    def as_factor(self, training: bool) -> Factor:
+        return Factor("opaque", *self.shape)
+
+
+class Product(Expr):
+    """scale * E1 E2 ... Ek, evaluated in the cheapest order."""
+
+    def __init__(self, factors: Iterable[Expr], scale: float = 1.0):
+        flat: list[Expr] = []
+        for f in factors:
+            if isinstance(f, Product):
+                flat.extend(f.chain)
+                scale *= f.scale
+            else:
+                flat.append(f)
+        for left, right in zip(flat, flat[1:], strict=False):
+            if left.shape[1] != right.shape[0]:
+                raise ValueError(f"cannot multiply {left.shape} by {right.shape}: inner sizes differ")
+        self.chain, self.scale = tuple(flat), scale
+        self.shape = (flat[0].shape[0], flat[-1].shape[1])
+
+    @property
+    def own_bias(self) -> Tensor | None:
+        return self.chain[-1].own_bias if self.scale == 1.0 else None
+
+    def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
+        y = self._run(self._plan(x), x, None if self.scale != 1.0 else bias)
+        if self.scale == 1.0:
+            return y
+        return self.scale * y if bias is None else torch.add(bias.to(y.dtype), y, alpha=self.scale)
+
+    def _plan(self, x: Any) -> Plan:
+        training = torch.is_grad_enabled() and self.trainable > 0
+        if torch.compiler.is_compiling() or len(self.chain) == 1:
+            return Plan.left_to_right(len(self.chain))
+        tokens = math.prod(x.shape[:-1])
+        return cheapest_order(tokens, tuple(f.as_factor(training) for f in self.chain), training)
+
+    def _run(self, plan: Plan, x: Any, bias: Tensor | None) -> Tensor:
+        if plan.index == 0:
+            return x
+        left, right = plan.left, plan.right
+        assert left is not None and right is not None
+        if right.index is None:
+            return Dense(self._build(right)).apply(self._run(left, x, None), bias)
+        factor = self.chain[right.index - 1]
+        inner = self.chain[right.index - 2].own_bias if right.index > 1 and left.ends_with(right.index - 1) else None
+        if isinstance(factor, Diag) and inner is not None:
+            # the layer's own bias rides along: (x W + b) d + (bias - b d) is x W d + bias without subtracting it first
+            d = factor.d.to(inner.dtype)
+            rest = -(inner * d) if bias is None else torch.addcmul(bias.to(inner.dtype), inner, d, value=-1)
+            return factor.apply(self._run(left, x, inner), rest)
+        return factor.apply(self._run(left, x, None), bias)
+
+    def _build(self, plan: Plan) -> Tensor:
+        """The product of some factors without x."""
+        if plan.index is not None:
+            return self.chain[plan.index - 1].dense()
+        assert plan.left is not None and plan.right is not None
+        return _multiply(self._side(plan.left), self._side(plan.right))
+
+    def _side(self, plan: Plan) -> Expr:
+        return self.chain[plan.index - 1] if plan.index is not None else Dense(self._build(plan))
+
+    def dense(self) -> Tensor:
+        out: Expr | None = None
+        for f in self.chain:
+            if isinstance(f, Elementwise) and f.linear:
+                continue
+            out = f if out is None else Dense(_multiply(out, f))
+        assert out is not None
+        M = out.dense()
+        return M if self.scale == 1.0 else self.scale * M
+
+    def leaves(self) -> Iterable[Expr]:
+        return (leaf for f in self.chain for leaf in f.leaves())
+
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        if any(isinstance(leaf, Elementwise) and not leaf.linear for leaf in self.leaves()):
+            return None
+        cuts = [f.shape[1] for f in self.chain[:-1]]
+        if not cuts or min(cuts) >= min(self.shape):
+            return None
+        k = cuts.index(min(cuts)) + 1
+        return Product(self.chain[:k]).dense() * self.scale, Product(self.chain[k:]).dense()
+
+    def as_factor(self, training: bool) -> Factor:
+        inner = tuple(f.as_factor(training) for f in self.chain)
+        return Factor.chain(inner, *self.shape, trainable=self.trainable if training else 0)
+
+
+class Sum(Expr):
+    """E1 + E2 + ... + Ek; each term meets the rows by its own cheapest order."""
+
+    def __init__(self, terms: Iterable[Expr]):
+        flat: list[Expr] = []
+        for t in terms:
+            flat.extend(t.terms if isinstance(t, Sum) else (t,))
+        if len({t.shape for t in flat}) != 1:
+            raise ValueError(f"cannot add matrices of shapes {[t.shape for t in flat]}")
+        self.terms, self.shape = tuple(flat), flat[0].shape
+
+    @property
+    def own_bias(self) -> Tensor | None:
+        return self.terms[0].own_bias
+
+    def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
+        y = self.terms[0].apply(x, bias)
+        for term in self.terms[1:]:
+            y = term.apply(x, y)
+        return y
+
+    def dense(self) -> Tensor:
+        first, *rest = (t.dense() for t in self.terms)
+        return sum(rest, first)
+
+    def leaves(self) -> Iterable[Expr]:
+        return (leaf for t in self.terms for leaf in t.leaves())
+
+    def delta_factors(self) -> tuple[Tensor, Tensor] | None:
+        weights = [t for t in self.terms if isinstance(t, Weight)]
+        pairs = [t.factors() for t in self.terms if not isinstance(t, Weight)]
+        if len(weights) != 1 or any(p is None for p in pairs):
+            return None
+        lefts, rights = zip(*(p for p in pairs if p is not None), strict=True)
+        return torch.cat(lefts, 1), torch.cat(rights, 0)
+
+    def as_factor(self, training: bool) -> Factor:
+        inner = tuple(t.as_factor(training) for t in self.terms)
+        return Factor.sum(inner, *self.shape, trainable=self.trainable if training else 0)
+
+
+def _multiply(left: Expr, right: Expr) -> Tensor:
+    if isinstance(left, Diag):
+        return left.d.to(right.dense().dtype).unsqueeze(1) * right.dense()
+    if isinstance(right, Diag):
+        return left.dense() * right.d.to(left.dense().dtype)
+    L, R = left.dense(), right.dense()
+    dtype = torch.promote_types(L.dtype, R.dtype)
+    return L.to(dtype) @ R.to(dtype)
+
+
+def root(expr: Expr) -> Weight:
+    """The frozen weight that stands in an expression."""
+    for leaf in expr.leaves():
+        if isinstance(leaf, Weight):
+            return leaf
+    raise ValueError("the expression holds no frozen weight W")

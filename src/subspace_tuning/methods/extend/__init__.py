@@ -1,0 +1,1 @@
+"""Extension: phi(W) = W + s dW, a new subspace is added."""

@@ -1,0 +1,35 @@
+"""FLoRA: a full core matrix between the two factors."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from subspace_tuning.algebra import Expr
+from subspace_tuning.method import Constants, Params, Start, kaiming, zeros
+from subspace_tuning.methods.extend.lora import LowRank
+from subspace_tuning.registry import register
+
+
+@register("flora")
+@dataclass(frozen=True)
+class FLoRA(LowRank):
+    """phi(W) = W + s A M B, s = alpha / r.
+
+    A in R^{n x r}, core M in R^{r x r} starting at the identity, B in R^{r x m} starting at zero.
+    Source: arXiv:2405.14739; arXiv:2407.05417, eq. (22).
+    """
+
+    category = "extension"
+    formula = "r (n + m + r)"
+    paper = "arXiv:2405.14739"
+
+    def parameters(self, n: int, m: int) -> dict[str, Start]:
+        return {"A": kaiming(n, self.r), "M": Start((self.r, self.r), _identity), "B": zeros(self.r, m)}
+
+    def phi(self, W: Expr, p: Params) -> Expr:
+        return W + self.s * (self.dropped(p.A, p) @ p.M @ p.B)
+
+
+def _identity(M: Tensor, _: Constants) -> None:
+    torch.nn.init.eye_(M)

@@ -1,0 +1,1 @@
+"""Reconstruction: phi(W) = f(W), the subspaces of W themselves are adjusted."""

@@ -1,0 +1,37 @@
+"""SAM-PARSER: train the singular values of W."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from subspace_tuning.algebra import Diag, Expr, Weight
+from subspace_tuning.method import Method, Params, Start, constant
+from subspace_tuning.registry import register
+
+
+@register("sam_parser")
+@dataclass(frozen=True)
+class SAMParser(Method):
+    """phi(W) = U diag(s) V^T, s trained from the singular values of W.
+
+    U (n, k) and V (m, k) are the singular vectors of W, k = min(n, m).
+    Source: arXiv:2308.14604; arXiv:2407.05417, eqs. (6)-(7).
+    """
+
+    category = "reconstruction"
+    mode = "1: singular values"
+    formula = "k"
+    paper = "arXiv:2308.14604"
+    learning_rate = 1e-2
+
+    def parameters(self, n: int, m: int) -> dict[str, Start]:
+        return {"s": constant("S", min(n, m))}
+
+    def constants(self, W: Weight) -> dict[str, Tensor]:
+        dense = W.dense()
+        U, S, Vt = torch.linalg.svd(dense.float(), full_matrices=False)
+        return {"U": U.to(dense.dtype), "S": S, "Vt": Vt.to(dense.dtype)}
+
+    def phi(self, W: Expr, p: Params) -> Expr:
+        return p.U @ Diag(p.s) @ p.Vt

@@ -1,0 +1,30 @@
+"""SSB: scale the subspaces on both sides of W."""
+
+from dataclasses import dataclass
+
+from subspace_tuning.algebra import Diag, Expr
+from subspace_tuning.method import Method, Params, Start, ones
+from subspace_tuning.registry import register
+
+
+@register("ssb")
+@dataclass(frozen=True)
+class SSB(Method):
+    """phi(W) = D1 W D2, D1 = diag(d1), D2 = diag(d2).
+
+    Scales the row spaces of the left and the right singular vectors: one number per input and per output feature.
+    Source: arXiv:2407.05417, eq. (10).
+    """
+
+    category = "reconstruction"
+    mode = "2: singular vectors, scaling"
+    formula = "n + m"
+    paper = "arXiv:2407.05417"
+    places = "key_value_ff"
+    learning_rate = 1e-2
+
+    def parameters(self, n: int, m: int) -> dict[str, Start]:
+        return {"d1": ones(n), "d2": ones(m)}
+
+    def phi(self, W: Expr, p: Params) -> Expr:
+        return Diag(p.d1) @ W @ Diag(p.d2)

@@ -1,0 +1,30 @@
+"""SSL: scale the subspace on the left side of W."""
+
+from dataclasses import dataclass
+
+from subspace_tuning.algebra import Diag, Expr
+from subspace_tuning.method import Method, Params, Start, ones
+from subspace_tuning.registry import register
+
+
+@register("ssl")
+@dataclass(frozen=True)
+class SSL(Method):
+    """phi(W) = D W, D = diag(d).
+
+    Scales the row space of the left singular vectors: one number per input feature.
+    Source: arXiv:2407.05417, eq. (10).
+    """
+
+    category = "reconstruction"
+    mode = "2: singular vectors, scaling"
+    formula = "n"
+    paper = "arXiv:2407.05417"
+    places = "key_value_ff"
+    learning_rate = 1e-2
+
+    def parameters(self, n: int, m: int) -> dict[str, Start]:
+        return {"d": ones(n)}
+
+    def phi(self, W: Expr, p: Params) -> Expr:
+        return Diag(p.d) @ W

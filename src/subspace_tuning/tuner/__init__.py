@@ -1,0 +1,1 @@
+"""The plug into Hugging Face PEFT: one type, one config, one model, one layer for every method."""

@@ -1,0 +1,109 @@
+"""The one config: a method, where it sits, and what PEFT wants to know."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig
+
+from subspace_tuning import registry
+from subspace_tuning.method import Method
+from subspace_tuning.mpc import constrain
+from subspace_tuning.tuner.bridge import SUBSPACE
+
+CARD = """
+## Loading this adapter
+
+It was made by [subspace-tuning](https://pypi.org/project/subspace-tuning/). PEFT does not know its type until the
+package has been imported (without it, PEFT stops with `KeyError: 'SUBSPACE'`):
+
+```bash
+pip install subspace-tuning
+```
+
+```python
+import subspace_tuning  # before PEFT opens the adapter
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
+```
+"""
+
+
+@dataclass(init=False)
+class SubspaceConfig(PeftConfig):
+    """Which method, on which modules.
+
+    method: a method, a registered name, ``package.module:Class``, ``a|b`` or a list of these (a composition). With a
+        name, the method's fields are taken as further keywords: ``SubspaceConfig(method="lora", r=8)``.
+    mpc, mpc_weight: hold the factors A and B to a pattern (o, d or n); see ``mpc.py``.
+    target_modules: names, a regular expression or ``"all-linear"``; None takes the paper's modules.
+    exclude_modules, layers_to_transform, layers_pattern, modules_to_save: as in PEFT.
+    rank_pattern, alpha_pattern: module name or regular expression -> another rank r or scale alpha.
+    init_weights: False starts from random parameters instead of phi(W) = W (for tests).
+    """
+
+    method: Any = "ssb"
+    mpc: str | None = None
+    mpc_weight: float = 0.1
+    target_modules: set[str] | str | None = None
+    exclude_modules: set[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+    init_weights: bool = True
+
+    def __init__(self, method: Any = "ssb", **values: Any):
+        known = {f.name: f for f in dataclasses.fields(self)}
+        of_method = {k: values.pop(k) for k in list(values) if k not in known and k != "requires"}
+        loading = "peft_version" in values  # a config read from a checkpoint: nothing is imported on its behalf
+        for name, f in known.items():
+            default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+            setattr(self, name, values.get(name, default))
+        self.method = self._method(method, of_method, may_import=not loading)
+        self.__post_init__()
+
+    @staticmethod
+    def _method(method: Any, values: dict[str, Any], may_import: bool) -> Method:
+        if values and not isinstance(method, str):
+            raise ValueError(
+                f"the keywords {', '.join(sorted(values))} are unknown to SubspaceConfig; fields of a method are taken "
+                "only along with its name, as in SubspaceConfig(method='lora', r=8)"
+            )
+        if isinstance(method, str):
+            return registry.build(method, values, may_import=may_import)
+        return registry.from_data(method, may_import=may_import)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = SUBSPACE
+        if isinstance(self.target_modules, list | tuple):
+            self.target_modules = set(self.target_modules)
+        if isinstance(self.exclude_modules, list | tuple):
+            self.exclude_modules = set(self.exclude_modules)
+        if isinstance(self.target_modules, str | None) and self.layers_pattern and self.layers_to_transform is None:
+            raise ValueError("layers_pattern says how layers are named; say which ones with layers_to_transform")
+        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
+            raise ValueError("layers_to_transform goes with a list of target_modules, not with a regular expression")
+        self.resolved()
+
+    def resolved(self) -> Method:
+        """The method with its MPC."""
+        return constrain(self.method, self.mpc, self.mpc_weight)
+
+    def to_dict(self) -> dict[str, Any]:
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        plain["method"] = registry.to_data(self.method)
+        plain["requires"] = "pip install subspace-tuning; import subspace_tuning before PEFT opens this adapter"
+        return {k: sorted(v) if isinstance(v, set) else v for k, v in plain.items()}
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        super().save_pretrained(save_directory, **kwargs)
+        card = Path(save_directory, "README.md")
+        if card.exists() and CARD not in (text := card.read_text(encoding="utf-8")):
+            card.write_text(text.rstrip() + "\n" + CARD, encoding="utf-8")

@@ -1,0 +1,185 @@
+"""The one layer: a frozen layer and, by adapter name, the parameters of methods that sit on it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from torch import Tensor, nn
+
+from subspace_tuning.algebra import Expr
+from subspace_tuning.method import Method, Params
+from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
+
+BASE = "__base__"  # PEFT's name for "no adapter" in a mixed batch
+
+
+class SubspaceLayer(nn.Module, BaseTunerLayer):
+    """x -> x phi(W) + b, for any method that sits on a weight or a bias."""
+
+    adapter_layer_names = ("subspace_params",)
+    other_param_names = ("subspace_constants",)
+
+    def __init__(self, base_layer: nn.Module):
+        super().__init__()
+        self.base_layer = base_layer
+        self.subspace_params = nn.ModuleDict()
+        self.subspace_constants = nn.ModuleDict()
+        self.methods: dict[str, Method] = {}
+        self.merged_adapters: list[str] = []
+        self._original: dict[str, Tensor] = {}
+        self._disable_adapters = False
+
+    @property
+    def frozen(self) -> LayerWeight:
+        """The frozen layer as W."""
+        return weight_of(self.get_base_layer())
+
+    def add(self, adapter: str, method: Method, init_weights: bool = True) -> None:
+        """Create the parameters of a method under an adapter's name. Raises ValueError where it cannot sit here."""
+        W = self.frozen
+        self._check_seat(method, W)
+        n, m = W.shape
+        method.check(n, m)
+        weight = self.weight
+        device = weight.device
+        dtype = weight.dtype if weight.is_floating_point() else torch.get_default_dtype()
+        with torch.no_grad():
+            constants = {k: v.detach() for k, v in method.constants(W).items()}
+            values = {}
+            for name, start in method.parameters(n, m).items():
+                value = torch.empty(start.shape, device=device, dtype=torch.float32)
+                if device.type != "meta":
+                    start.fill(value, constants)
+                    if not init_weights:
+                        value.add_(torch.randn_like(value), alpha=0.1)
+                values[name] = nn.Parameter(value.to(dtype))
+        self.methods[adapter] = method
+        if constants:
+            self.subspace_constants[adapter] = BufferDict(constants, persistent=False)
+        self.subspace_params[adapter] = nn.ParameterDict(values)
+        self.set_adapter(self.active_adapters)
+
+    @staticmethod
+    def _check_seat(method: Method, W: LayerWeight) -> None:
+        kind = type(W.layer).__name__
+        if method.sits_on == "bias" and W.own_bias is None:
+            raise Unsupported(f"{method.name} sits on biases, and this {kind} has none; target layers with a bias")
+        if method.sits_on == "weight" and not W.holds_matrix:
+            raise Unsupported(f"{method.name} sits on weight matrices, and this {kind} holds none; leave it out")
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        device = device or self.weight.device
+        for group in (self.subspace_params, self.subspace_constants):
+            if adapter_name in group and not any(p.is_meta for p in group[adapter_name].parameters()):
+                group[adapter_name].to(device)
+
+    def params(self, adapter: str) -> Params:
+        """The parameters and constants of an adapter as phi reads them."""
+        values = dict(self.subspace_params[adapter].items())
+        if adapter in self.subspace_constants:
+            values.update(self.subspace_constants[adapter].items())
+        return Params(values, self.training)
+
+    def tuned(self, W: LayerWeight, adapters: list[str]) -> tuple[Expr, Tensor | None]:
+        """phi(W) and the bias after these adapters, one applied after the other."""
+        E: Expr = W
+        b = W.own_bias
+        for adapter in adapters:
+            method, p = self.methods[adapter], self.params(adapter)
+            E, b = method.phi(E, p), method.bias(b, p)
+        return E, b
+
+    def penalties(self) -> Iterator[Tensor]:
+        """The penalty terms of the active adapters."""
+        if not self.disable_adapters:
+            for adapter in self.active_adapters:
+                if (
+                    adapter in self.methods
+                    and (term := self.methods[adapter].penalty(self.params(adapter))) is not None
+                ):
+                    yield term
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        adapter_names = kwargs.pop("adapter_names", None)
+        active = [a for a in self.active_adapters if a in self.methods]
+        if adapter_names is not None:
+            return self._mixed(x, adapter_names)
+        if self.disable_adapters:
+            if self.merged:
+                self.unmerge()
+            return self.base_layer(x, *args, **kwargs)
+        if self.merged or not active:
+            return self.base_layer(x, *args, **kwargs)
+        if args or kwargs:
+            raise TypeError(f"a tuned layer takes its input only, got further arguments {args} {kwargs}")
+        return self._tuned_forward(x, active)
+
+    def _tuned_forward(self, x: Tensor, adapters: list[str]) -> Tensor:
+        W = self.frozen
+        E, b = self.tuned(W, adapters)
+        return W.finish(E.apply(W.rows(x), b))
+
+    def _mixed(self, x: Tensor, adapter_names: list[str]) -> Tensor:
+        """Each row of the batch by its own adapter; ``__base__`` for none."""
+        if self.merged:
+            raise ValueError("adapter_names needs unmerged adapters; call unmerge_adapter() first")
+        if len(adapter_names) != len(x):
+            raise ValueError(f"adapter_names names one adapter a sample: got {len(adapter_names)} for {len(x)} samples")
+        parts: list[Tensor] = []
+        order: list[int] = []
+        for name in sorted(set(adapter_names)):
+            rows = [i for i, a in enumerate(adapter_names) if a == name]
+            part = x[rows]
+            parts.append(self._tuned_forward(part, [name]) if name in self.methods else self.base_layer(part))
+            order.extend(rows)
+        back = torch.empty(len(order), dtype=torch.long)
+        back[order] = torch.arange(len(order))
+        return torch.cat(parts)[back.to(x.device)]
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Write phi(W) into the frozen layer; the original is kept, so that unmerging is exact."""
+        names = [a for a in check_adapters_to_merge(self, adapter_names) if a in self.methods]
+        if not names:
+            return
+        W = self.frozen
+        E, b = self.tuned(W, names)
+        new_weight = None if E is W else E.dense().to(self.weight.dtype)
+        new_bias = None if b is W.own_bias else b
+        if safe_merge:
+            for value in (new_weight, new_bias):
+                if value is not None and not torch.isfinite(value).all():
+                    raise ValueError(f"NaNs or infinities in the merged weights of {names}; the adapter looks broken")
+        if not self.merged_adapters:
+            if new_weight is not None:
+                self._original["weight"] = self.weight.detach().clone()
+            if new_bias is not None:
+                self._original["bias"] = W.own_bias.detach().clone()  # type: ignore[union-attr]
+        W.assign(new_weight, new_bias)
+        self.merged_adapters.extend(names)
+
+    def unmerge(self) -> None:
+        """Put the original weight and bias back, bit for bit."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        base = self.get_base_layer()
+        with torch.no_grad():
+            for name, value in self._original.items():
+                getattr(base, name).copy_(value)
+        self._original.clear()
+        self.merged_adapters.clear()
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        self.methods.pop(adapter_name, None)
+        super().delete_adapter(adapter_name)
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        return False
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{a}: {m.describe()}" for a, m in self.methods.items())

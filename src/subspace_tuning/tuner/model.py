@@ -1,0 +1,133 @@
+"""The one model: puts layers in place, checks merges, adds penalties to the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils.other import get_pattern_key
+from torch import Tensor, nn
+
+from subspace_tuning.method import Method
+from subspace_tuning.tuner.config import SubspaceConfig
+from subspace_tuning.tuner.layer import BASE, SubspaceLayer
+from subspace_tuning.tuner.targets import default_targets
+from subspace_tuning.weights import Unsupported
+
+
+def layers(model: nn.Module) -> Iterator[SubspaceLayer]:
+    """The tuned layers of a model."""
+    return (m for m in model.modules() if isinstance(m, SubspaceLayer))
+
+
+def penalty(model: nn.Module) -> Tensor | None:
+    """The sum of all penalties (MPC) of the active adapters, or None; add it to the loss of a model that returns none.
+
+    Models that return their own ``loss`` in training (transformers' given labels) have it added already.
+    """
+    terms = [term for layer in layers(model) for term in layer.penalties()]
+    return torch.stack([t.to(terms[0].device) for t in terms]).sum() if terms else None
+
+
+def _add_penalty(module: nn.Module, args: Any, output: Any) -> Any:
+    if module.training and torch.is_grad_enabled() and getattr(output, "loss", None) is not None:
+        term = penalty(module)
+        if term is not None:
+            output.loss = output.loss + term.to(output.loss)
+    return output
+
+
+class SubspaceModel(BaseTuner):
+    """PEFT's tuner for every method of the registry."""
+
+    prefix = "subspace_"
+    tuner_layer_cls = SubspaceLayer
+
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
+        if peft_config.target_modules is None:
+            places = peft_config.resolved().places
+            kept = peft_config.modules_to_save
+            peft_config.target_modules = default_targets(places, model_config.get("model_type"), self.model, kept)
+        return peft_config
+
+    def _create_and_replace(  # type: ignore[override]
+        self,
+        peft_config: SubspaceConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        method = self._method_for(peft_config, current_key)
+        layer = target if isinstance(target, SubspaceLayer) else SubspaceLayer(target)
+        try:
+            layer.add(adapter_name, method, peft_config.init_weights)
+        except Unsupported as error:
+            raise Unsupported(f"{current_key}: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"{current_key}: {error}") from None
+        if layer is not target:
+            self._replace_module(parent, target_name, layer, target)
+        if adapter_name not in self.active_adapters:
+            layer.subspace_params[adapter_name].requires_grad_(False)
+
+    @staticmethod
+    def _method_for(config: SubspaceConfig, key: str) -> Method:
+        changes: dict[str, Any] = {}
+        for field, pattern in (("r", config.rank_pattern), ("alpha", config.alpha_pattern)):
+            found = get_pattern_key(list(pattern), key)
+            if found in pattern:
+                changes[field] = pattern[found]
+        method = config.resolved()
+        return method.with_fields(**changes) if changes else method
+
+    def _post_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
+        if not any(hook is _add_penalty for hook in model._forward_hooks.values()):
+            model.register_forward_hook(_add_penalty)
+
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
+        raise NotImplementedError(
+            "subspace-tuning has no add_weighted_adapter; activate several adapters with set_adapter"
+        )
+
+    def _check_merge_allowed(self) -> None:
+        super()._check_merge_allowed()
+        for layer in layers(self.model):
+            for adapter in layer.active_adapters:
+                method = layer.methods.get(adapter)
+                if method is not None and not method.mergeable:
+                    raise ValueError(
+                        f"{method.describe()} is not a map of the weight alone and cannot be merged; keep it unmerged"
+                    )
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Hand ``adapter_names`` of a mixed batch down to the layers."""
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        if self.training:
+            raise ValueError("adapter_names works at inference only; call model.eval() first")
+        unknown = sorted(set(names) - {BASE} - set(self.peft_config))
+        if unknown:
+            raise ValueError(f"adapter_names holds unknown adapters {unknown}; loaded are {sorted(self.peft_config)}")
+        handles = []
+        try:
+            for layer in layers(self.model):
+                hand_over = partial(_with_adapter_names, adapter_names=list(names))
+                handles.append(layer.register_forward_pre_hook(hand_over, with_kwargs=True))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _with_adapter_names(layer: nn.Module, args: Any, kwargs: Any, adapter_names: list[str]) -> tuple[Any, Any]:
+    return args, {**kwargs, "adapter_names": adapter_names}

@@ -1,0 +1,83 @@
+"""Which modules a method takes when none are named: the paper's choice, for each architecture.
+
+key_value_ff  key, value and first feed-forward weight of each block (SSL, SSB, (IA)3)
+all           all weights of each block: query, key, value, attention output, both feed-forward
+biases        every layer of the encoder that has a bias (BitFit)
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from subspace_tuning.weights import Conv2dWeight, LayerWeight, Unsupported, weight_of
+
+_BERT = {
+    "key_value_ff": ["attention.self.key", "attention.self.value", "intermediate.dense"],
+    "rest": ["attention.self.query", "attention.output.dense", "output.dense"],
+}
+_DEBERTA = {
+    "key_value_ff": ["attention.self.key_proj", "attention.self.value_proj", "intermediate.dense"],
+    "rest": ["attention.self.query_proj", "attention.output.dense", "output.dense"],
+}
+_LLAMA = {"key_value_ff": ["k_proj", "v_proj", "up_proj"], "rest": ["q_proj", "o_proj", "gate_proj", "down_proj"]}
+_VIT = {
+    "key_value_ff": ["k_proj", "v_proj", "fc1", "attention.key", "attention.value", "intermediate.dense"],
+    "rest": ["q_proj", "o_proj", "fc2", "attention.query", "output.dense"],
+}
+BLOCKS: dict[str, dict[str, list[str]]] = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "electra": _BERT,
+    "deberta": {"key_value_ff": ["in_proj", "intermediate.dense"], "rest": ["attention.output.dense", "output.dense"]},
+    "deberta-v2": _DEBERTA,
+    "distilbert": {"key_value_ff": ["k_lin", "v_lin", "ffn.lin1"], "rest": ["q_lin", "out_lin", "ffn.lin2"]},
+    "llama": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "mistral": _LLAMA,
+    "gpt2": {"key_value_ff": ["attn.c_attn", "mlp.c_fc"], "rest": ["attn.c_proj", "mlp.c_proj"]},
+    "t5": {
+        "key_value_ff": ["k", "v", "wi", "wi_0", "wi_1"],
+        "rest": ["q", "o", "wo"],
+    },
+    "vit": _VIT,
+    "dinov2": _VIT,
+}
+HEADS = {"classifier", "score", "pooler", "qa_outputs", "lm_head", "cls", "layernorm_head", "out_proj"}
+
+
+def default_targets(places: str, model_type: str | None, model: nn.Module, kept: list[str] | None) -> set[str]:
+    """Module names (suffixes, as ``target_modules`` takes them) for a kind of place in a model."""
+    if places == "biases":
+        return _with_bias(model, HEADS | set(kept or ()))
+    block = BLOCKS.get(model_type or "")
+    if block is None:
+        raise ValueError(
+            f"no default modules are known for the model type {model_type!r} (known: {', '.join(sorted(BLOCKS))}); "
+            "name them with target_modules=[...] or target_modules='all-linear'"
+        )
+    if places == "key_value_ff":
+        return set(block["key_value_ff"])
+    return set(block["key_value_ff"]) | set(block["rest"])
+
+
+def _with_bias(model: nn.Module, heads: set[str]) -> set[str]:
+    names = set()
+    for name, module in model.named_modules():
+        parts = name.split(".")
+        if any(p in heads or p == "base_layer" or p.startswith("subspace_") for p in parts):
+            continue
+        if not isinstance(getattr(module, "bias", None), Tensor):
+            continue
+        try:
+            kind: LayerWeight = weight_of(getattr(module, "base_layer", module))
+        except Unsupported:
+            continue
+        if not isinstance(kind, Conv2dWeight):
+            names.add(name)
+    if not names:
+        raise ValueError(
+            f"{type(model).__name__} has no bias outside its head: a method on biases finds nothing to train"
+        )
+    return names
