@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import Any, Union
 
 import torch
@@ -250,10 +251,11 @@ class Product(Expr):
                 scale *= f.scale
             else:
                 flat.append(f)
-        for left, right in zip(flat, flat[1:], strict=False):
+        for left, right in pairwise(flat):
             if left.shape[1] != right.shape[0]:
                 raise ValueError(f"cannot multiply {left.shape} by {right.shape}: inner sizes differ")
-        self.chain, self.scale = tuple(flat), scale
+        self.chain: tuple[Expr, ...] = tuple(flat)
+        self.scale: float = scale
         self.shape = (flat[0].shape[0], flat[-1].shape[1])
 
     @property
@@ -274,14 +276,13 @@ class Product(Expr):
         return cheapest_order(tokens, tuple(f.as_factor(training) for f in self.chain), training)
 
     def _run(self, plan: Plan, x: Any, bias: Tensor | None) -> Tensor:
-        if plan.index == 0:
+        if plan.leaf == 0:
             return x
-        left, right = plan.left, plan.right
-        assert left is not None and right is not None
-        if right.index is None:
+        left, right = plan.sides()
+        if right.leaf is None:
             return Dense(self._build(right)).apply(self._run(left, x, None), bias)
-        factor = self.chain[right.index - 1]
-        inner = self.chain[right.index - 2].own_bias if right.index > 1 and left.ends_with(right.index - 1) else None
+        factor = self.chain[right.leaf - 1]
+        inner = self.chain[right.leaf - 2].own_bias if right.leaf > 1 and left.ends_with(right.leaf - 1) else None
         if isinstance(factor, Diag) and inner is not None:
             # the layer's own bias rides along: (x W + b) d + (bias - b d) is x W d + bias without subtracting it first
             d = factor.d.to(inner.dtype)
@@ -291,13 +292,13 @@ class Product(Expr):
 
     def _build(self, plan: Plan) -> Tensor:
         """The product of some factors without x."""
-        if plan.index is not None:
-            return self.chain[plan.index - 1].dense()
-        assert plan.left is not None and plan.right is not None
-        return _multiply(self._side(plan.left), self._side(plan.right))
+        if plan.leaf is not None:
+            return self.chain[plan.leaf - 1].dense()
+        left, right = plan.sides()
+        return _multiply(self._side(left), self._side(right))
 
     def _side(self, plan: Plan) -> Expr:
-        return self.chain[plan.index - 1] if plan.index is not None else Dense(self._build(plan))
+        return self.chain[plan.leaf - 1] if plan.leaf is not None else Dense(self._build(plan))
 
     def dense(self) -> Tensor:
         out: Expr | None = None
@@ -335,7 +336,8 @@ class Sum(Expr):
             flat.extend(t.terms if isinstance(t, Sum) else (t,))
         if len({t.shape for t in flat}) != 1:
             raise ValueError(f"cannot add matrices of shapes {[t.shape for t in flat]}")
-        self.terms, self.shape = tuple(flat), flat[0].shape
+        self.terms: tuple[Expr, ...] = tuple(flat)
+        self.shape = flat[0].shape
 
     @property
     def own_bias(self) -> Tensor | None:

@@ -44,9 +44,9 @@ class Factor(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A bracketing: a leaf (``index`` 0 is x, k is the k-th factor) or a product of two plans."""
+    """A bracketing: a leaf (``leaf`` 0 is x, k is the k-th factor) or a product of two plans."""
 
-    index: int | None = None
+    leaf: int | None = None
     left: Plan | None = None
     right: Plan | None = None
     flops: int = 0
@@ -58,13 +58,19 @@ class Plan(NamedTuple):
             plan = cls(None, plan, cls(k))
         return plan
 
+    def sides(self) -> tuple[Plan, Plan]:
+        """The two plans of a product."""
+        if self.left is None or self.right is None:
+            raise ValueError(f"{self} is a single factor, not a product")
+        return self.left, self.right
+
     def ends_with(self, index: int) -> bool:
         """Whether the last thing this plan does is to meet that factor."""
-        return self.right is not None and self.right.index == index
+        return self.right is not None and self.right.leaf == index
 
     def __str__(self) -> str:
-        if self.index is not None:
-            return "x" if self.index == 0 else f"E{self.index}"
+        if self.leaf is not None:
+            return "x" if self.leaf == 0 else f"E{self.leaf}"
         return f"({self.left} {self.right})"
 
 

@@ -29,11 +29,11 @@ class LayerWeight(Weight):
     holds_matrix = True
 
     def __init__(self, layer: nn.Module):
-        self.layer = layer
+        self.layer: Any = layer
         self.shape = self.size(layer)
 
     @staticmethod
-    def size(layer: nn.Module) -> tuple[int, int]:
+    def size(layer: Any) -> tuple[int, int]:
         """(n, m) of the layer."""
         raise NotImplementedError
 
@@ -67,8 +67,8 @@ class LayerWeight(Weight):
 
 class LinearWeight(LayerWeight):
     @staticmethod
-    def size(layer: nn.Module) -> tuple[int, int]:
-        return layer.in_features, layer.out_features  # type: ignore[return-value]
+    def size(layer: Any) -> tuple[int, int]:
+        return layer.in_features, layer.out_features
 
     def dense(self) -> Tensor:
         from peft.utils.integrations import dequantize_module_weight
@@ -82,11 +82,11 @@ class LinearWeight(LayerWeight):
 
 class Conv1DWeight(LayerWeight):
     @staticmethod
-    def size(layer: nn.Module) -> tuple[int, int]:
-        return layer.weight.shape[0], layer.weight.shape[1]  # type: ignore[return-value,index]
+    def size(layer: Any) -> tuple[int, int]:
+        return layer.weight.shape[0], layer.weight.shape[1]
 
     def dense(self) -> Tensor:
-        return self.layer.weight  # type: ignore[return-value]
+        return self.layer.weight
 
     def as_stored(self, W: Tensor) -> Tensor:
         return W
@@ -133,8 +133,7 @@ def _padding_of(conv: nn.Conv2d) -> tuple[int, int]:
 
 class Conv2dWeight(LayerWeight):
     @staticmethod
-    def size(layer: nn.Module) -> tuple[int, int]:
-        assert isinstance(layer, nn.Conv2d)
+    def size(layer: Any) -> tuple[int, int]:
         if layer.groups != 1 or layer.padding_mode != "zeros":
             raise Unsupported(
                 f"a Conv2d with groups={layer.groups} and padding_mode={layer.padding_mode!r} is not one weight over "
@@ -144,19 +143,18 @@ class Conv2dWeight(LayerWeight):
         return layer.in_channels * kh * kw, layer.out_channels
 
     def dense(self) -> Tensor:
-        return self.layer.weight.flatten(1).T  # type: ignore[union-attr,operator]
+        return self.layer.weight.flatten(1).T
 
     def as_stored(self, W: Tensor) -> Tensor:
-        return W.T.reshape(self.layer.weight.shape)  # type: ignore[union-attr]
+        return W.T.reshape(self.layer.weight.shape)
 
     def rows(self, x: Tensor) -> Patches:
-        assert isinstance(self.layer, nn.Conv2d)
         return Patches(x, self.layer)
 
     def forward(self, x: Any) -> Tensor:
         if isinstance(x, Patches):
             return self.layer(x.x).movedim(1, -1)
-        return F.linear(x, self.layer.weight.flatten(1).to(x.dtype), self.own_bias)  # type: ignore[operator,union-attr]
+        return F.linear(x, self.layer.weight.flatten(1).to(x.dtype), self.own_bias)
 
     def finish(self, y: Tensor) -> Tensor:
         return y.movedim(-1, 1)
@@ -182,11 +180,11 @@ class OneHot:
 
 class EmbeddingWeight(LayerWeight):
     @staticmethod
-    def size(layer: nn.Module) -> tuple[int, int]:
-        return layer.num_embeddings, layer.embedding_dim  # type: ignore[return-value]
+    def size(layer: Any) -> tuple[int, int]:
+        return layer.num_embeddings, layer.embedding_dim
 
     def dense(self) -> Tensor:
-        return self.layer.weight  # type: ignore[return-value]
+        return self.layer.weight
 
     def as_stored(self, W: Tensor) -> Tensor:
         return W
@@ -197,7 +195,7 @@ class EmbeddingWeight(LayerWeight):
 
     def rows(self, x: Tensor) -> OneHot:
         n, _ = self.shape
-        return OneHot(x, n, self.layer.weight.dtype)  # type: ignore[arg-type]
+        return OneHot(x, n, self.layer.weight.dtype)
 
     def forward(self, x: Any) -> Tensor:
         return x.scaled(self.layer(x.ids))
@@ -209,8 +207,8 @@ class BiasOnly(LayerWeight):
     holds_matrix = False
 
     @staticmethod
-    def size(layer: nn.Module) -> tuple[int, int]:
-        m = layer.bias.numel()  # type: ignore[union-attr,operator]
+    def size(layer: Any) -> tuple[int, int]:
+        m = layer.bias.numel()
         return m, m
 
     def dense(self) -> Tensor:
@@ -234,5 +232,6 @@ def weight_of(layer: nn.Module) -> LayerWeight:
     if isinstance(getattr(layer, "bias", None), Tensor):
         return BiasOnly(layer)
     raise Unsupported(
-        f"no method can sit on {type(layer).__name__}: expected Linear, Conv1D, Conv2d, Embedding or a layer with a bias"
+        f"no method can sit on {type(layer).__name__}: expected Linear, Conv1D, Conv2d, "
+        "Embedding or a layer with a bias"
     )

@@ -75,14 +75,17 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         device = device or self.weight.device
         for group in (self.subspace_params, self.subspace_constants):
-            if adapter_name in group and not any(p.is_meta for p in group[adapter_name].parameters()):
-                group[adapter_name].to(device)
+            held: Any = group[adapter_name] if adapter_name in group else nn.Module()
+            if not any(p.is_meta for p in held.parameters()):
+                held.to(device)
 
     def params(self, adapter: str) -> Params:
         """The parameters and constants of an adapter as phi reads them."""
-        values = dict(self.subspace_params[adapter].items())
+        held: Any = self.subspace_params[adapter]
+        values = dict(held.items())
         if adapter in self.subspace_constants:
-            values.update(self.subspace_constants[adapter].items())
+            frozen: Any = self.subspace_constants[adapter]
+            values.update(frozen.items())
         return Params(values, self.training)
 
     def tuned(self, W: LayerWeight, adapters: list[str]) -> tuple[Expr, Tensor | None]:
