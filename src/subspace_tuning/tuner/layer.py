@@ -52,7 +52,8 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
             constants = {k: v.detach() for k, v in method.constants(W).items()}
             values = {}
             for name, start in method.parameters(n, m).items():
-                value = torch.empty(start.shape, device=device, dtype=torch.float32)
+                wide = torch.promote_types(dtype, torch.float32)
+                value = torch.empty(start.shape, device=device, dtype=wide)
                 if device.type != "meta":
                     start.fill(value, constants)
                     if not init_weights:

@@ -30,8 +30,11 @@ class SAMParser(Method):
 
     def constants(self, W: Weight) -> dict[str, Tensor]:
         dense = W.dense()
-        U, S, Vt = torch.linalg.svd(dense.float(), full_matrices=False)
+        wide = torch.promote_types(dense.dtype, torch.float32)
+        U, S, Vt = torch.linalg.svd(dense.to(wide), full_matrices=False)
         return {"U": U.to(dense.dtype), "S": S, "Vt": Vt.to(dense.dtype)}
 
     def phi(self, W: Expr, p: Params) -> Expr:
-        return p.U @ Diag(p.s) @ p.Vt
+        if isinstance(W, Weight):
+            return p.U @ Diag(p.s) @ p.Vt
+        return W + p.U @ Diag(p.s - p.S) @ p.Vt  # after another method: what that one made of W stays
