@@ -23,9 +23,10 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
+from subspace_tuning.live import Live, now
 from subspace_tuning.planner import Factor, Plan, cheapest_order
 
-Operand = Union["Expr", Tensor]
+Operand = Union["Expr", Tensor, Live]
 
 
 class NotALinearMap(ValueError):
@@ -150,11 +151,15 @@ class Weight(Expr):
 class Dense(Expr):
     """A matrix held as its numbers: a factor such as A (n, r), or singular vectors."""
 
-    def __init__(self, M: Tensor):
+    def __init__(self, M: Tensor | Live):
         if M.dim() != 2:
             raise ValueError(f"a matrix has two dimensions, got a tensor of shape {tuple(M.shape)}")
-        self.M = M
+        self.numbers = M
         self.shape = (M.shape[0], M.shape[1])
+
+    @property
+    def M(self) -> Tensor:
+        return now(self.numbers)
 
     def dense(self) -> Tensor:
         return self.M
@@ -168,7 +173,7 @@ class Dense(Expr):
 
     @property
     def trainable(self) -> int:
-        return self.M.numel() if self.M.requires_grad else 0
+        return self.numbers.numel() if self.numbers.requires_grad else 0
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
         n, m = self.shape
@@ -184,9 +189,13 @@ class Dense(Expr):
 class Diag(Expr):
     """A diagonal matrix, held as its diagonal d (n,)."""
 
-    def __init__(self, d: Tensor):
-        self.d = d
+    def __init__(self, d: Tensor | Live):
+        self.numbers = d
         self.shape = (d.shape[0], d.shape[0])
+
+    @property
+    def d(self) -> Tensor:
+        return now(self.numbers)
 
     def dense(self) -> Tensor:
         return torch.diag(self.d)
@@ -200,7 +209,7 @@ class Diag(Expr):
 
     @property
     def trainable(self) -> int:
-        return self.d.numel() if self.d.requires_grad else 0
+        return self.numbers.numel() if self.numbers.requires_grad else 0
 
     def as_factor(self, training: bool) -> Factor:
         return Factor("diag", *self.shape, trainable=self.trainable if training else 0)
@@ -226,7 +235,7 @@ class Elementwise(Expr):
         return torch.eye(self.shape[0])
 
     def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
-        y = self.h(x)
+        y = self.h(x) if isinstance(x, Tensor) else x.map(self.h)
         return y if bias is None else y + bias.to(y.dtype)
 
     def leaves(self) -> Iterable[Expr]:

@@ -9,6 +9,7 @@ a module with a bias and none of these         carries biases only
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -88,6 +89,9 @@ class Conv1DWeight(LayerWeight):
     def dense(self) -> Tensor:
         return self.layer.weight
 
+    def forward(self, x: Any) -> Tensor:
+        return self.layer(x.contiguous())  # Conv1D views its input
+
     def as_stored(self, W: Tensor) -> Tensor:
         return W
 
@@ -120,6 +124,10 @@ class Patches:
 
     def __mul__(self, d: Tensor) -> Tensor:
         return self.unfold() * d
+
+    def map(self, h: Callable[[Tensor], Tensor]) -> Patches:
+        """h of the entries, with h(0) = 0 so that padding stays padding."""
+        return Patches(h(self.x), self.conv)
 
 
 def _padding_of(conv: nn.Conv2d) -> tuple[int, int]:
@@ -176,6 +184,13 @@ class OneHot:
     def __mul__(self, d: Tensor) -> OneHot:
         own = F.embedding(self.ids, d.unsqueeze(1)).squeeze(-1)
         return OneHot(self.ids, self.n, self.dtype, own if self.scale is None else self.scale * own)
+
+    def map(self, h: Callable[[Tensor], Tensor]) -> OneHot:
+        """h of the entries, with h(0) = 0 so that a row keeps its single entry."""
+        held = (
+            torch.ones(self.ids.shape, dtype=self.dtype, device=self.ids.device) if self.scale is None else self.scale
+        )
+        return OneHot(self.ids, self.n, self.dtype, h(held))
 
 
 class EmbeddingWeight(LayerWeight):

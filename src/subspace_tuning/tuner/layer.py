@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
@@ -12,8 +13,22 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
 from subspace_tuning.algebra import Expr
-from subspace_tuning.method import Method, Params
+from subspace_tuning.live import Live
+from subspace_tuning.method import Composition, Method, Params
 from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
+
+
+class Tuned(NamedTuple):
+    """What adapters make of a frozen layer."""
+
+    W: LayerWeight
+    E: Expr  # phi(W)
+    b: Live | None
+
+
+def _read(held: Any, name: str) -> Tensor:
+    return held[name]
+
 
 BASE = "__base__"  # PEFT's name for "no adapter" in a mixed batch
 
@@ -32,12 +47,16 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         self.methods: dict[str, Method] = {}
         self.merged_adapters: list[str] = []
         self._original: dict[str, Tensor] = {}
+        self._tuned: dict[tuple[tuple[str, ...], bool], Tuned] = {}
         self._disable_adapters = False
 
     @property
     def frozen(self) -> LayerWeight:
         """The frozen layer as W."""
         return weight_of(self.get_base_layer())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tuned": {}}
 
     def add(self, adapter: str, method: Method, init_weights: bool = True) -> None:
         """Create the parameters of a method under an adapter's name. Raises ValueError where it cannot sit here."""
@@ -60,6 +79,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
                         value.add_(torch.randn_like(value), alpha=0.1)
                 values[name] = nn.Parameter(value.to(dtype))
         self.methods[adapter] = method
+        self._tuned.clear()
         if constants:
             self.subspace_constants[adapter] = BufferDict(constants, persistent=False)
         self.subspace_params[adapter] = nn.ParameterDict(values)
@@ -68,10 +88,11 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
     @staticmethod
     def _check_seat(method: Method, W: LayerWeight) -> None:
         kind = type(W.layer).__name__
-        if method.sits_on == "bias" and W.own_bias is None:
-            raise Unsupported(f"{method.name} sits on biases, and this {kind} has none; target layers with a bias")
-        if method.sits_on == "weight" and not W.holds_matrix:
-            raise Unsupported(f"{method.name} sits on weight matrices, and this {kind} holds none; leave it out")
+        for part in method.members if isinstance(method, Composition) else (method,):
+            if part.sits_on == "bias" and W.own_bias is None:
+                raise Unsupported(f"{part.name} sits on biases, and this {kind} has none; target layers with a bias")
+            if part.sits_on == "weight" and not W.holds_matrix:
+                raise Unsupported(f"{part.name} sits on weight matrices, and this {kind} holds none; leave it out")
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         device = device or self.weight.device
@@ -82,21 +103,23 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
 
     def params(self, adapter: str) -> Params:
         """The parameters and constants of an adapter as phi reads them."""
-        held: Any = self.subspace_params[adapter]
-        values = dict(held.items())
+        held: list[Any] = [self.subspace_params[adapter]]
         if adapter in self.subspace_constants:
-            frozen: Any = self.subspace_constants[adapter]
-            values.update(frozen.items())
-        return Params(values, self.training)
+            held.append(self.subspace_constants[adapter])
+        return Params({k: Live(partial(_read, group, k)) for group in held for k in group.keys()}, self.training)
 
-    def tuned(self, W: LayerWeight, adapters: list[str]) -> tuple[Expr, Tensor | None]:
-        """phi(W) and the bias after these adapters, one applied after the other."""
-        E: Expr = W
-        b = W.own_bias
-        for adapter in adapters:
-            method, p = self.methods[adapter], self.params(adapter)
-            E, b = method.phi(E, p), method.bias(b, p)
-        return E, b
+    def tuned(self, adapters: list[str]) -> Tuned:
+        """phi(W) and the bias after these adapters, one applied after the other; built once, then kept."""
+        key = (tuple(adapters), self.training)
+        if key not in self._tuned:
+            W = self.frozen
+            E: Expr = W
+            b = None if W.own_bias is None else Live(partial(getattr, W, "own_bias"))
+            for adapter in adapters:
+                method, p = self.methods[adapter], self.params(adapter)
+                E, b = method.phi(E, p), method.bias(b, p)
+            self._tuned[key] = Tuned(W, E, b)
+        return self._tuned[key]
 
     def penalties(self) -> Iterator[Tensor]:
         """The penalty terms of the active adapters."""
@@ -124,9 +147,8 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         return self._tuned_forward(x, active)
 
     def _tuned_forward(self, x: Tensor, adapters: list[str]) -> Tensor:
-        W = self.frozen
-        E, b = self.tuned(W, adapters)
-        return W.finish(E.apply(W.rows(x), b))
+        W, E, b = self.tuned(adapters)
+        return W.finish(E.apply(W.rows(x), None if b is None else b.now()))
 
     def _mixed(self, x: Tensor, adapter_names: list[str]) -> Tensor:
         """Each row of the batch by its own adapter; ``__base__`` for none."""
@@ -150,10 +172,11 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         names = [a for a in check_adapters_to_merge(self, adapter_names) if a in self.methods]
         if not names:
             return
-        W = self.frozen
-        E, b = self.tuned(W, names)
-        new_weight = None if E is W else E.dense().to(self.weight.dtype)
-        new_bias = None if b is W.own_bias else b
+        W, E, b = self.tuned(names)
+        new_weight = None if E is W else E.dense().detach().to(self.weight.dtype)
+        new_bias = None if b is None else b.now().detach()
+        if new_bias is W.own_bias or b is None:
+            new_bias = None
         if safe_merge:
             for value in (new_weight, new_bias):
                 if value is not None and not torch.isfinite(value).all():
@@ -180,6 +203,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
 
     def delete_adapter(self, adapter_name: str) -> None:
         self.methods.pop(adapter_name, None)
+        self._tuned.clear()
         super().delete_adapter(adapter_name)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
