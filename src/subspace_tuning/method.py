@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Dense, Expr, Weight
+from subspace_tuning.live import Live
 
 Constants = Mapping[str, Tensor]
 
@@ -51,9 +52,12 @@ def constant(name: str, *shape: int) -> Start:
 
 
 class Params:
-    """The parameters and constants of one layer as phi reads them: ``p.A`` is a matrix expression, ``p.d`` a vector."""
+    """The parameters and constants of one layer as phi reads them: ``p.A`` is a matrix expression, ``p.d`` a vector.
 
-    def __init__(self, values: Mapping[str, Tensor | Expr], training: bool = False):
+    Values are tensors, or ``Live`` where an expression is kept while they change.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor | Live | Expr], training: bool = False):
         self._values, self.training = values, training
 
     def __getattr__(self, name: str) -> Any:
@@ -61,12 +65,12 @@ class Params:
             value = self._values[name]
         except KeyError:
             raise AttributeError(f"the method has no parameter or constant {name!r}") from None
-        return Dense(value) if isinstance(value, Tensor) and value.dim() == 2 else value
+        return Dense(value) if not isinstance(value, Expr) and value.dim() == 2 else value
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
 
-    def replace(self, **values: Tensor | Expr) -> Params:
+    def replace(self, **values: Tensor | Live | Expr) -> Params:
         return Params({**self._values, **values}, self.training)
 
     def within(self, prefix: str) -> Params:
@@ -109,8 +113,8 @@ class Method(ABC):
         """The equation."""
         return W
 
-    def bias(self, b: Tensor | None, p: Params) -> Tensor | None:
-        """The bias b (m,) after tuning."""
+    def bias(self, b: Any, p: Params) -> Any:
+        """The bias b (m,) after tuning; None where the layer has none."""
         return b
 
     def penalty(self, p: Params) -> Tensor | None:
@@ -209,7 +213,7 @@ class Composition(Method):
             W = f.phi(W, part)
         return W
 
-    def bias(self, b: Tensor | None, p: Params) -> Tensor | None:
+    def bias(self, b: Any, p: Params) -> Any:
         for f, part in self.parts(p):
             b = f.bias(b, part)
         return b

@@ -77,7 +77,7 @@ class Constrained(Method):
             p = p.replace(A=A @ Elementwise(torch.relu, A.shape[1]))
         return self.method.phi(W, p)
 
-    def bias(self, b: Tensor | None, p: Params) -> Tensor | None:
+    def bias(self, b: Any, p: Params) -> Any:
         return self.method.bias(b, p)
 
     def penalty(self, p: Params) -> Tensor | None:

@@ -101,22 +101,28 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
             if not any(p.is_meta for p in held.parameters()):
                 held.to(device)
 
-    def params(self, adapter: str) -> Params:
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        super().set_adapter(adapter_names, inference_mode)
+        names = [a for a in self.active_adapters if a in self.methods]
+        for training in (False, True) if names else ():  # now, because compilers cannot trace how expressions are built
+            self.tuned(names, training)
+
+    def params(self, adapter: str, training: bool = False) -> Params:
         """The parameters and constants of an adapter as phi reads them."""
         held: list[Any] = [self.subspace_params[adapter]]
         if adapter in self.subspace_constants:
             held.append(self.subspace_constants[adapter])
-        return Params({k: Live(partial(_read, group, k)) for group in held for k in group.keys()}, self.training)
+        return Params({k: Live(partial(_read, group, k)) for group in held for k in group}, training)
 
-    def tuned(self, adapters: list[str]) -> Tuned:
+    def tuned(self, adapters: list[str], training: bool = False) -> Tuned:
         """phi(W) and the bias after these adapters, one applied after the other; built once, then kept."""
-        key = (tuple(adapters), self.training)
+        key = (tuple(adapters), training)
         if key not in self._tuned:
             W = self.frozen
             E: Expr = W
             b = None if W.own_bias is None else Live(partial(getattr, W, "own_bias"))
             for adapter in adapters:
-                method, p = self.methods[adapter], self.params(adapter)
+                method, p = self.methods[adapter], self.params(adapter, training)
                 E, b = method.phi(E, p), method.bias(b, p)
             self._tuned[key] = Tuned(W, E, b)
         return self._tuned[key]
@@ -147,7 +153,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         return self._tuned_forward(x, active)
 
     def _tuned_forward(self, x: Tensor, adapters: list[str]) -> Tensor:
-        W, E, b = self.tuned(adapters)
+        W, E, b = self.tuned(adapters, self.training)
         return W.finish(E.apply(W.rows(x), None if b is None else b.now()))
 
     def _mixed(self, x: Tensor, adapter_names: list[str]) -> Tensor:
@@ -174,9 +180,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
             return
         W, E, b = self.tuned(names)
         new_weight = None if E is W else E.dense().detach().to(self.weight.dtype)
-        new_bias = None if b is None else b.now().detach()
-        if new_bias is W.own_bias or b is None:
-            new_bias = None
+        new_bias = None if b is None or b.now() is W.own_bias else b.now().detach()
         if safe_merge:
             for value in (new_weight, new_bias):
                 if value is not None and not torch.isfinite(value).all():

@@ -1,8 +1,7 @@
 """BitFit: train the biases."""
 
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import Any
 
 from subspace_tuning.method import Method, Params, Start, zeros
 from subspace_tuning.registry import register
@@ -28,5 +27,5 @@ class BitFit(Method):
     def parameters(self, n: int, m: int) -> dict[str, Start]:
         return {"delta": zeros(m)}
 
-    def bias(self, b: Tensor | None, p: Params) -> Tensor | None:
-        return p.delta if b is None else b + p.delta.to(b.dtype)
+    def bias(self, b: Any, p: Params) -> Any:
+        return b + p.delta.type_as(b)
