@@ -9,6 +9,10 @@ import torch
 from transformers.utils import logging
 
 
+def pytest_configure(config):
+    config.addinivalue_line("filterwarnings", "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
 @pytest.fixture(autouse=True)
 def _repeatable():
     torch.set_num_threads(1)

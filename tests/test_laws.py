@@ -7,7 +7,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import (
-    CASES,
     KINDS,
     Case,
     adapter_parameters,
@@ -166,8 +165,7 @@ def evaluate(formula, **values):
     return eval(explicit, {"__builtins__": {}}, values)
 
 
-@each(case=[c for c in CASES if not hasattr(c.resolved, "members") and not hasattr(c.resolved, "pattern")])
-@each(kind=KINDS)
+@each(case=SINGLE, kind=KINDS)
 def test_parameter_count_is_the_formula(case, kind):
     if not sits(case, kind):
         return
@@ -241,9 +239,7 @@ def test_a_method_without_a_seat_says_so(case, kind):
 PARTNERS = [SSB(), LoRA(r=2)]
 
 
-@each(
-    case=[c for c in CASES if c.mpc is None and not hasattr(c.method, "members")], partner=PARTNERS, first=[True, False]
-)
+@each(case=SINGLE, partner=PARTNERS, first=[True, False])
 def test_every_method_composes(case, partner, first):
     """Neither member is ignored, and the laws above hold for the pair."""
     pair = Case(case.method | partner if first else partner | case.method)
