@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import (
     KINDS,
+    SINGLE,
     Case,
     adapter_parameters,
     each,
