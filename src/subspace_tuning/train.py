@@ -1,0 +1,270 @@
+"""One run: a recipe in, a run folder and a result out."""
+
+from __future__ import annotations
+
+import math
+import platform
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from transformers import (
+    DataCollatorWithPadding,
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from subspace_tuning import memory
+from subspace_tuning.errors import BadInput, RunFailed, as_bad_input, is_disk_full, nearest
+from subspace_tuning.pretrained import Pretrained, adapt, count, load_model, load_tokenizer
+from subspace_tuning.recipe import Recipe
+from subspace_tuning.run_folder import Result, RunFolder
+from subspace_tuning.tasks import Task, load
+from subspace_tuning.tasks.table import Split
+from subspace_tuning.version import VERSION
+
+Row = dict[str, Any]
+
+
+def run(
+    recipe: Recipe,
+    *,
+    again: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+    say: Callable[[str], None] = lambda text: None,
+) -> Result:
+    """Train as the recipe says and return the result; ``say`` is told in words what is worth knowing.
+
+    A finished run is not run again but read, unless ``again``; an interrupted one goes on from its last checkpoint.
+    Raises BadInput for a recipe that cannot be run and RunFailed for a run that came to nothing.
+    """
+    recipe = recipe.resolved()
+    folder = RunFolder.of(recipe)
+    if again:
+        folder.clear()
+    done = folder.result()
+    if done is not None and done.config_hash == recipe.digest():
+        say(f"{folder.path} is finished already; --again runs it anew")
+        return done
+    folder.open(recipe)
+    try:
+        return _run(recipe, folder, callbacks, say)
+    except (OSError, RuntimeError) as error:  # safetensors' own error is neither, but caused by or told like one
+        raise _explained(error, folder) from error
+    except Exception as error:
+        if is_disk_full(error):
+            raise _explained(error, folder) from error
+        raise
+
+
+def _explained(error: Exception, folder: RunFolder) -> Exception:
+    if is_disk_full(error):
+        return RunFailed(f"the disk is full: {folder.path} could not be written; free some space and run it again")
+    return error
+
+
+def _run(recipe: Recipe, folder: RunFolder, callbacks: Sequence[TrainerCallback], say: Callable[[str], None]) -> Result:
+    task = recipe.task_object()
+    train_rows, eval_rows = encoded(recipe, task)
+    pretrained = load_model(recipe.model, task, recipe.seed)
+    _fit_padding(pretrained, recipe)
+    model = adapt(pretrained, recipe)
+    watch = Watch(folder)
+    trainer = Trainer(
+        model=model,
+        args=arguments(recipe, folder),
+        train_dataset=train_rows,  # type: ignore[arg-type]  a list is a dataset
+        eval_dataset=eval_rows,  # type: ignore[arg-type]
+        data_collator=DataCollatorWithPadding(load_tokenizer(recipe.model)),
+        processing_class=load_tokenizer(recipe.model),
+        compute_metrics=lambda p: {task.metric: task.score(_logits(p.predictions), p.label_ids)},
+        callbacks=[watch, *callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    if recipe.early_stopping:
+        trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping))
+
+    checkpoint = folder.last_checkpoint()
+    if checkpoint is not None:
+        say(f"goes on from {checkpoint.name} in {folder.path}")
+    start = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    folder.keep_metrics_until(start if checkpoint else -1)
+    set_seed(recipe.seed)
+    began = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    score = trainer.evaluate()[f"eval_{task.metric}"]
+    result = _result(recipe, task, model, pretrained, score, trainer.state.global_step, start, watch, began)
+    folder.finish(result, "model" if recipe.is_full else "adapter", lambda path: save(trainer, recipe, path))
+    return result
+
+
+def _result(
+    recipe: Recipe,
+    task: Task,
+    model: torch.nn.Module,
+    pretrained: Pretrained,
+    score: float,
+    steps: int,
+    start: int,
+    watch: Watch,
+    began: float,
+) -> Result:
+    counts = count(model, pretrained)
+    return Result(
+        method=recipe.method_label,
+        category="full" if recipe.is_full else recipe.method_object().category,
+        task=task.name,
+        model=recipe.model,
+        seed=recipe.seed,
+        metric=task.metric,
+        score=score,
+        checkpoint=recipe.checkpoint,
+        learning_rate=recipe.learning_rate or 0.0,
+        steps=steps,
+        trainable=counts.trainable,
+        trainable_with_head=counts.trainable_with_head,
+        total=counts.total,
+        permille=counts.permille,
+        seconds=time.perf_counter() - began,
+        seconds_per_step=watch.seconds_per_step,
+        peak_memory_mb=memory.peak_mb(),
+        resumed_from_step=start,
+        config_hash=recipe.digest(),
+        device=memory.device_name(),
+        threads=torch.get_num_threads(),
+        versions={"subspace-tuning": VERSION, "python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
+    )
+
+
+def save(trainer: Trainer, recipe: Recipe, folder: Any) -> None:
+    """Write the trained weights (safetensors) and, with a whole model, its tokenizer."""
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if recipe.is_full:
+        model.save_pretrained(folder)
+        load_tokenizer(recipe.model).save_pretrained(folder)
+    else:
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+
+
+def encoded(recipe: Recipe, task: Task) -> tuple[list[Row], list[Row]]:
+    """Training and validation rows as token ids; kept in memory for the next run with the same data and model."""
+    return _encoded(
+        task, recipe.data, recipe.train_samples, recipe.eval_samples, recipe.hold_out, recipe.model, recipe.max_length
+    )
+
+
+@lru_cache(maxsize=4)
+def _encoded(
+    task: Task,
+    data: str | None,
+    train_samples: int | None,
+    eval_samples: int | None,
+    hold_out: bool,
+    model: str,
+    max_length: int,
+) -> tuple[list[Row], list[Row]]:
+    found = load(task, data, train_samples=train_samples, eval_samples=eval_samples, hold_out=hold_out)
+    return encode(found.train, model, max_length), encode(found.validation, model, max_length)
+
+
+def encode(rows: Split, model: str, max_length: int) -> list[Row]:
+    """Token ids of the texts (pairs go in as pairs), with the labels."""
+    tokens = load_tokenizer(model)(*map(list, zip(*rows.texts, strict=True)), truncation=True, max_length=max_length)
+    names = list(tokens.keys())
+    columns = zip(*(tokens[name] for name in names), rows.labels, strict=True)
+    return [dict(zip((*names, "labels"), row, strict=True)) for row in columns]
+
+
+def _fit_padding(pretrained: Pretrained, recipe: Recipe) -> None:
+    config: Any = pretrained.model.config
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = load_tokenizer(recipe.model).pad_token_id
+
+
+def _logits(predictions: Any) -> Any:
+    return predictions[0] if isinstance(predictions, tuple) else predictions
+
+
+def arguments(recipe: Recipe, folder: RunFolder) -> TrainingArguments:
+    """The recipe in the words of transformers; ``trainer:`` in a recipe adds any others."""
+    known = set(TrainingArguments.__dataclass_fields__)
+    for key in recipe.trainer:
+        if key not in known:
+            raise BadInput(f"trainer: {key!r} is not a field of transformers' TrainingArguments: {nearest(key, known)}")
+    steps_between = recipe.evaluate_every if isinstance(recipe.evaluate_every, int) else None
+    evaluate = {"epoch": "epoch", "end": "no"}.get(str(recipe.evaluate_every), "steps")
+    save_every = recipe.evaluate_every if recipe.checkpoint == "best" else recipe.save_every
+    values: dict[str, Any] = {
+        "output_dir": str(folder.checkpoints),
+        "seed": recipe.seed,
+        "learning_rate": recipe.learning_rate,
+        "per_device_train_batch_size": recipe.batch_size,
+        "per_device_eval_batch_size": recipe.eval_batch_size,
+        "num_train_epochs": recipe.epochs,
+        "max_steps": recipe.max_steps or -1,
+        "gradient_accumulation_steps": recipe.gradient_accumulation,
+        "weight_decay": recipe.weight_decay,
+        "warmup_steps": recipe.warmup,  # below 1: a share of all steps
+        "lr_scheduler_type": recipe.schedule,
+        "max_grad_norm": recipe.max_grad_norm,
+        "train_sampling_strategy": "group_by_length" if recipe.group_by_length else "random",
+        "bf16": recipe.bf16,
+        "eval_strategy": evaluate,
+        "eval_steps": steps_between,
+        "save_strategy": {"epoch": "epoch", "never": "no"}.get(str(save_every), "steps"),
+        "save_steps": save_every if isinstance(save_every, int) else 500,
+        "save_total_limit": 2,
+        "load_best_model_at_end": recipe.checkpoint == "best",
+        "metric_for_best_model": recipe.task_object().metric,
+        "greater_is_better": True,
+        "logging_steps": recipe.log_every,
+        "logging_nan_inf_filter": False,
+        "report_to": recipe.report_to or "none",
+        "label_names": ["labels"],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    with as_bad_input(ValueError, TypeError, ImportError):
+        return TrainingArguments(**{**values, **recipe.trainer})
+
+
+class Watch(TrainerCallback):
+    """Writes what the trainer logs, times the steps, and stops a run whose loss is no number any more."""
+
+    def __init__(self, folder: RunFolder):
+        self.folder = folder
+        self.times: list[float] = []
+        self._began = 0.0
+        memory.start()
+
+    @property
+    def seconds_per_step(self) -> float:
+        """The mean, without the first step, which warms up."""
+        times = self.times[1:] or self.times or [0.0]
+        return sum(times) / len(times)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.times.append(time.perf_counter() - self._began)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        self.folder.log({"step": state.global_step, **(logs or {})})
+        for name in ("loss", "train_loss", "eval_loss"):
+            if not math.isfinite((logs or {}).get(name, 0.0)):
+                shutil.rmtree(self.folder.checkpoints, ignore_errors=True)  # they may hold the same NaN
+                raise RunFailed(
+                    f"the loss is {logs[name]} at step {state.global_step}: training broke down; "  # type: ignore[index]
+                    f"lower the learning rate ({args.learning_rate:g}) or check the data"
+                )
