@@ -141,12 +141,18 @@ def relative(a: Tensor, b: Tensor) -> float:
     return ((a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-12)).item()
 
 
+def _label(value: Any) -> str:
+    if isinstance(value, Method):
+        return value.describe().replace(" ", "")
+    return getattr(value, "__name__", None) or str(value).replace("torch.", "")
+
+
 def each(**grid: list) -> Any:
     """Parametrise over named lists, with readable ids."""
 
     def add(test: Any) -> Any:
         for name, values in grid.items():
-            test = pytest.mark.parametrize(name, values, ids=str)(test)
+            test = pytest.mark.parametrize(name, values, ids=_label)(test)
         return test
 
     return add
@@ -154,10 +160,6 @@ def each(**grid: list) -> Any:
 
 SEATED = [(case, kind) for case in CASES for kind in KINDS if sits(case, kind)]
 UNSEATED = [(case, kind) for case in CASES for kind in KINDS if not sits(case, kind)]
-
-
-def _label(value: Any) -> str:
-    return str(value)
 
 
 seated = pytest.mark.parametrize(("case", "kind"), SEATED, ids=_label)

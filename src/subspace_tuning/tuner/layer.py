@@ -185,11 +185,9 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
             for value in (new_weight, new_bias):
                 if value is not None and not torch.isfinite(value).all():
                     raise ValueError(f"NaNs or infinities in the merged weights of {names}; the adapter looks broken")
-        if not self.merged_adapters:
-            if new_weight is not None:
-                self._original["weight"] = self.weight.detach().clone()
-            if new_bias is not None:
-                self._original["bias"] = W.own_bias.detach().clone()  # type: ignore[union-attr]
+        for name, value in (("weight", new_weight), ("bias", new_bias)):
+            if value is not None and name not in self._original:
+                self._original[name] = getattr(W.layer, name).detach().clone()
         W.assign(new_weight, new_bias)
         self.merged_adapters.extend(names)
 
