@@ -15,8 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from subspace_tuning.algebra import Dense, Expr, Weight
-from subspace_tuning.live import Live
+from subspace_tuning.algebra import Dense, Expr, Live, Weight
 
 Constants = Mapping[str, Tensor]
 

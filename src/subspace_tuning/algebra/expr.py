@@ -1,36 +1,21 @@
-"""Lazy matrix expressions over a frozen weight: what phi(W) is made of.
-
-An expression stands for a matrix E in R^{n x m} (n inputs, m outputs) and is evaluated only against the rows x that
-meet it: ``x @ E`` never builds an n x m matrix unless that takes fewer floating-point operations for the number of
-rows at hand, and never does so where a dense n x m gradient would follow (``planner.py``).
-
-    Weight       the frozen W, reached through its layer's own forward
-    Dense        a small matrix (a factor such as A or B, or singular vectors)
-    Diag         a diagonal matrix, held as its diagonal
-    Elementwise  h(.), dropout: a map of the rows, not of the weight
-    Product      E1 E2 ... Ek, times a scalar
-    Sum          E1 + E2 + ... + Ek
-"""
+"""Lazy matrix expressions: sums and products of matrices that meet their rows in the cheapest order."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import reduce
 from itertools import pairwise
 from typing import Any, Union
 
 import torch
 from torch import Tensor
 
-from subspace_tuning.live import Live, now
-from subspace_tuning.planner import Factor, Plan, cheapest_order
+from subspace_tuning.algebra.live import Live, now
+from subspace_tuning.algebra.planner import Factor, Plan, cheapest_order
 
 Operand = Union["Expr", Tensor, Live]
-
-
-class NotALinearMap(ValueError):
-    """Raised when a matrix is asked of an expression that is not one (a nonlinearity stands between A and B)."""
 
 
 def matrix(operand: Operand) -> Expr:
@@ -52,8 +37,8 @@ class Expr(ABC):
         """E itself, (n, m). Raises ``NotALinearMap`` where E is not a matrix."""
 
     @abstractmethod
-    def leaves(self) -> Iterable[Expr]:
-        """The expressions that hold numbers."""
+    def leaves(self) -> Iterable[Leaf]:
+        """The expressions that are not made of others."""
 
     @property
     def trainable(self) -> int:
@@ -71,7 +56,8 @@ class Expr(ABC):
 
     def delta(self) -> Tensor:
         """E - W, (n, m), for the frozen W that stands in E."""
-        return self.dense() - root(self).dense()
+        W = next(leaf for leaf in self.leaves() if leaf.frozen)
+        return self.dense() - W.dense()
 
     def delta_factors(self) -> tuple[Tensor, Tensor] | None:
         """L, R with E - W = L R exactly, or None."""
@@ -102,53 +88,22 @@ class Expr(ABC):
         return Product((self,), scale)
 
 
-class Weight(Expr):
-    """The frozen weight W in R^{n x m}, given as a tensor with an optional bias.
+class Leaf(Expr):
+    """An expression that is not made of others."""
 
-    Layers of a network are weights too: see ``weights.py``.
-    """
+    linear = True  # False for a map of the rows that no matrix stands for
+    transparent = False  # True where the matrix is the identity, whatever happens to the rows in training
+    frozen = False  # True for the weight W itself
 
-    def __init__(self, W: Tensor, bias: Tensor | None = None):
-        self._W, self._bias = W, bias
-        self.shape = (W.shape[0], W.shape[1])
-
-    def dense(self) -> Tensor:
-        return self._W
-
-    @property
-    def own_bias(self) -> Tensor | None:
-        return self._bias
-
-    def forward(self, x: Any) -> Tensor:
-        """x W + own bias, by the frozen layer itself."""
-        y = x @ self._W.to(x.dtype)
-        return y if self._bias is None else y + self._bias.to(y.dtype)
-
-    def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
-        y, own = self.forward(x), self.own_bias
-        if bias is own:
-            return y
-        if own is None:
-            return y + bias.to(y.dtype)  # type: ignore[union-attr]
-        return y - own.to(y.dtype) if bias is None else y + (bias - own).to(y.dtype)
-
-    def leaves(self) -> Iterable[Expr]:
+    def leaves(self) -> Iterable[Leaf]:
         return (self,)
 
     @property
     def trainable(self) -> int:
         return 0
 
-    def delta_factors(self) -> tuple[Tensor, Tensor] | None:
-        n, m = self.shape
-        W = self.dense()
-        return W.new_zeros(n, 0), W.new_zeros(0, m)
 
-    def as_factor(self, training: bool) -> Factor:
-        return Factor("opaque", *self.shape)
-
-
-class Dense(Expr):
+class Dense(Leaf):
     """A matrix held as its numbers: a factor such as A (n, r), or singular vectors."""
 
     def __init__(self, M: Tensor | Live):
@@ -168,9 +123,6 @@ class Dense(Expr):
         y = x @ self.M.to(x.dtype)
         return y if bias is None else y + bias.to(y.dtype)
 
-    def leaves(self) -> Iterable[Expr]:
-        return (self,)
-
     @property
     def trainable(self) -> int:
         return self.numbers.numel() if self.numbers.requires_grad else 0
@@ -186,7 +138,7 @@ class Dense(Expr):
         return Factor("dense", *self.shape, trainable=self.trainable if training else 0)
 
 
-class Diag(Expr):
+class Diag(Leaf):
     """A diagonal matrix, held as its diagonal d (n,)."""
 
     def __init__(self, d: Tensor | Live):
@@ -204,49 +156,12 @@ class Diag(Expr):
         d = self.d.to(x.dtype)
         return x * d if bias is None else torch.addcmul(bias.to(x.dtype), x, d)
 
-    def leaves(self) -> Iterable[Expr]:
-        return (self,)
-
     @property
     def trainable(self) -> int:
         return self.numbers.numel() if self.numbers.requires_grad else 0
 
     def as_factor(self, training: bool) -> Factor:
         return Factor("diag", *self.shape, trainable=self.trainable if training else 0)
-
-
-class Elementwise(Expr):
-    """A map h of the rows, entry by entry, on n features.
-
-    ``linear`` marks maps that are the identity in expectation (dropout): as a matrix they are I. Any other h makes the
-    expression a function of x that no weight can stand for.
-    """
-
-    def __init__(self, h: Callable[[Tensor], Tensor], n: int, linear: bool = False):
-        self.h, self.linear = h, linear
-        self.shape = (n, n)
-
-    def dense(self) -> Tensor:
-        if not self.linear:
-            raise NotALinearMap(
-                "there is a nonlinearity between the factors, so x -> phi(x) is not a product with a weight: "
-                "it cannot be merged, exported or fitted; keep the adapter unmerged"
-            )
-        return torch.eye(self.shape[0])
-
-    def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
-        y = self.h(x) if isinstance(x, Tensor) else x.map(self.h)
-        return y if bias is None else y + bias.to(y.dtype)
-
-    def leaves(self) -> Iterable[Expr]:
-        return (self,)
-
-    @property
-    def trainable(self) -> int:
-        return 0
-
-    def as_factor(self, training: bool) -> Factor:
-        return Factor("opaque", *self.shape)
 
 
 class Product(Expr):
@@ -310,20 +225,15 @@ class Product(Expr):
         return self.chain[plan.leaf - 1] if plan.leaf is not None else Dense(self._build(plan))
 
     def dense(self) -> Tensor:
-        out: Expr | None = None
-        for f in self.chain:
-            if isinstance(f, Elementwise) and f.linear:
-                continue
-            out = f if out is None else Dense(_multiply(out, f))
-        assert out is not None
-        M = out.dense()
+        chain = [f for f in self.chain if not (isinstance(f, Leaf) and f.transparent)] or [self.chain[0]]
+        M = reduce(lambda left, right: Dense(_multiply(left, right)), chain[1:], chain[0]).dense()
         return M if self.scale == 1.0 else self.scale * M
 
-    def leaves(self) -> Iterable[Expr]:
+    def leaves(self) -> Iterable[Leaf]:
         return (leaf for f in self.chain for leaf in f.leaves())
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
-        if any(isinstance(leaf, Elementwise) and not leaf.linear for leaf in self.leaves()):
+        if not all(leaf.linear for leaf in self.leaves()):
             return None
         cuts = [f.shape[1] for f in self.chain[:-1]]
         if not cuts or min(cuts) >= min(self.shape):
@@ -362,13 +272,13 @@ class Sum(Expr):
         first, *rest = (t.dense() for t in self.terms)
         return sum(rest, first)
 
-    def leaves(self) -> Iterable[Expr]:
+    def leaves(self) -> Iterable[Leaf]:
         return (leaf for t in self.terms for leaf in t.leaves())
 
     def delta_factors(self) -> tuple[Tensor, Tensor] | None:
-        weights = [t for t in self.terms if isinstance(t, Weight)]
-        pairs = [t.factors() for t in self.terms if not isinstance(t, Weight)]
-        if len(weights) != 1 or any(p is None for p in pairs):
+        frozen = [t for t in self.terms if isinstance(t, Leaf) and t.frozen]
+        pairs = [t.factors() for t in self.terms if t not in frozen]
+        if len(frozen) != 1 or any(p is None for p in pairs):
             return None
         lefts, rights = zip(*(p for p in pairs if p is not None), strict=True)
         return torch.cat(lefts, 1), torch.cat(rights, 0)
@@ -386,11 +296,3 @@ def _multiply(left: Expr, right: Expr) -> Tensor:
     L, R = left.dense(), right.dense()
     dtype = torch.promote_types(L.dtype, R.dtype)
     return L.to(dtype) @ R.to(dtype)
-
-
-def root(expr: Expr) -> Weight:
-    """The frozen weight that stands in an expression."""
-    for leaf in expr.leaves():
-        if isinstance(leaf, Weight):
-            return leaf
-    raise ValueError("the expression holds no frozen weight W")

@@ -1,0 +1,33 @@
+"""Lazy matrix expressions over a frozen weight: what phi(W) is made of.
+
+An expression stands for a matrix E in R^{n x m} (n inputs, m outputs) and is evaluated only against the rows x that
+meet it: ``x @ E`` never builds an n x m matrix unless that takes fewer floating-point operations for the number of
+rows at hand, and never does so where a dense n x m gradient would follow (``planner.py``).
+
+    Weight       the frozen W, reached through its layer's own forward
+    Dense        a small matrix (a factor such as A or B, or singular vectors)
+    Diag         a diagonal matrix, held as its diagonal
+    Elementwise  h(.), dropout: a map of the rows, not of the weight
+    Product      E1 E2 ... Ek, times a scalar
+    Sum          E1 + E2 + ... + Ek
+"""
+
+from subspace_tuning.algebra.expr import Dense, Diag, Expr, Leaf, Product, Sum, matrix
+from subspace_tuning.algebra.frozen import Elementwise, NotALinearMap, Weight, root
+from subspace_tuning.algebra.live import Live, now
+
+__all__ = [
+    "Dense",
+    "Diag",
+    "Elementwise",
+    "Expr",
+    "Leaf",
+    "Live",
+    "NotALinearMap",
+    "Product",
+    "Sum",
+    "Weight",
+    "matrix",
+    "now",
+    "root",
+]

@@ -1,0 +1,92 @@
+"""The frozen weight W, and maps of rows that stand beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from subspace_tuning.algebra.expr import Expr, Leaf
+from subspace_tuning.algebra.planner import Factor
+
+
+class NotALinearMap(ValueError):
+    """Raised when a matrix is asked of an expression that is not one (a nonlinearity stands between A and B)."""
+
+
+class Weight(Leaf):
+    """The frozen weight W in R^{n x m}, given as a tensor with an optional bias.
+
+    Layers of a network are weights too: see ``weights.py``.
+    """
+
+    frozen = True
+
+    def __init__(self, W: Tensor, bias: Tensor | None = None):
+        self._W, self._bias = W, bias
+        self.shape = (W.shape[0], W.shape[1])
+
+    def dense(self) -> Tensor:
+        return self._W
+
+    @property
+    def own_bias(self) -> Tensor | None:
+        return self._bias
+
+    def forward(self, x: Any) -> Tensor:
+        """x W + own bias, by the frozen layer itself."""
+        y = x @ self._W.to(x.dtype)
+        return y if self._bias is None else y + self._bias.to(y.dtype)
+
+    def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
+        y, own = self.forward(x), self.own_bias
+        if bias is own:
+            return y
+        if own is None:
+            return y + bias.to(y.dtype)  # type: ignore[union-attr]
+        return y - own.to(y.dtype) if bias is None else y + (bias - own).to(y.dtype)
+
+    def delta_factors(self) -> tuple[Tensor, Tensor] | None:
+        n, m = self.shape
+        W = self.dense()
+        return W.new_zeros(n, 0), W.new_zeros(0, m)
+
+    def as_factor(self, training: bool) -> Factor:
+        return Factor("opaque", *self.shape)
+
+
+class Elementwise(Leaf):
+    """A map h of the rows, entry by entry, on n features.
+
+    ``linear`` marks maps that are the identity in expectation (dropout): as a matrix they are I. Any other h makes the
+    expression a function of x that no weight can stand for.
+    """
+
+    def __init__(self, h: Callable[[Tensor], Tensor], n: int, linear: bool = False):
+        self.h, self.linear, self.transparent = h, linear, linear
+        self.shape = (n, n)
+
+    def dense(self) -> Tensor:
+        if not self.linear:
+            raise NotALinearMap(
+                "there is a nonlinearity between the factors, so x -> phi(x) is not a product with a weight: "
+                "it cannot be merged, exported or fitted; keep the adapter unmerged"
+            )
+        return torch.eye(self.shape[0])
+
+    def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
+        y = self.h(x) if isinstance(x, Tensor) else x.map(self.h)
+        return y if bias is None else y + bias.to(y.dtype)
+
+    def as_factor(self, training: bool) -> Factor:
+        return Factor("opaque", *self.shape)
+
+
+def root(expr: Expr) -> Weight:
+    """The frozen weight that stands in an expression."""
+    for leaf in expr.leaves():
+        if isinstance(leaf, Weight):
+            return leaf
+    raise ValueError("the expression holds no frozen weight W")
