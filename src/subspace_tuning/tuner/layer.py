@@ -12,8 +12,7 @@ from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
-from subspace_tuning.algebra import Expr
-from subspace_tuning.live import Live
+from subspace_tuning.algebra import Expr, Live
 from subspace_tuning.method import Composition, Method, Params
 from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
 
