@@ -86,7 +86,7 @@ class SubspaceConfig(PeftConfig):
             self.target_modules = set(self.target_modules)
         if isinstance(self.exclude_modules, list | tuple):
             self.exclude_modules = set(self.exclude_modules)
-        if isinstance(self.target_modules, str | None) and self.layers_pattern and self.layers_to_transform is None:
+        if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("layers_pattern says how layers are named; say which ones with layers_to_transform")
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             raise ValueError("layers_to_transform goes with a list of target_modules, not with a regular expression")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from subspace_tuning.weights import Conv2dWeight, LayerWeight, Unsupported, weight_of
+from subspace_tuning.weights import Unsupported, weight_of
 
 _BERT = {
     "key_value_ff": ["attention.self.key", "attention.self.value", "intermediate.dense"],
@@ -44,7 +44,7 @@ BLOCKS: dict[str, dict[str, list[str]]] = {
     "vit": _VIT,
     "dinov2": _VIT,
 }
-HEADS = {"classifier", "score", "pooler", "qa_outputs", "lm_head", "cls", "layernorm_head", "out_proj"}
+HEADS = {"classifier", "pre_classifier", "score", "pooler", "qa_outputs", "lm_head", "cls", "layernorm_head", "out_proj"}
 
 
 def default_targets(places: str, model_type: str | None, model: nn.Module, kept: list[str] | None) -> set[str]:
@@ -71,11 +71,10 @@ def _with_bias(model: nn.Module, heads: set[str]) -> set[str]:
         if not isinstance(getattr(module, "bias", None), Tensor):
             continue
         try:
-            kind: LayerWeight = weight_of(getattr(module, "base_layer", module))
+            weight_of(getattr(module, "base_layer", module))
         except Unsupported:
             continue
-        if not isinstance(kind, Conv2dWeight):
-            names.add(name)
+        names.add(name)
     if not names:
         raise ValueError(
             f"{type(model).__name__} has no bias outside its head: a method on biases finds nothing to train"
