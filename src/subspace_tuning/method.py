@@ -8,74 +8,40 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, NamedTuple
+from functools import reduce
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from subspace_tuning.algebra import Dense, Expr, Live, Weight
+from subspace_tuning.algebra import Expr, Weight
+from subspace_tuning.parameters import Constants, Params, Start, constant, kaiming, normal, ones, zeros
 
-Constants = Mapping[str, Tensor]
-
-
-class Start(NamedTuple):
-    """A parameter before training: its shape, and the function that fills it given the method's constants."""
-
-    shape: tuple[int, ...]
-    fill: Callable[[Tensor, Constants], Any]
-
-
-def ones(*shape: int) -> Start:
-    return Start(shape, lambda t, _: t.fill_(1.0))
-
-
-def zeros(*shape: int) -> Start:
-    return Start(shape, lambda t, _: t.zero_())
+__all__ = [
+    "Composition",
+    "Constants",
+    "Method",
+    "Params",
+    "Seat",
+    "Start",
+    "constant",
+    "kaiming",
+    "normal",
+    "ones",
+    "zeros",
+]
 
 
-def normal(*shape: int, std: float) -> Start:
-    return Start(shape, lambda t, _: t.normal_(std=std))
+class Seat(Protocol):
+    """One layer as a method sees it between steps of training."""
 
+    name: str  # of the module
+    values: dict[str, Tensor]  # parameters (with their .grad), stored numbers and constants, by name
+    memory: dict[str, Any]  # whatever the method remembers from step to step; never saved
 
-def kaiming(*shape: int) -> Start:
-    """Uniform in +-1/sqrt(n) for A in R^{n x r}: torch's default for a linear map with n inputs."""
-    bound = shape[0] ** -0.5
-    return Start(shape, lambda t, _: t.uniform_(-bound, bound))
-
-
-def constant(name: str, *shape: int) -> Start:
-    """A copy of one of the method's constants."""
-    return Start(shape, lambda t, c: t.copy_(c[name]))
-
-
-class Params:
-    """The parameters and constants of one layer as phi reads them: ``p.A`` is a matrix expression, ``p.d`` a vector.
-
-    Values are tensors, or ``Live`` where an expression is kept while they change.
-    """
-
-    def __init__(self, values: Mapping[str, Tensor | Live | Expr], training: bool = False):
-        self._values, self.training = values, training
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            value = self._values[name]
-        except KeyError:
-            raise AttributeError(f"the method has no parameter or constant {name!r}") from None
-        return Dense(value) if not isinstance(value, Expr) and value.dim() == 2 else value
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._values
-
-    def replace(self, **values: Tensor | Live | Expr) -> Params:
-        return Params({**self._values, **values}, self.training)
-
-    def within(self, prefix: str) -> Params:
-        """The parameters whose name starts with the prefix, without it."""
-        kept = {k.removeprefix(prefix): v for k, v in self._values.items() if k.startswith(prefix)}
-        return Params(kept, self.training)
+    def within(self, prefix: str) -> Seat: ...
 
 
 @dataclass(frozen=True)
@@ -90,8 +56,8 @@ class Method(ABC):
     mode: ClassVar[str] = ""  # for reconstructions: what of the subspaces is adjusted
     formula: ClassVar[str]  # parameters of one weight; in n, m, r and k = min(n, m)
     paper: ClassVar[str]
-    sits_on: ClassVar[str] = "weight"  # weight | bias
-    places: ClassVar[str] = "all"  # default modules: all | key_value_ff | biases (see targets.py)
+    sits_on: ClassVar[str] = "weight"  # weight | bias | output
+    places: ClassVar[str] = "all"  # default modules: see tuner/targets.py
     learning_rate: ClassVar[float] = 1e-3
     mergeable: ClassVar[bool] = True
 
@@ -108,6 +74,10 @@ class Method(ABC):
         """Frozen tensors that phi needs and that are computed once from W, never stored in a checkpoint."""
         return {}
 
+    def stored(self, n: int, m: int) -> dict[str, Start]:
+        """Numbers that phi needs, that training does not change and that a checkpoint stores (the places of a mask)."""
+        return {}
+
     def phi(self, W: Expr, p: Params) -> Expr:
         """The equation."""
         return W
@@ -115,6 +85,16 @@ class Method(ABC):
     def bias(self, b: Any, p: Params) -> Any:
         """The bias b (m,) after tuning; None where the layer has none."""
         return b
+
+    def output(self, m: int, p: Params) -> Expr | None:
+        """For methods that sit on a module's output y (..., m): what becomes of y, as an expression in R^{m x m}."""
+        return None
+
+    def before_step(self, seats: Sequence[Seat], step: int, total: int) -> None:
+        """Called with the gradients of step 1, 2, ..., total at hand; all layers of an adapter at once."""
+
+    def after_step(self, seats: Sequence[Seat], step: int, total: int) -> None:
+        """Called when the optimiser has taken that step."""
 
     def penalty(self, p: Params) -> Tensor | None:
         """A term for the loss, or None."""
@@ -132,6 +112,12 @@ class Method(ABC):
     def count(self, n: int, m: int) -> int:
         """Trained numbers for a weight in R^{n x m}."""
         return sum(torch.Size(start.shape).numel() for start in self.parameters(n, m).values())
+
+    @property
+    def on_step(self) -> bool:
+        """Whether the method has something to do at each step of training."""
+        mine = type(self)
+        return mine.before_step is not Method.before_step or mine.after_step is not Method.after_step
 
     def with_fields(self, **values: Any) -> Method:
         """A copy with other hyper-parameters; the ones that the method does not have are left out."""
@@ -184,7 +170,8 @@ class Composition(Method):
 
     @property
     def sits_on(self) -> str:  # type: ignore[override]
-        return "bias" if all(f.sits_on == "bias" for f in self.members) else "weight"
+        seats = {f.sits_on for f in self.members}
+        return seats.pop() if len(seats) == 1 else "weight"
 
     @property
     def mergeable(self) -> bool:  # type: ignore[override]
@@ -198,11 +185,7 @@ class Composition(Method):
         return ((f, p.within(f"{i}_")) for i, f in enumerate(self.members))
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
-        out = {}
-        for i, f in enumerate(self.members):
-            for name, start in f.parameters(n, m).items():
-                out[f"{i}_{name}"] = Start(start.shape, _with_prefix(start.fill, f"{i}_"))
-        return out
+        return self._prefixed(lambda f: f.parameters(n, m))
 
     def constants(self, W: Weight) -> dict[str, Tensor]:
         return {f"{i}_{k}": v for i, f in enumerate(self.members) for k, v in f.constants(W).items()}
@@ -217,8 +200,35 @@ class Composition(Method):
             b = f.bias(b, part)
         return b
 
+    def stored(self, n: int, m: int) -> dict[str, Start]:
+        return self._prefixed(lambda f: f.stored(n, m))
+
+    def _prefixed(self, starts: Callable[[Method], dict[str, Start]]) -> dict[str, Start]:
+        out = {}
+        for i, f in enumerate(self.members):
+            for name, start in starts(f).items():
+                out[f"{i}_{name}"] = start._replace(fill=_with_prefix(start.fill, f"{i}_"))
+        return out
+
+    def output(self, m: int, p: Params) -> Expr | None:
+        found = [E for f, part in self.parts(p) if (E := f.output(m, part)) is not None]
+        return reduce(lambda E, F: E @ F, found) if found else None
+
+    @property
+    def on_step(self) -> bool:
+        return any(f.on_step for f in self.members)
+
+    def before_step(self, seats: Sequence[Seat], step: int, total: int) -> None:
+        for i, f in enumerate(self.members):
+            f.before_step([seat.within(f"{i}_") for seat in seats], step, total)
+
+    def after_step(self, seats: Sequence[Seat], step: int, total: int) -> None:
+        for i, f in enumerate(self.members):
+            f.after_step([seat.within(f"{i}_") for seat in seats], step, total)
+
     def penalty(self, p: Params) -> Tensor | None:
-        terms = [t for f, part in self.parts(p) if (t := f.penalty(part)) is not None]
+        found = [f.penalty(part) for f, part in self.parts(p)]
+        terms = [t for t in found if t is not None]
         return sum(terms[1:], terms[0]) if terms else None
 
     def check(self, n: int, m: int) -> None:

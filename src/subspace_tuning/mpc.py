@@ -5,7 +5,7 @@ Source: arXiv:2407.05417, eqs. (25) and (26); MPC_n is a nonlinearity between A 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Elementwise, Expr, Weight, matrix
-from subspace_tuning.method import Composition, Method, Params, Start
+from subspace_tuning.method import Composition, Method, Params, Seat, Start
 
 
 def orthonormal(A: Tensor, B: Tensor) -> Tensor:
@@ -79,6 +79,20 @@ class Constrained(Method):
 
     def bias(self, b: Any, p: Params) -> Any:
         return self.method.bias(b, p)
+
+    def stored(self, n: int, m: int) -> dict[str, Start]:
+        return self.method.stored(n, m)
+
+    def output(self, m: int, p: Params) -> Expr | None:
+        return self.method.output(m, p)
+
+    on_step = property(lambda self: self.method.on_step)  # type: ignore[assignment]
+
+    def before_step(self, seats: Sequence[Seat], step: int, total: int) -> None:
+        self.method.before_step(seats, step, total)
+
+    def after_step(self, seats: Sequence[Seat], step: int, total: int) -> None:
+        self.method.after_step(seats, step, total)
 
     def penalty(self, p: Params) -> Tensor | None:
         own = self.method.penalty(p)

@@ -13,7 +13,7 @@ rows at hand, and never does so where a dense n x m gradient would follow (``pla
 """
 
 from subspace_tuning.algebra.expr import Dense, Diag, Expr, Leaf, Product, Sum, matrix
-from subspace_tuning.algebra.frozen import Elementwise, NotALinearMap, Weight, root
+from subspace_tuning.algebra.frozen import Elementwise, Identity, NotALinearMap, Weight, root
 from subspace_tuning.algebra.live import Live, now
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Diag",
     "Elementwise",
     "Expr",
+    "Identity",
     "Leaf",
     "Live",
     "NotALinearMap",

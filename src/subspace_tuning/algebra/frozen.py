@@ -84,6 +84,13 @@ class Elementwise(Leaf):
         return Factor("opaque", *self.shape)
 
 
+class Identity(Elementwise):
+    """I in R^{n x n}."""
+
+    def __init__(self, n: int):
+        super().__init__(lambda x: x, n, linear=True)
+
+
 def root(expr: Expr) -> Weight:
     """The frozen weight that stands in an expression."""
     for leaf in expr.leaves():

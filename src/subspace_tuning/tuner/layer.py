@@ -12,8 +12,8 @@ from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
-from subspace_tuning.algebra import Expr, Live
-from subspace_tuning.method import Composition, Method, Params
+from subspace_tuning.algebra import Expr, Live, NotALinearMap
+from subspace_tuning.method import Composition, Constants, Method, Params, Start
 from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
 
 
@@ -23,6 +23,7 @@ class Tuned(NamedTuple):
     W: LayerWeight
     E: Expr  # phi(W)
     b: Live | None
+    after: Expr | None  # what becomes of the output
 
 
 def _read(held: Any, name: str) -> Tensor:
@@ -36,13 +37,14 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
     """x -> x phi(W) + b, for any method that sits on a weight or a bias."""
 
     adapter_layer_names = ("subspace_params",)
-    other_param_names = ("subspace_constants",)
+    other_param_names = ("subspace_constants", "subspace_stored")
 
     def __init__(self, base_layer: nn.Module):
         super().__init__()
         self.base_layer = base_layer
         self.subspace_params = nn.ModuleDict()
-        self.subspace_constants = nn.ModuleDict()
+        self.subspace_constants = nn.ModuleDict()  # recomputed on loading, never saved
+        self.subspace_stored = nn.ModuleDict()  # saved, but not trained
         self.methods: dict[str, Method] = {}
         self.merged_adapters: list[str] = []
         self._original: dict[str, Tensor] = {}
@@ -63,26 +65,30 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         self._check_seat(method, W)
         n, m = W.shape
         method.check(n, m)
-        weight = self.weight
-        device = weight.device
-        dtype = weight.dtype if weight.is_floating_point() else torch.get_default_dtype()
         with torch.no_grad():
             constants = {k: v.detach() for k, v in method.constants(W).items()}
-            values = {}
-            for name, start in method.parameters(n, m).items():
-                wide = torch.promote_types(dtype, torch.float32)
-                value = torch.empty(start.shape, device=device, dtype=wide)
-                if device.type != "meta":
-                    start.fill(value, constants)
-                    if not init_weights:
-                        value.add_(torch.randn_like(value), alpha=0.1)
-                values[name] = nn.Parameter(value.to(dtype))
+            params = {k: nn.Parameter(self._started(s, constants)) for k, s in method.parameters(n, m).items()}
+            stored = {k: self._started(s, constants) for k, s in method.stored(n, m).items()}
+            for value in () if init_weights else params.values():
+                value.add_(torch.randn_like(value), alpha=0.1)
         self.methods[adapter] = method
         self._tuned.clear()
         if constants:
             self.subspace_constants[adapter] = BufferDict(constants, persistent=False)
-        self.subspace_params[adapter] = nn.ParameterDict(values)
+        if stored:
+            self.subspace_stored[adapter] = BufferDict(stored, persistent=True)
+        self.subspace_params[adapter] = nn.ParameterDict(params)
         self.set_adapter(self.active_adapters)
+
+    def _started(self, start: Start, constants: Constants) -> Tensor:
+        """The numbers of a parameter before training, filled in single precision or better."""
+        own = self.weight.dtype if self.weight.is_floating_point() else torch.get_default_dtype()
+        dtype = start.dtype or own
+        wide = torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else dtype
+        value = torch.empty(start.shape, device=self.weight.device, dtype=wide)
+        if not value.is_meta:
+            start.fill(value, constants)
+        return value.to(dtype)
 
     @staticmethod
     def _check_seat(method: Method, W: LayerWeight) -> None:
@@ -95,7 +101,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         device = device or self.weight.device
-        for group in (self.subspace_params, self.subspace_constants):
+        for group in (self.subspace_params, self.subspace_constants, self.subspace_stored):
             held: Any = group[adapter_name] if adapter_name in group else nn.Module()
             if not any(p.is_meta for p in held.parameters()):
                 held.to(device)
@@ -108,10 +114,13 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
 
     def params(self, adapter: str, training: bool = False) -> Params:
         """The parameters and constants of an adapter as phi reads them."""
-        held: list[Any] = [self.subspace_params[adapter]]
-        if adapter in self.subspace_constants:
-            held.append(self.subspace_constants[adapter])
-        return Params({k: Live(partial(_read, group, k)) for group in held for k in group}, training)
+        live = {k: Live(partial(_read, group, k)) for group in self.groups(adapter) for k in group}
+        return Params(live, training)
+
+    def groups(self, adapter: str) -> list[Any]:
+        """The parameters, constants and stored numbers of an adapter, each by name."""
+        held: tuple[Any, ...] = (self.subspace_params, self.subspace_constants, self.subspace_stored)
+        return [group[adapter] for group in held if adapter in group]
 
     def tuned(self, adapters: list[str], training: bool = False) -> Tuned:
         """phi(W) and the bias after these adapters, one applied after the other; built once, then kept."""
@@ -120,10 +129,13 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
             W = self.frozen
             E: Expr = W
             b = None if W.own_bias is None else Live(partial(getattr, W, "own_bias"))
+            after: Expr | None = None
             for adapter in adapters:
                 method, p = self.methods[adapter], self.params(adapter, training)
                 E, b = method.phi(E, p), method.bias(b, p)
-            self._tuned[key] = Tuned(W, E, b)
+                if (own := method.output(W.shape[1], p)) is not None:
+                    after = own if after is None else after @ own
+            self._tuned[key] = Tuned(W, E, b, after)
         return self._tuned[key]
 
     def penalties(self) -> Iterator[Tensor]:
@@ -152,8 +164,9 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         return self._tuned_forward(x, active)
 
     def _tuned_forward(self, x: Tensor, adapters: list[str]) -> Tensor:
-        W, E, b = self.tuned(adapters, self.training)
-        return W.finish(E.apply(W.rows(x), None if b is None else b.now()))
+        W, E, b, after = self.tuned(adapters, self.training)
+        y = E.apply(W.rows(x), None if b is None else b.now())
+        return W.finish(y if after is None else after.apply(y))
 
     def _mixed(self, x: Tensor, adapter_names: list[str]) -> Tensor:
         """Each row of the batch by its own adapter; ``__base__`` for none."""
@@ -177,7 +190,10 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         names = [a for a in check_adapters_to_merge(self, adapter_names) if a in self.methods]
         if not names:
             return
-        W, E, b = self.tuned(names)
+        for name in names:
+            if not self.methods[name].mergeable:
+                raise NotALinearMap(f"{self.methods[name].describe()} is not a map of the weight; keep it unmerged")
+        W, E, b, _ = self.tuned(names)
         new_weight = None if E is W else E.dense().detach().to(self.weight.dtype)
         new_bias = None if b is None or b.now() is W.own_bias else b.now().detach()
         if safe_merge:

@@ -1,0 +1,72 @@
+"""Parameters of a method: their shapes, how they start, and how phi reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from subspace_tuning.algebra import Dense, Expr, Live
+
+Constants = Mapping[str, Tensor]
+
+
+class Start(NamedTuple):
+    """A parameter before training: its shape, and the function that fills it given the method's constants."""
+
+    shape: tuple[int, ...]
+    fill: Callable[[Tensor, Constants], Any]
+    dtype: torch.dtype | None = None  # None: the weight's
+
+
+def ones(*shape: int) -> Start:
+    return Start(shape, lambda t, _: t.fill_(1.0))
+
+
+def zeros(*shape: int) -> Start:
+    return Start(shape, lambda t, _: t.zero_())
+
+
+def normal(*shape: int, std: float) -> Start:
+    return Start(shape, lambda t, _: t.normal_(std=std))
+
+
+def kaiming(*shape: int) -> Start:
+    """Uniform in +-1/sqrt(n) for A in R^{n x r}: torch's default for a linear map with n inputs."""
+    bound = shape[0] ** -0.5
+    return Start(shape, lambda t, _: t.uniform_(-bound, bound))
+
+
+def constant(name: str, *shape: int) -> Start:
+    """A copy of one of the method's constants."""
+    return Start(shape, lambda t, c: t.copy_(c[name]))
+
+
+class Params:
+    """The parameters and constants of one layer as phi reads them: ``p.A`` is a matrix expression, ``p.d`` a vector.
+
+    Values are tensors, or ``Live`` where an expression is kept while they change.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor | Live | Expr], training: bool = False):
+        self._values, self.training = values, training
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            value = self._values[name]
+        except KeyError:
+            raise AttributeError(f"the method has no parameter or constant {name!r}") from None
+        return Dense(value) if not isinstance(value, Expr) and value.dim() == 2 else value
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def replace(self, **values: Tensor | Live | Expr) -> Params:
+        return Params({**self._values, **values}, self.training)
+
+    def within(self, prefix: str) -> Params:
+        """The parameters whose name starts with the prefix, without it."""
+        kept = {k.removeprefix(prefix): v for k, v in self._values.items() if k.startswith(prefix)}
+        return Params(kept, self.training)
