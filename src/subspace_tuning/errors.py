@@ -17,13 +17,13 @@ class RunFailed(RuntimeError):
 
 
 @contextmanager
-def as_bad_input(*kinds: type[Exception]) -> Iterator[None]:
-    """Errors of these kinds (ValueError when none are named) are the user's to mend: raise them as ``BadInput``."""
+def as_bad_input(kinds: tuple[type[Exception], ...] = (ValueError,)) -> Iterator[None]:
+    """Errors of these kinds are the user's to mend: raise them as ``BadInput``."""
     try:
         yield
     except BadInput:
         raise
-    except kinds or (ValueError,) as error:
+    except kinds as error:
         raise BadInput(str(error)) from error
 
 

@@ -101,13 +101,10 @@ def _outermost(model: nn.Module, missing: Iterable[str]) -> list[str]:
 def adapt(pretrained: Pretrained, recipe: Recipe) -> nn.Module:
     """The model ready to train: everything for full fine-tuning, else the method's parameters and the head."""
     model, head = pretrained
-    if recipe.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-        model.enable_input_require_grads()
     if recipe.is_full:
         return model
     torch.manual_seed(recipe.seed)
-    with as_bad_input(ValueError, TypeError, NotImplementedError):
+    with as_bad_input((ValueError, TypeError, NotImplementedError)):
         config = SubspaceConfig(
             method=recipe.method_object(),
             mpc=recipe.mpc,

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import queue
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from subspace_tuning.errors import BadInput, RunFailed
 from subspace_tuning.recipe import Recipe
@@ -28,7 +29,7 @@ def run_all(recipes: Sequence[Recipe], workers: int | None = None, *, again: boo
     workers = min(workers or cores(), len(recipes))
     threads = max(1, cores() // workers)
     can_fork = "forkserver" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if can_fork else "spawn")
+    context: Any = multiprocessing.get_context("forkserver" if can_fork else "spawn")
     if can_fork:
         context.set_forkserver_preload(["subspace_tuning.train"])
     done = context.Queue()
@@ -42,24 +43,23 @@ def run_all(recipes: Sequence[Recipe], workers: int | None = None, *, again: boo
                 process.start()
                 running[number] = process
             try:
-                number, outcome = done.get(timeout=1)
+                ended: Outcome | None = done.get(timeout=1)
             except queue.Empty:
-                number, outcome = _crashed(running)
-                if number is None:
-                    continue
-            running.pop(number).join()
-            yield number, outcome
+                ended = _crashed(running)
+            if ended is not None:
+                running.pop(ended[0]).join()
+                yield ended
     finally:
         for process in running.values():
             process.terminate()
 
 
-def _crashed(running: dict[int, multiprocessing.process.BaseProcess]) -> tuple[int | None, Exception]:
-    """The number of a run whose process ended without a word (killed for memory, say)."""
+def _crashed(running: dict[int, multiprocessing.process.BaseProcess]) -> Outcome | None:
+    """A run whose process ended without a word (killed for memory, say)."""
     for number, process in running.items():
         if process.exitcode not in (None, 0):
             return number, RunFailed(f"the run's process ended with code {process.exitcode}; was memory short?")
-    return None, RunFailed("")
+    return None
 
 
 def _run(number: int, recipe: Recipe, again: bool, threads: int, done: multiprocessing.Queue) -> None:

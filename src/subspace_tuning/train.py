@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -81,11 +81,11 @@ def _run(recipe: Recipe, folder: RunFolder, callbacks: Sequence[TrainerCallback]
     trainer = Trainer(
         model=model,
         args=arguments(recipe, folder),
-        train_dataset=train_rows,  # type: ignore[arg-type]  a list is a dataset
-        eval_dataset=eval_rows,  # type: ignore[arg-type]
+        train_dataset=cast(Any, train_rows),  # a list is a dataset
+        eval_dataset=cast(Any, eval_rows),
         data_collator=DataCollatorWithPadding(load_tokenizer(recipe.model)),
         processing_class=load_tokenizer(recipe.model),
-        compute_metrics=lambda p: {task.metric: task.score(_logits(p.predictions), p.label_ids)},
+        compute_metrics=lambda p: {task.metric: task.score(_logits(p.predictions), cast(Any, p.label_ids))},
         callbacks=[watch, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
@@ -219,6 +219,7 @@ def arguments(recipe: Recipe, folder: RunFolder) -> TrainingArguments:
         "max_grad_norm": recipe.max_grad_norm,
         "train_sampling_strategy": "group_by_length" if recipe.group_by_length else "random",
         "bf16": recipe.bf16,
+        "use_cpu": not torch.accelerator.is_available(),
         "eval_strategy": evaluate,
         "eval_steps": steps_between,
         "save_strategy": {"epoch": "epoch", "never": "no"}.get(str(save_every), "steps"),
@@ -234,7 +235,9 @@ def arguments(recipe: Recipe, folder: RunFolder) -> TrainingArguments:
         "disable_tqdm": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
-    with as_bad_input(ValueError, TypeError, ImportError):
+    if recipe.gradient_checkpointing:
+        values |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+    with as_bad_input((ValueError, TypeError, ImportError)):
         return TrainingArguments(**{**values, **recipe.trainer})
 
 

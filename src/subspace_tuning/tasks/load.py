@@ -80,8 +80,8 @@ def _from_hub(task: Task) -> tuple[Split, Split]:
         glue = datasets.load_dataset(HUB, task.name)
     except Exception as error:  # the hub's client has dozens of kinds
         raise BadInput(
-            f"cannot load {task.name} from {HUB} on the hub ({type(error).__name__}); go online, or name a local folder "
-            f"with data=FOLDER that holds {task.name}/train.parquet and {task.name}/{task.validation[0]}.parquet"
+            f"cannot load {task.name} from {HUB} on the hub ({type(error).__name__}); go online, or name with "
+            f"data=FOLDER a local folder that holds train.parquet and {task.validation[0]}.parquet in {task.name}/"
         ) from error
     parts = [{c: glue[name][c] for c in (*task.columns, task.label)} for name in ("train", task.validation[0])]
     train, validation = (rows_of(task, {c: list(v) for c, v in part.items()}, f"{HUB}/{task.name}") for part in parts)

@@ -52,7 +52,8 @@ def rows_of(task: Task, table: dict[str, list[Any]], where: str) -> Split:
     for column in (*task.columns, task.label):
         if column not in table:
             raise BadInput(
-                f"{where} has no column {column!r}: {nearest(column, table)}its columns are {', '.join(table) or 'none'}"
+                f"{where} has no column {column!r}: {nearest(column, table)}"
+                f"its columns are {', '.join(table) or 'none'}"
             )
     texts = [tuple(row) for row in zip(*(table[column] for column in task.columns), strict=True)]
     for number, row in enumerate(texts):

@@ -30,7 +30,8 @@ class Task:
         if self.metric not in known:
             kind = "classification" if self.labels else "regression"
             raise BadInput(
-                f"unknown metric {self.metric!r} for a {kind}: {nearest(self.metric, known)}known are {', '.join(known)}"
+                f"unknown metric {self.metric!r} for a {kind}: {nearest(self.metric, known)}"
+                f"known are {', '.join(known)}"
             )
 
     @property

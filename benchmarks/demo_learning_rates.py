@@ -1,0 +1,68 @@
+"""Finds each demo contender's learning rate: the best of a small grid, judged by rows held out of the training data.
+
+The rows by which the demo itself judges are never looked at. Usage, from the repository's root:
+
+    python benchmarks/demo_learning_rates.py [--workers 2]
+
+Prints the grid and writes runs/demo-learning-rates/grid.json; finished runs are not run again. The rates in
+recipes/demo.yaml are the winners.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from subspace_tuning.demo import Demo
+from subspace_tuning.recipe import Recipe
+from subspace_tuning.side_by_side import run_all
+
+FOLDER = Path("runs/demo-learning-rates")
+SCALING = [3e-2, 1e-2, 1e-1]
+LOW_RANK = [3e-3, 1e-3, 1e-2]
+GRID = {
+    "full": [1e-4, 5e-5, 2e-4],
+    "sam_parser": [1e-2, 3e-3, 3e-2],
+    "ia3": SCALING,
+    "ssl": SCALING,
+    "ssb": SCALING,
+    "bitfit": [5e-3, 2e-3, 1e-2],
+    "lora(r=4)": LOW_RANK,
+    "lora(r=4)+mpc_o": LOW_RANK,
+    "trilora(r=4)": LOW_RANK,
+    "flora(r=4)": LOW_RANK,
+    "ssb|lora(r=2)": LOW_RANK,
+}
+
+
+def candidates() -> list[Recipe]:
+    """The middle rate of every contender first, then the others: stopped early, the grid is still even."""
+    recipes = []
+    for place in range(3):
+        for contender in Demo.read().contenders:
+            rate = GRID[contender.recipe.method_label][place]
+            where = FOLDER / f"{contender.slug}-{rate:g}"
+            change = {"learning_rate": rate, "hold_out": True, "eval_samples": 1000, "output": str(where)}
+            recipes.append(contender.recipe.model_copy(update=change))
+    return recipes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=None)
+    recipes = candidates()
+    grid: dict[str, dict[str, float]] = {}
+    for number, outcome in run_all(recipes, parser.parse_args().workers):
+        label, rate = recipes[number].method_label, recipes[number].learning_rate
+        if isinstance(outcome, Exception):
+            print(f"{label:18} {rate:8g}  {outcome}", flush=True)
+            continue
+        print(f"{label:18} {rate:8g}  {outcome.score:.3f}  {outcome.seconds_per_step:.2f} s/step", flush=True)
+        grid.setdefault(label, {})[f"{rate:g}"] = outcome.score
+        (FOLDER / "grid.json").write_text(json.dumps(grid, indent=2))
+    for label, scores in grid.items():
+        best = max(scores, key=lambda rate: scores[rate])
+        print(f"{label:18} best {best}: {scores[best]:.3f}   {scores}")
+
+
+if __name__ == "__main__":
+    main()

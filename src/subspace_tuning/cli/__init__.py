@@ -1,0 +1,10 @@
+"""The command line: one file a group of commands; each file's import line below adds its commands to ``app``.
+
+Exit codes: 0 all went well, 1 a run failed on the way (NaN loss, full disk), 2 the input cannot be used,
+130 interrupted.
+"""
+
+from subspace_tuning.cli import demo, methods, train, use  # noqa: F401  each adds its commands
+from subspace_tuning.cli.command import app
+
+__all__ = ["app"]

@@ -1,0 +1,66 @@
+"""The app that commands join, and how a command ends in one sentence instead of a traceback."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import typer
+
+from subspace_tuning.errors import BadInput, RunFailed
+
+app = typer.Typer(
+    name="subspace",
+    help="Fine-tuning as algebra on a frozen weight: train, use and compare every method of phi(W) = g(f(W)).",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@app.callback()
+def _subspace() -> None:
+    """Quiet libraries: what they log about a model is not news to someone who trains it."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def command(name: str, *, examples: list[str]) -> Callable[[Command], Command]:
+    """Add a function to the app as a command whose help shows examples."""
+
+    def add(function: Command) -> Command:
+        shown = "\n\n".join(f"`{example}`" for example in examples)
+        app.command(name, epilog=f"**Examples**\n\n{shown}")(_in_sentences(function))
+        return function
+
+    return add
+
+
+def _in_sentences(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (BadInput, RunFailed) as error:
+            if os.environ.get("SUBSPACE_DEBUG"):
+                raise
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2 if isinstance(error, BadInput) else 1) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted; the same command goes on from the last checkpoint", err=True)
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+def print_json(data: Any) -> None:
+    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))

@@ -1,0 +1,80 @@
+"""Commands that look: methods, budget."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Annotated, Any
+
+import typer
+
+from subspace_tuning.cli.command import command, print_json
+from subspace_tuning.errors import BadInput, as_bad_input
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@command("methods", examples=["subspace methods", "subspace methods --json"])
+def methods(as_json: AsJson = False) -> None:
+    """List every method: its equation, what it costs and where it is from."""
+    from subspace_tuning.catalogue import catalogue
+
+    entries = catalogue()
+    if as_json:
+        print_json([entry.to_data() for entry in entries])
+        return
+    for (category, mode), group in groupby(entries, key=lambda e: (e.category, e.mode)):
+        typer.secho(category + (f", mode {mode}" if mode else ""), bold=True)
+        for e in group:
+            merges = "merges" if e.mergeable else "does not merge"
+            typer.echo(
+                f"  {e.name:12} {e.equation}\n{'':15}{e.parameters} parameters a {e.sits_on}, {merges}, {e.paper}"
+            )
+    typer.echo("\nn inputs, m outputs, rank r, k = min(n, m); a|b composes two methods, as in 'ssb|lora'.")
+
+
+@command(
+    "budget",
+    examples=[
+        "subspace budget roberta-base --method ssb",
+        "subspace budget path/to/config.json --method lora --rank 2 --json",
+        "subspace budget minilm --method 'ssb|lora' --rank 2",
+    ],
+)
+def budget(
+    model: Annotated[str, typer.Argument(help="Hub name, folder or config.json of a model; minilm is built in.")],
+    method: Annotated[str, typer.Option(help="A method's name, a|b, package.module:Class, or full.")],
+    rank: Annotated[int | None, typer.Option(help="The method's rank r.")] = None,
+    target_modules: Annotated[
+        str | None, typer.Option(help="Names with commas, a regular expression, or all-linear.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count what a method would train on a model, without loading a weight.
+
+    The classification head, which every method trains, is not counted.
+    """
+    from subspace_tuning.budget import budget as count
+    from subspace_tuning.recipe import FULL
+    from subspace_tuning.tuner.config import SubspaceConfig
+
+    if method == FULL and (rank is not None or target_modules is not None):
+        raise BadInput("full fine-tuning trains every weight; leave out --rank and --target-modules")
+    fields: dict[str, Any] = {} if rank is None else {"r": rank}
+    with as_bad_input():
+        config = (
+            None if method == FULL else SubspaceConfig(method=method, target_modules=_modules(target_modules), **fields)
+        )
+    counts = count(model, config)
+    if as_json:
+        print_json({"trainable": counts.trainable, "total": counts.total, "permille": counts.permille})
+        return
+    typer.echo(f"trainable {counts.trainable:,}\ntotal     {counts.total:,}\npermille  {counts.permille:.3f}")
+
+
+def _modules(text: str | None) -> list[str] | str | None:
+    """``a,b`` are names, one plain word is a name too; anything else is a regular expression or all-linear."""
+    if text is None or text == "all-linear":
+        return text
+    names = text.split(",")
+    plain = all(name.replace(".", "").replace("_", "").isalnum() for name in names)
+    return names if plain else text

@@ -1,0 +1,66 @@
+"""The command that trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from subspace_tuning.cli.command import command, print_json
+from subspace_tuning.cli.methods import AsJson
+
+
+@command(
+    "train",
+    examples=[
+        "subspace train",
+        "subspace train --model roberta-base --task cola --method ssb",
+        "subspace train --method lora --set r=4 --set alpha=8 --mpc o seed=1 epochs=5",
+        "subspace train recipes/rte.yaml method='ssb|lora' method.r=2 data=path/to/glue",
+        "subspace train --task classification data=reviews.csv columns=[text] labels=[bad,good]",
+    ],
+)
+def train(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RECIPE.yaml] [KEY=VALUE]...", help="A recipe file and changes to it."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Hub name or folder; without it the offline MiniLM.")] = None,
+    task: Annotated[str | None, typer.Option(help="A GLUE task, movie_reviews, classification or regression.")] = None,
+    method: Annotated[str | None, typer.Option(help="A method's name, a|b, package.module:Class, or full.")] = None,
+    rank: Annotated[int | None, typer.Option(help="The method's rank r.")] = None,
+    fields: Annotated[list[str] | None, typer.Option("--set", help="A field of the method, such as r=8.")] = None,
+    mpc: Annotated[str | None, typer.Option(help="Hold A and B to a pattern: o, d or n.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of head, method and order of the data.")] = None,
+    output: Annotated[str | None, typer.Option(help="The run's folder; without it one under runs/.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Start over what is finished or interrupted.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model as a recipe says, and judge it.
+
+    Everything can be said in a recipe file, as key=value, or by the options, the later winning over the earlier. A run
+    is a folder: config.yaml, metrics.jsonl, adapter/ and result.json. An interrupted run goes on from its last
+    checkpoint; a finished one is not run again unless --again.
+    """
+    from subspace_tuning.recipe import make, override, read
+
+    words = list(words or [])
+    data: dict[str, Any] = read(Path(words.pop(0))) if words and "=" not in words[0] else {}
+    options = {"model": model, "task": task, "method": method, "mpc": mpc, "seed": seed, "output": output}
+    data |= {key: value for key, value in options.items() if value is not None}
+    of_method = [*(fields or []), *([] if rank is None else [f"r={rank}"])]
+    recipe = make(override(data, [*words, *(f"method.{field}" for field in of_method)]))
+
+    from subspace_tuning.cli.progress import Progress
+    from subspace_tuning.run_folder import RunFolder
+    from subspace_tuning.train import run
+
+    result = run(recipe, again=again, callbacks=[Progress()], say=lambda text: typer.echo(text, err=True))
+    if as_json:
+        print_json(vars(result))
+        return
+    typer.echo(
+        f"{result.metric} {result.score:.4f} ({result.checkpoint} checkpoint) with {result.trainable:,} parameters, "
+        f"{result.permille:.2f} per mille of {result.model}\n{RunFolder.of(recipe.resolved()).path}"
+    )

@@ -1,0 +1,70 @@
+"""Commands that use a finished run: predict, merge."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from subspace_tuning.cli.command import command, print_json
+from subspace_tuning.cli.methods import AsJson
+from subspace_tuning.errors import BadInput
+
+Run = Annotated[Path, typer.Argument(help="The folder of a finished run.", show_default=False)]
+Imports = Annotated[
+    list[str] | None, typer.Option("--import", help="A module to import first, for methods from outside the package.")
+]
+
+
+@command(
+    "predict",
+    examples=[
+        "subspace predict runs/my-run 'A lovely film.' 'Two hours I will not get back.'",
+        "subspace predict runs/my-run sentences.txt --json",
+        "subspace predict runs/my-rte-run $'A man sleeps.\\tSomeone is asleep.'",
+    ],
+)
+def predict(
+    run: Run,
+    texts: Annotated[
+        list[str], typer.Argument(help="Texts, or one file with a text a line; pairs are parted by a tab.")
+    ],
+    imports: Imports = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge texts by a trained run."""
+    from subspace_tuning.predict import Predictor, texts_of
+
+    _import(imports)
+    predictor = Predictor(run)
+    found = predictor(texts_of(predictor.task, texts))
+    if as_json:
+        single = len(predictor.task.columns) == 1
+        print_json([{"text": p.text[0] if single else p.text, "label": p.label, "score": p.score} for p in found])
+        return
+    for p in found:
+        judged = f"{p.score:8.3f}" if p.label is None else f"{p.label} {p.score:.3f}"
+        typer.echo(f"{judged}  {' | '.join(p.text)}")
+
+
+@command("merge", examples=["subspace merge runs/my-run merged-model"])
+def merge(
+    run: Run,
+    out: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
+    imports: Imports = None,
+) -> None:
+    """Write a run as a plain transformers model: phi(W) in the weights, tokenizer and model card beside them."""
+    from subspace_tuning.merged import merge as write_merged
+
+    _import(imports)
+    typer.echo(f"written to {write_merged(run, out)}")
+
+
+def _import(modules: list[str] | None) -> None:
+    for module in modules or []:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise BadInput(f"cannot import {module}: {error}") from error

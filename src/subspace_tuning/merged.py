@@ -1,0 +1,65 @@
+"""A run as a plain transformers model: phi(W) written into the weights, with tokenizer and model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from subspace_tuning.errors import BadInput, as_bad_input
+from subspace_tuning.predict import Predictor
+from subspace_tuning.recipe import Recipe
+from subspace_tuning.run_folder import Result, RunFolder, whole_folder
+
+CARD = """---
+library_name: transformers
+pipeline_tag: text-classification
+base_model: {model}
+tags: [subspace-tuning]
+---
+# {model} fine-tuned on {task} by {method}
+
+A plain transformers model: the method's parameters are merged into the weights, nothing else is needed to load it.
+
+```python
+from transformers import pipeline
+
+classify = pipeline("text-classification", "path/to/this/folder")
+```
+
+| | |
+|---|---|
+| {metric} on the validation split | {score:.4f} |
+| weights judged | the {checkpoint} checkpoint |
+| trained parameters | {trainable:,} of {total:,} ({permille:.2f} per mille), and the classification head |
+| seed | {seed} |
+
+Made with [subspace-tuning](https://pypi.org/project/subspace-tuning/) {version}; recipe:
+
+```yaml
+{recipe}```
+"""
+
+
+def merge(run: Path | str, out: Path | str) -> Path:
+    """Write the merged model of a finished run to a new folder. Raises BadInput where the method cannot be merged."""
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out} exists already and is not an empty folder; name a new one")
+    folder = RunFolder(run)
+    result = folder.result()
+    if result is None:
+        raise BadInput(f"{folder.path} is not finished; there is nothing to merge yet")
+    predictor = Predictor(run)
+    model = predictor.model
+    if not predictor.recipe.is_full:
+        with as_bad_input((ValueError, NotImplementedError)):
+            model = model.merge_and_unload(safe_merge=True)
+    with whole_folder(out) as aside:
+        model.save_pretrained(str(aside))
+        predictor.tokenizer.save_pretrained(aside)
+        (aside / "README.md").write_text(_card(predictor.recipe, result), encoding="utf-8")
+    return out
+
+
+def _card(recipe: Recipe, result: Result) -> str:
+    version = result.versions.get("subspace-tuning", "")
+    return CARD.format(recipe=recipe.dump(), version=version, **vars(result))
