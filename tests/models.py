@@ -5,7 +5,8 @@ import transformers as hf
 from torch import nn
 
 _BLOCK = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-_TEXT = {**_BLOCK, "vocab_size": 40, "max_position_embeddings": 32, "hidden_dropout_prob": 0.0}
+_CALM = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+_TEXT = {**_BLOCK, **_CALM, "vocab_size": 40, "max_position_embeddings": 32}
 _CAUSAL = {**_BLOCK, "vocab_size": 40, "num_key_value_heads": 2, "max_position_embeddings": 32}
 _IMAGE = {**_BLOCK, "image_size": 8, "patch_size": 4}
 

@@ -33,11 +33,18 @@ def penalty(model: nn.Module) -> Tensor | None:
     return torch.stack([t.to(terms[0].device) for t in terms]).sum() if terms else None
 
 
-def _add_penalty(module: nn.Module, args: Any, output: Any) -> Any:
-    if module.training and torch.is_grad_enabled() and getattr(output, "loss", None) is not None:
-        term = penalty(module)
-        if term is not None:
-            output.loss = output.loss + term.to(output.loss)
+def _add_penalty(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+    if not (module.training and torch.is_grad_enabled()):
+        return output
+    in_tuple = isinstance(output, tuple) and kwargs.get("labels") is not None  # return_dict=False: the loss comes first
+    loss = output[0] if in_tuple else getattr(output, "loss", None)
+    term = None if loss is None else penalty(module)
+    if term is None:
+        return output
+    loss = loss + term.to(loss)
+    if in_tuple:
+        return (loss, *output[1:])
+    output.loss = loss
     return output
 
 
@@ -89,7 +96,7 @@ class SubspaceModel(BaseTuner):
 
     def _post_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
         if not any(hook is _add_penalty for hook in model._forward_hooks.values()):
-            model.register_forward_hook(_add_penalty)
+            model.register_forward_hook(_add_penalty, with_kwargs=True)
 
     def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
         raise NotImplementedError(

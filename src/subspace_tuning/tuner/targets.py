@@ -44,7 +44,17 @@ BLOCKS: dict[str, dict[str, list[str]]] = {
     "vit": _VIT,
     "dinov2": _VIT,
 }
-HEADS = {"classifier", "pre_classifier", "score", "pooler", "qa_outputs", "lm_head", "cls", "layernorm_head", "out_proj"}
+HEADS = {
+    "classifier",
+    "pre_classifier",
+    "score",
+    "pooler",
+    "qa_outputs",
+    "lm_head",
+    "cls",
+    "layernorm_head",
+    "out_proj",
+}
 
 
 def default_targets(places: str, model_type: str | None, model: nn.Module, kept: list[str] | None) -> set[str]:
