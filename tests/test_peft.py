@@ -97,21 +97,32 @@ def test_disabling_while_merged_gives_the_base_model_back():
         assert torch.equal(logits(model, inputs), want)
 
 
-@each(broken=[float("nan"), float("inf")])
-@each(method=[LoRA(r=2), SSB(), BitFit()])
+@each(broken=[float("nan"), float("inf")], method=[LoRA(r=2), SSB(), BitFit()])
 def test_safe_merge_finds_broken_values_and_touches_nothing(method, broken):
-    model, inputs = peft(method), batch()
+    model = peft(method)
     *_, last = adapter_parameters(model).values()
     with torch.no_grad():
         last.view(-1)[0] = broken
-    with model.disable_adapter():
-        want = logits(model, inputs)
     before = {k: v.clone() for k, v in model.state_dict().items()}
+    for merge in (model.merge_adapter, model.merge_and_unload):
+        with pytest.raises(ValueError, match="NaN"):
+            merge(safe_merge=True)
+        assert not any(layer.merged for layer in model.modules() if isinstance(layer, SubspaceLayer))
+        for k, v in model.state_dict().items():
+            torch.testing.assert_close(v, before[k], rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_merge_that_fails_keeps_what_was_merged_before():
+    model, data = peft(SSB(), target_modules=["query"]), batch()
+    model.add_adapter("broken", SubspaceConfig(method="lora", r=2))
+    model.merge_adapter(["default"])
+    want = logits(model, data)
+    *_, last = adapter_parameters(model, "broken").values()
+    with torch.no_grad():
+        last.fill_(float("nan"))
     with pytest.raises(ValueError, match="NaN"):
-        model.merge_adapter(safe_merge=True)
-    with model.disable_adapter():
-        assert torch.equal(logits(model, inputs), want)
-    assert all(torch.equal(v, before[k]) or broken != broken for k, v in model.state_dict().items())
+        model.merge_adapter(["broken"], safe_merge=True)
+    assert torch.equal(logits(model, data), want)
 
 
 def three_adapters(inputs):

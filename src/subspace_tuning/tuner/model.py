@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -112,6 +113,45 @@ class SubspaceModel(BaseTuner):
                     raise ValueError(
                         f"{method.describe()} is not a map of the weight alone and cannot be merged; keep it unmerged"
                     )
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Put an adapter in place, everywhere or, when a layer refuses it, nowhere."""
+        try:
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        except Exception:
+            for name, layer in [(k, m) for k, m in model.named_modules() if isinstance(m, SubspaceLayer)]:
+                if adapter_name in layer.methods:
+                    layer.delete_adapter(adapter_name)
+                if not layer.methods:
+                    parent, _, child = name.rpartition(".")
+                    setattr(model.get_submodule(parent), child, layer.base_layer)
+            raise
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Merge in every layer or, when one of them refuses, in none."""
+        held = {layer: list(layer.merged_adapters) for layer in layers(self.model)}
+        try:
+            super().merge_adapter(adapter_names, safe_merge)
+        except Exception:
+            for layer, names in held.items():
+                if layer.merged_adapters != names:
+                    layer.unmerge()
+                    if names:
+                        layer.merge(adapter_names=names)
+            raise
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> Any:
+        if merge and safe_merge:  # look at every layer before the first one is taken out
+            self.merge_adapter(adapter_names, safe_merge=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="All adapters are already merged")
+            return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
