@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 
 import torch
-from peft import get_peft_model
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging
 
 from subspace_tuning.errors import BadInput, as_bad_input
-from subspace_tuning.pretrained import Counts, Pretrained, count, location
+from subspace_tuning.pretrained import Counts, Pretrained, count, location, put_on
 from subspace_tuning.tuner.config import SubspaceConfig
 
 
@@ -23,8 +22,7 @@ def budget(model: str, config: SubspaceConfig | None) -> Counts:
     encoder = Pretrained(skeleton(model), [])
     if config is None:
         return count(encoder.model, encoder)
-    with as_bad_input():
-        return count(get_peft_model(encoder.model, config), encoder)
+    return count(put_on(encoder.model, config), encoder)
 
 
 def skeleton(model: str) -> PreTrainedModel:

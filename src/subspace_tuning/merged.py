@@ -45,6 +45,7 @@ def merge(run: Path | str, out: Path | str) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} exists already and is not an empty folder; name a new one")
     folder = RunFolder(run)
+    folder.recipe()  # tells whether it is a run at all
     result = folder.result()
     if result is None:
         raise BadInput(f"{folder.path} is not finished; there is nothing to merge yet")

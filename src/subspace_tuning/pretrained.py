@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from peft import PeftModel, get_peft_model
@@ -104,7 +104,7 @@ def adapt(pretrained: Pretrained, recipe: Recipe) -> nn.Module:
     if recipe.is_full:
         return model
     torch.manual_seed(recipe.seed)
-    with as_bad_input((ValueError, TypeError, NotImplementedError)):
+    with as_bad_input((ValueError, TypeError)):
         config = SubspaceConfig(
             method=recipe.method_object(),
             mpc=recipe.mpc,
@@ -118,7 +118,26 @@ def adapt(pretrained: Pretrained, recipe: Recipe) -> nn.Module:
             rank_pattern=recipe.rank_pattern,
             alpha_pattern=recipe.alpha_pattern,
         )
-        return get_peft_model(model, config)
+    return put_on(model, config)
+
+
+def put_on(model: PreTrainedModel, config: SubspaceConfig) -> PeftModel:
+    """The model with the parameters of a method. Raises BadInput where the method finds no seat."""
+    given = config.target_modules
+    try:
+        return cast(PeftModel, get_peft_model(model, config))
+    except (ValueError, TypeError, NotImplementedError) as error:
+        if "No modules were targeted" not in str(error) and "not found in the base model" not in str(error):
+            raise BadInput(str(error)) from error
+        some = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+        raise BadInput(
+            f"target_modules={_plain(given)} with exclude_modules={_plain(config.exclude_modules)} matches no module "
+            f"of {type(model).__name__}; name some of its modules, which are called like {some[0]!r}"
+        ) from error
+
+
+def _plain(names: Any) -> Any:
+    return sorted(names) if isinstance(names, set) else names
 
 
 def count(model: nn.Module, pretrained: Pretrained) -> Counts:

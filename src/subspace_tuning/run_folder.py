@@ -124,8 +124,14 @@ class RunFolder:
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint that was written to its end."""
-        whole = [p for p in self.checkpoints.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
-        return max(whole, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+        self.drop_half_checkpoints()
+        return max(self.checkpoints.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+
+    def drop_half_checkpoints(self) -> None:
+        """Remove checkpoints that were cut off: the trainer writes its state last."""
+        for path in self.checkpoints.glob("checkpoint-*"):
+            if not (path / "trainer_state.json").is_file():
+                shutil.rmtree(path)
 
     def keep_metrics_until(self, step: int) -> None:
         """Drop the lines that an interrupted run wrote after its last checkpoint."""

@@ -57,18 +57,12 @@ def run(
     folder.open(recipe)
     try:
         return _run(recipe, folder, callbacks, say)
-    except (OSError, RuntimeError) as error:  # safetensors' own error is neither, but caused by or told like one
-        raise _explained(error, folder) from error
     except Exception as error:
-        if is_disk_full(error):
-            raise _explained(error, folder) from error
-        raise
-
-
-def _explained(error: Exception, folder: RunFolder) -> Exception:
-    if is_disk_full(error):
-        return RunFailed(f"the disk is full: {folder.path} could not be written; free some space and run it again")
-    return error
+        if not is_disk_full(error):
+            raise
+        folder.drop_half_checkpoints()
+        told = f"the disk is full: {folder.path} could not be written; free some space and run it again"
+        raise RunFailed(told) from error
 
 
 def _run(recipe: Recipe, folder: RunFolder, callbacks: Sequence[TrainerCallback], say: Callable[[str], None]) -> Result:

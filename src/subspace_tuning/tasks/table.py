@@ -37,10 +37,10 @@ def read_table(path: Path) -> dict[str, list[Any]]:
         raise BadInput(f"cannot read {path}: expected a file that ends in {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise BadInput(f"there is no data file {path}")
+    if path.stat().st_size == 0:
+        raise BadInput(f"the data file {path} is empty: it has no rows and no columns")
     try:
         frame = readers[path.suffix](path)
-    except pandas.errors.EmptyDataError:
-        raise BadInput(f"the data file {path} is empty: it has no rows and no columns") from None
     except Exception as error:  # each format's parser has its own kinds
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise BadInput(f"cannot read the data file {path} as {path.suffix[1:]}: {said[0]}") from error
