@@ -97,9 +97,7 @@ def test_mnli_is_judged_on_matched_rows(tmp_path):
 
 def test_samples_are_the_same_every_time(tmp_path):
     data(tmp_path)
-    load.cache_clear()
     first = load(OWN, str(tmp_path), train_samples=10, eval_samples=5)
-    load.cache_clear()
     assert load(OWN, str(tmp_path), train_samples=10, eval_samples=5) == first
     assert (len(first.train.labels), len(first.validation.labels)) == (10, 5)
 

@@ -6,6 +6,7 @@ import pytest
 import yaml
 from transformers import TrainerCallback
 
+from subspace_tuning.errors import BadInput
 from subspace_tuning.recipe import make
 from subspace_tuning.run_folder import Result, RunFolder, whole_folder, write
 from subspace_tuning.train import run
@@ -164,6 +165,31 @@ def test_held_out_rows_come_from_the_training_rows(tmp_path):
     task = make(recipe(tmp_path)).task_object()
     train, validation = load(task, str(tmp_path / "data"), hold_out=True)
     assert (len(train.labels), len(validation.labels)) == (48, 12)
+
+
+def test_changed_data_is_read_anew(tmp_path):
+    from subspace_tuning.train import encoded
+
+    values = make(recipe(tmp_path))
+    task = values.task_object()
+    first = encoded(values, task)
+    assert encoded(values, task) is first
+    jsonl(tmp_path / "data" / "train.jsonl", rows(10))
+    assert len(encoded(values, task)[0]) == 10
+
+
+def test_again_removes_runs_only(tmp_path):
+    values = recipe(tmp_path, epochs=1)
+    run(make(values))
+    assert run(make({**values, "seed": 1}), again=True).seed == 1
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "weights").touch()
+    with pytest.raises(BadInput, match="not a run"):
+        run(make({**values, "output": str(tmp_path / "mine")}), again=True)
+    (tmp_path / "mine" / "config.yaml").write_text("name: of something else")
+    with pytest.raises(BadInput, match="unknown key 'name'"):
+        run(make({**values, "output": str(tmp_path / "mine")}), again=True)
+    assert (tmp_path / "mine" / "model" / "weights").exists()
 
 
 def test_a_folder_is_whole_or_not_there(tmp_path):

@@ -44,6 +44,7 @@ def score_against_parameters(results: Sequence[tuple[str, Result]], path: Path) 
     axes.set_xlabel("trained parameters, per mille of the model")
     axes.set_ylabel(f"{results[0][1].metric.replace('_', ' ')}, %")
     axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(axis="y", color="#e5e7eb", linewidth=0.8, zorder=0)
     axes.margins(x=0.12, y=0.12)
     axes.legend(frameon=False, loc="lower right", fontsize=9)
@@ -54,14 +55,20 @@ def score_against_parameters(results: Sequence[tuple[str, Result]], path: Path) 
 
 
 def _label_points(axes, results: Sequence[tuple[str, Result]]) -> None:
-    """Write each name beside its point: of right and left, near and far, the first place that is free."""
+    """Write each name beside its point: of right and left, near and far, the first place that is free.
+
+    Not free are points, other names, and the height of full fine-tuning, where the line is.
+    """
     scale = 72 / axes.figure.dpi  # pixels -> points
     dots = axes.transData.transform([(r.permille, 100 * r.score) for _, r in results]) * scale
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in dots]
     _, _, right_edge, _ = axes.bbox.extents * scale
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in dots]
+    taken += [
+        (0, y - 1, right_edge, y + 1) for (_, r), (_, y) in zip(results, dots, strict=True) if r.category == "full"
+    ]
     for (title, result), (x, y) in zip(results, dots, strict=True):
         width = 5.0 * len(title)
-        places = [(dx, dy) for dy in (0, 10, -10, 20, -20, 30, -30) for dx in (7, -7 - width)]
+        places = [(dx, dy) for dy in (0, 11, -11, 22, -22, 33, -33) for dx in (7, -7 - width)]
         free = (
             (dx, dy)
             for dx, dy in places

@@ -115,7 +115,10 @@ class RunFolder:
         write(self.path / "config.yaml", recipe.dump())
 
     def clear(self) -> None:
-        """Remove the parts of an earlier run, and nothing else."""
+        """Remove the parts of an earlier run, and nothing else; a folder that is no run is left as it is."""
+        if not (self.path / "config.yaml").is_file():
+            return
+        self.recipe()  # raises for a config.yaml of something else
         for name in ("result.json", "metrics.jsonl"):
             (self.path / name).unlink(missing_ok=True)
         for name in ("checkpoints", "adapter", "model"):

@@ -27,7 +27,7 @@ from subspace_tuning.errors import BadInput, RunFailed, as_bad_input, is_disk_fu
 from subspace_tuning.pretrained import Pretrained, adapt, count, load_model, load_tokenizer
 from subspace_tuning.recipe import Recipe
 from subspace_tuning.run_folder import Result, RunFolder
-from subspace_tuning.tasks import Task, load
+from subspace_tuning.tasks import Task, load, stamp
 from subspace_tuning.tasks.table import Split
 from subspace_tuning.version import VERSION
 
@@ -152,22 +152,20 @@ def save(trainer: Trainer, recipe: Recipe, folder: Any) -> None:
 
 def encoded(recipe: Recipe, task: Task) -> tuple[list[Row], list[Row]]:
     """Training and validation rows as token ids; kept in memory for the next run with the same data and model."""
-    return _encoded(
-        task, recipe.data, recipe.train_samples, recipe.eval_samples, recipe.hold_out, recipe.model, recipe.max_length
-    )
+    rows = {"train_samples": recipe.train_samples, "eval_samples": recipe.eval_samples, "hold_out": recipe.hold_out}
+    return _encoded(task, recipe.data, stamp(recipe.data), tuple(rows.items()), recipe.model, recipe.max_length)
 
 
 @lru_cache(maxsize=4)
 def _encoded(
     task: Task,
     data: str | None,
-    train_samples: int | None,
-    eval_samples: int | None,
-    hold_out: bool,
+    version: tuple[Any, ...],  # of the data: other files, other rows
+    rows: tuple[tuple[str, Any], ...],
     model: str,
     max_length: int,
 ) -> tuple[list[Row], list[Row]]:
-    found = load(task, data, train_samples=train_samples, eval_samples=eval_samples, hold_out=hold_out)
+    found = load(task, data, **dict(rows))
     return encode(found.train, model, max_length), encode(found.validation, model, max_length)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +21,6 @@ class Data(NamedTuple):
     validation: Split
 
 
-@lru_cache(maxsize=4)
 def load(
     task: Task,
     source: str | None = None,
@@ -67,6 +65,17 @@ def _from_disk(task: Task, source: Path) -> tuple[Split, Split | None]:
     validation = next((file for name in task.validation if (file := _file(folder, name))), None)
     rows = rows_of(task, read_table(train), str(train))
     return rows, None if validation is None else rows_of(task, read_table(validation), str(validation))
+
+
+def stamp(source: str | None) -> tuple[tuple[str, int, int], ...]:
+    """What changes when the files of a source change; for those who keep what they read."""
+    if source is None:
+        return ()
+    path = Path(source).expanduser()
+    found = sorted(path.rglob("*.*")) if path.is_dir() else [path]
+    return tuple(
+        (str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in found if p.suffix in SUFFIXES and p.is_file()
+    )
 
 
 def _file(folder: Path, name: str) -> Path | None:
