@@ -60,6 +60,7 @@ class Method(ABC):
     places: ClassVar[str] = "all"  # default modules: see tuner/targets.py
     learning_rate: ClassVar[float] = 1e-3
     mergeable: ClassVar[bool] = True
+    rebuilds: ClassVar[bool] = False  # True where training forms a dense n x m gradient, because nothing cheaper exists
 
     def __post_init__(self) -> None:
         r = getattr(self, "r", None)
@@ -180,6 +181,10 @@ class Composition(Method):
     @property
     def learning_rate(self) -> float:  # type: ignore[override]
         return min(f.learning_rate for f in self.members)
+
+    @property
+    def rebuilds(self) -> bool:  # type: ignore[override]
+        return any(f.rebuilds for f in self.members)
 
     def parts(self, p: Params) -> Iterator[tuple[Method, Params]]:
         return ((f, p.within(f"{i}_")) for i, f in enumerate(self.members))

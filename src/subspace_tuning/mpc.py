@@ -86,6 +86,7 @@ class Constrained(Method):
     def output(self, m: int, p: Params) -> Expr | None:
         return self.method.output(m, p)
 
+    rebuilds = property(lambda self: self.method.rebuilds)  # type: ignore[assignment]
     on_step = property(lambda self: self.method.on_step)  # type: ignore[assignment]
 
     def before_step(self, seats: Sequence[Seat], step: int, total: int) -> None:

@@ -1,0 +1,46 @@
+"""Chooses the default weight of the matrix pattern constraints: LoRA r=4 with MPC_o and MPC_d over a grid of weights.
+
+Judged by rows held out of the training data, two seeds each. Usage, from the repository's root:
+
+    python benchmarks/mpc_weight.py [--workers 2]
+
+Prints mean scores and writes runs/mpc-weight/grid.json; finished runs are not run again.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from statistics import mean
+
+from subspace_tuning.demo import Demo
+from subspace_tuning.side_by_side import run_all
+
+FOLDER = Path("runs/mpc-weight")
+WEIGHTS = [0.0, 0.01, 0.1, 1.0]
+SEEDS = [1, 2]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=None)
+    base = next(c.recipe for c in Demo.read().contenders if c.recipe.method_label == "lora(r=4)+mpc_o")
+    grid = [(p, w, s) for p in ("o", "d") for w in WEIGHTS for s in SEEDS if p == "o" or w > 0]
+    recipes = []
+    for pattern, weight, seed in grid:
+        where = FOLDER / f"{pattern}-{weight:g}-{seed}"
+        change = {"mpc": pattern, "mpc_weight": weight, "seed": seed, "output": str(where)}
+        recipes.append(base.model_copy(update={**change, "hold_out": True, "eval_samples": 1000}))
+    scores: dict[str, list[float]] = {}
+    for number, outcome in run_all(recipes, parser.parse_args().workers):
+        pattern, weight, seed = grid[number]
+        if isinstance(outcome, Exception):
+            raise outcome
+        print(f"MPC_{pattern}  weight {weight:g}  seed {seed}: {outcome.score:.3f}", flush=True)
+        scores.setdefault(f"{pattern} {weight:g}", []).append(outcome.score)
+        (FOLDER / "grid.json").write_text(json.dumps(scores, indent=2))
+    for name, values in sorted(scores.items(), key=lambda item: -mean(item[1])):
+        print(f"MPC_{name:8} mean {mean(values):.4f}  {values}")
+
+
+if __name__ == "__main__":
+    main()
