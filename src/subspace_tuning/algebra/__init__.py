@@ -12,8 +12,8 @@ rows at hand, and never does so where a dense n x m gradient would follow (``pla
     Sum          E1 + E2 + ... + Ek
 """
 
-from subspace_tuning.algebra.expr import Dense, Diag, Expr, Leaf, Product, Sum, matrix
-from subspace_tuning.algebra.frozen import Elementwise, Identity, NotALinearMap, Weight, root
+from subspace_tuning.algebra.expr import Dense, Diag, Expr, Leaf, Product, Sum, matrix, root
+from subspace_tuning.algebra.frozen import Elementwise, Identity, NotALinearMap, Weight
 from subspace_tuning.algebra.live import Live, now
 
 __all__ = [

@@ -56,7 +56,7 @@ class Expr(ABC):
 
     def delta(self) -> Tensor:
         """E - W, (n, m), for the frozen W that stands in E."""
-        W = next(leaf for leaf in self.leaves() if leaf.frozen)
+        W = root(self)
         return self.dense() - W.dense()
 
     def delta_factors(self) -> tuple[Tensor, Tensor] | None:
@@ -296,3 +296,11 @@ def _multiply(left: Expr, right: Expr) -> Tensor:
     L, R = left.dense(), right.dense()
     dtype = torch.promote_types(L.dtype, R.dtype)
     return L.to(dtype) @ R.to(dtype)
+
+
+def root(expr: Expr) -> Leaf:
+    """The frozen weight that stands in an expression."""
+    for leaf in expr.leaves():
+        if leaf.frozen:
+            return leaf
+    raise ValueError("the expression holds no frozen weight W")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subspace_tuning.algebra.expr import Expr, Leaf
+from subspace_tuning.algebra.expr import Leaf
 from subspace_tuning.algebra.planner import Factor
 
 
@@ -89,11 +89,3 @@ class Identity(Elementwise):
 
     def __init__(self, n: int):
         super().__init__(lambda x: x, n, linear=True)
-
-
-def root(expr: Expr) -> Weight:
-    """The frozen weight that stands in an expression."""
-    for leaf in expr.leaves():
-        if isinstance(leaf, Weight):
-            return leaf
-    raise ValueError("the expression holds no frozen weight W")
