@@ -18,13 +18,13 @@ from subspace_tuning.side_by_side import run_all
 
 FOLDER = Path("runs/demo-learning-rates")
 SCALING = [3e-2, 1e-2, 1e-1]
-LOW_RANK = [3e-3, 1e-3, 1e-2]
+LOW_RANK = [3e-3, 1e-3, 2e-3]
 GRID = {
-    "full": [1e-4, 5e-5, 2e-4],
+    "full": [1e-4, 5e-5, 2e-4, 4e-4],
     "sam_parser": [1e-2, 3e-3, 3e-2],
     "ia3": SCALING,
     "ssl": SCALING,
-    "ssb": SCALING,
+    "ssb": [1e-2, 3e-2, 5e-3],
     "bitfit": [5e-3, 2e-3, 1e-2],
     "lora(r=4)": LOW_RANK,
     "lora(r=4)+mpc_o": LOW_RANK,
@@ -35,14 +35,14 @@ GRID = {
 
 
 def candidates() -> list[Recipe]:
-    """The middle rate of every contender first, then the others: stopped early, the grid is still even."""
+    """The first rate of every contender, then the second ones and so on: stopped early, the grid is still even."""
+    contenders = Demo.read().contenders
+    pairs = [(place, c, rate) for c in contenders for place, rate in enumerate(GRID[c.recipe.method_label])]
     recipes = []
-    for place in range(3):
-        for contender in Demo.read().contenders:
-            rate = GRID[contender.recipe.method_label][place]
-            where = FOLDER / f"{contender.slug}-{rate:g}"
-            change = {"learning_rate": rate, "hold_out": True, "eval_samples": 1000, "output": str(where)}
-            recipes.append(contender.recipe.model_copy(update=change))
+    for _, contender, rate in sorted(pairs, key=lambda pair: pair[0]):
+        where = FOLDER / f"{contender.slug}-{rate:g}"
+        change = {"learning_rate": rate, "hold_out": True, "eval_samples": 1000, "output": str(where)}
+        recipes.append(contender.recipe.model_copy(update=change))
     return recipes
 
 

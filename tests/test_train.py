@@ -7,6 +7,7 @@ import yaml
 from transformers import TrainerCallback
 
 from subspace_tuning.errors import BadInput
+from subspace_tuning.predict import Predictor
 from subspace_tuning.recipe import make
 from subspace_tuning.run_folder import Result, RunFolder, whole_folder, write
 from subspace_tuning.train import run
@@ -144,6 +145,21 @@ def test_pooler_that_the_checkpoint_lacks_belongs_to_the_head(tmp_path):
     assert result.trainable_with_head - result.trainable == (2 * 16 + 2) + (16 * 16 + 16)
     saved = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
     assert any("pooler" in name for name in saved)
+
+
+def test_decoder_without_a_padding_token(tmp_path):
+    from transformers import AutoTokenizer, GPT2Config, GPT2Model
+
+    values = recipe(tmp_path, epochs=1, modules_to_save=["ln_f"])
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    tokenizer.pad_token, tokenizer.eos_token = None, "[SEP]"
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    shape = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32, "vocab_size": len(tokenizer)}
+    GPT2Model(GPT2Config(**shape, eos_token_id=3, pad_token_id=None)).save_pretrained(tmp_path / "gpt2")
+    result = run(make({**values, "model": str(tmp_path / "gpt2")}))
+    assert result.trainable == 2 * ((16 + 48) + (16 + 64)) + 2 * 16
+    assert result.trainable_with_head == result.trainable + 2 * 16
+    assert Predictor(tmp_path / "run")([("a film",), ("the film was a great story",)])[0].label in ("bad", "good")
 
 
 def test_model_with_another_head_gets_a_new_one(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.predict import Predictor
-from subspace_tuning.recipe import Recipe
+from subspace_tuning.recipe import MINILM, Recipe
 from subspace_tuning.run_folder import Result, RunFolder, whole_folder
 
 CARD = """---
@@ -63,4 +63,6 @@ def merge(run: Path | str, out: Path | str) -> Path:
 
 def _card(recipe: Recipe, result: Result) -> str:
     version = result.versions.get("subspace-tuning", "")
-    return CARD.format(recipe=recipe.dump(), version=version, **vars(result))
+    named = {MINILM: "sentence-transformers/all-MiniLM-L6-v2"}.get(result.model, result.model)
+    base = Path(named).name if Path(named).is_dir() else named  # a path of one's own is nobody's business
+    return CARD.format(recipe=recipe.dump(), version=version, **{**vars(result), "model": base})
