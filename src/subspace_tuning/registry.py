@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from importlib.metadata import entry_points
@@ -48,26 +49,42 @@ def path_of(cls: type[Method]) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def lookup(name: str, *, may_import: bool = True) -> type[Method]:
-    """The class with that name. With ``may_import=False`` (checkpoints) only classes that are already there count."""
+def lookup(name: str, *, may_import: bool = True, source: str | None = None) -> type[Method]:
+    """The class with that name. With ``may_import=False`` (checkpoints) only classes that are already there count.
+
+    ``source`` is the module that a checkpoint or recipe says the class comes from.
+    """
     if name in METHODS:
         return METHODS[name]
     found = {e.name: e.value for e in entry_points(group=GROUP)}.get(name)
     if found is None and _PATH.fullmatch(name):
         found = name
-    if found is None:
+    if found is None and source is None:
         near = difflib.get_close_matches(name, METHODS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UnknownMethod(f"unknown method {name!r}: {hint}known methods are {', '.join(sorted(METHODS))}")
     for cls in METHODS.values():
         if path_of(cls) == found:
             return cls
-    if not may_import:
+    module = source if found is None else found.split(":")[0]
+    if not may_import and module not in sys.modules:
         raise UnknownMethod(
             f"the checkpoint uses the method {name!r}, which is not loaded, and checkpoints never import code: "
-            f"run `import {found.split(':')[0]}` first, if you trust that package"
+            f"run `import {module}` first, if you trust that package"
         )
-    return _import(name, found)
+    if found is not None:
+        return _import(name, found)
+    return _registered_by(module, name)
+
+
+def _registered_by(module: str | None, name: str) -> type[Method]:
+    try:
+        importlib.import_module(str(module))
+    except ImportError as error:
+        raise UnknownMethod(f"cannot load the method {name!r} from {module}: {error}") from error
+    if name not in METHODS:
+        raise UnknownMethod(f"{module} registers no method {name!r}; has it been renamed since?")
+    return METHODS[name]
 
 
 def _import(name: str, path: str) -> type[Method]:
@@ -81,7 +98,9 @@ def _import(name: str, path: str) -> type[Method]:
     return cls if cls.name else register(path)(cls)
 
 
-def build(name: str, values: Mapping[str, Any] | None = None, *, may_import: bool = True) -> Method:
+def build(
+    name: str, values: Mapping[str, Any] | None = None, *, may_import: bool = True, source: str | None = None
+) -> Method:
     """The method with that name and those fields; ``a|b`` builds a composition, each field going where it belongs."""
     values = dict(values or {})
     if "|" in name:
@@ -89,7 +108,7 @@ def build(name: str, values: Mapping[str, Any] | None = None, *, may_import: boo
         _reject_unknown(name, values, {f.name for cls in classes for f in fields(cls)})
         chosen = ({f.name: values[f.name] for f in fields(cls) if f.name in values} for cls in classes)
         return Composition(tuple(cls(**v) for cls, v in zip(classes, chosen, strict=True)))
-    cls = lookup(name, may_import=may_import)
+    cls = lookup(name, may_import=may_import, source=source)
     _reject_unknown(name, values, {f.name for f in fields(cls)})
     return cls(**values)
 
@@ -106,12 +125,17 @@ def _reject_unknown(name: str, values: Mapping[str, Any], known: set[str]) -> No
 def to_data(method: Method) -> dict[str, Any] | list[dict[str, Any]]:
     """Plain data that ``from_data`` reads back: a mapping, or a list of them for a composition."""
     if isinstance(method, Composition):
-        return [{"name": f.name, **_fields_of(f)} for f in method.members]
-    return {"name": method.name, **_fields_of(method)}
+        return [_data_of(f) for f in method.members]
+    return _data_of(method)
 
 
-def _fields_of(method: Method) -> dict[str, Any]:
-    return {f.name: getattr(method, f.name) for f in fields(method)}
+def _data_of(method: Method) -> dict[str, Any]:
+    """Name and fields; of a class from elsewhere also the module that registers it."""
+    module = type(method).__module__
+    elsewhere = module.split(".")[0] not in (__name__.split(".")[0], "__main__")
+    name = method.name or path_of(type(method))
+    data = {"name": name, "import": module} if elsewhere else {"name": name}
+    return data | {f.name: getattr(method, f.name) for f in fields(method)}
 
 
 def from_data(data: Any, *, may_import: bool = True) -> Method:
@@ -121,7 +145,8 @@ def from_data(data: Any, *, may_import: bool = True) -> Method:
     if isinstance(data, str):
         return build(data, may_import=may_import)
     if isinstance(data, Mapping) and isinstance(data.get("name"), str):
-        return build(data["name"], {k: v for k, v in data.items() if k != "name"}, may_import=may_import)
+        values = {k: v for k, v in data.items() if k not in ("name", "import")}
+        return build(data["name"], values, may_import=may_import, source=data.get("import"))
     if isinstance(data, list | tuple) and len(data) >= 2:
         parts = [from_data(part, may_import=may_import) for part in data]
         method = parts[0]

@@ -105,5 +105,5 @@ class SubspaceConfig(PeftConfig):
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         super().save_pretrained(save_directory, **kwargs)
         card = Path(save_directory, "README.md")
-        if card.exists() and CARD not in (text := card.read_text(encoding="utf-8")):
+        if card.exists() and CARD.strip() not in (text := card.read_text(encoding="utf-8")):
             card.write_text(text.rstrip() + "\n" + CARD, encoding="utf-8")
