@@ -34,12 +34,12 @@ def _subspace() -> None:
     logging.disable_progress_bar()
 
 
-def command(name: str, *, examples: list[str]) -> Callable[[Command], Command]:
-    """Add a function to the app as a command whose help shows examples."""
+def command(name: str, *, examples: list[str], group: typer.Typer = app) -> Callable[[Command], Command]:
+    """Add a function to the app (or a group of it) as a command whose help shows examples."""
 
     def add(function: Command) -> Command:
         shown = "\n\n".join(f"`{example}`" for example in examples)
-        app.command(name, epilog=f"**Examples**\n\n{shown}")(_in_sentences(function))
+        group.command(name, epilog=f"**Examples**\n\n{shown}")(_in_sentences(function))
         return function
 
     return add

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich import progress
@@ -9,19 +11,31 @@ from rich.console import Console
 from transformers import TrainerCallback
 
 
+def _bar() -> progress.Progress:
+    console = Console(stderr=True)
+    return progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+@contextmanager
+def counted(told: str) -> Iterator[Callable[[int], None]]:
+    """A bar for work of known length: call what it yields once a piece, with the number of pieces."""
+    with _bar() as bar:
+        task = bar.add_task(told, total=None)
+        yield lambda total: bar.update(task, total=total, advance=1)
+
+
 class Progress(TrainerCallback):
     """A bar over the steps with the latest loss and score."""
 
     def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._bar = progress.Progress(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(),
-            progress.MofNCompleteColumn(),
-            progress.TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self._bar = _bar()
         self._latest: dict[str, float] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
