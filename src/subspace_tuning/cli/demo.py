@@ -14,7 +14,7 @@ from subspace_tuning.cli.command import command
 def demo(
     quick: Annotated[bool, typer.Option("--quick", help="A few steps only: shows that everything runs.")] = False,
     output: Annotated[Path, typer.Option(help="Where the runs, the table and the picture go.")] = Path("runs/demo"),
-    workers: Annotated[int | None, typer.Option(help="Runs side by side; without it one a core.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Runs side by side; without it one a core, four at most.")] = None,
 ) -> None:
     """Fine-tune a real model on real data by eleven methods, and compare them in a table and a picture."""
     from subspace_tuning.demo import show
