@@ -204,9 +204,12 @@ def test_method_from_outside_the_package(tmp_path, monkeypatch):
     assert subspace("train", *words_of(values), "--output", tmp_path / "run")[0] == 0
     assert subspace("predict", tmp_path / "run", "a film")[0] == 0
     METHODS.pop("half_scale:HalfScale")
+    monkeypatch.delitem(sys.modules, "half_scale")
     code, _, err = subspace("predict", tmp_path / "run", "a film")
     assert code == 2
     assert "import half_scale" in err
+    assert subspace("predict", tmp_path / "run", "a film", "--import", "half_scale")[0] == 0
+    METHODS.pop("half_scale:HalfScale")
 
 
 def test_without_the_extra_it_says_what_to_install():

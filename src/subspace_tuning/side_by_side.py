@@ -8,6 +8,8 @@ import queue
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
+
 from subspace_tuning.errors import BadInput, RunFailed
 from subspace_tuning.recipe import Recipe
 from subspace_tuning.run_folder import Result
@@ -23,10 +25,12 @@ def cores() -> int:
 def run_all(recipes: Sequence[Recipe], workers: int | None = None, *, again: bool = False) -> Iterator[Outcome]:
     """(number of the recipe, its result or what went wrong) in the order in which the runs end.
 
-    Without ``workers`` one process a core, each with one thread: on small models two single threads do more than one
-    pair. A server process imports the libraries once and forks for each run (where the system can fork).
+    Without ``workers`` one process a core, four at most, that share the cores evenly: on small models two single threads
+    do more than one pair. With an accelerator one after the other. A server process imports the libraries once and
+    forks for each run (where the system can fork).
     """
-    workers = min(workers or cores(), len(recipes))
+    usual = 1 if torch.accelerator.is_available() else min(cores(), 4)
+    workers = min(workers or usual, len(recipes))
     threads = max(1, cores() // workers)
     can_fork = "forkserver" in multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if can_fork else "spawn")
@@ -63,7 +67,6 @@ def _crashed(running: dict[int, multiprocessing.process.BaseProcess]) -> Outcome
 
 
 def _run(number: int, recipe: Recipe, again: bool, threads: int, done: multiprocessing.Queue) -> None:
-    import torch
     from transformers.utils import logging
 
     from subspace_tuning.train import run
