@@ -25,9 +25,9 @@ def cores() -> int:
 def run_all(recipes: Sequence[Recipe], workers: int | None = None, *, again: bool = False) -> Iterator[Outcome]:
     """(number of the recipe, its result or what went wrong) in the order in which the runs end.
 
-    Without ``workers`` one process a core, four at most, that share the cores evenly: on small models two single threads
-    do more than one pair. With an accelerator one after the other. A server process imports the libraries once and
-    forks for each run (where the system can fork).
+    Without ``workers`` one process a core, four at most, that share the cores evenly: on small models two single
+    threads do more than one pair. With an accelerator one after the other. A server process imports the libraries once
+    and forks for each run (where the system can fork).
     """
     usual = 1 if torch.accelerator.is_available() else min(cores(), 4)
     workers = min(workers or usual, len(recipes))
@@ -81,4 +81,6 @@ def _run(number: int, recipe: Recipe, again: bool, threads: int, done: multiproc
         outcome = error
     except Exception as error:
         outcome = RunFailed(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        return  # the parent was interrupted too and tells of it
     done.put((number, outcome))
