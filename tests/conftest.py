@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 
 def pytest_configure(config):
-    config.addinivalue_line("filterwarnings", "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+    config.addinivalue_line("filterwarnings", "ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
 
 
 @pytest.fixture(autouse=True)
