@@ -122,7 +122,7 @@ def test_gradients_reach_exactly_the_methods_parameters(case, kind):
 
 
 @seated
-@each(batch=[1, 29])
+@each(batch=[1, 31])
 def test_no_dense_weight_gradient_is_computed(case, kind, batch):
     model = tuned(case, kind).train()
     n, m = kind.matrix(model.base_model.model.layer.base_layer).shape

@@ -7,6 +7,7 @@ rows at hand, and never does so where a dense n x m gradient would follow (``pla
     Weight       the frozen W, reached through its layer's own forward
     Dense        a small matrix (a factor such as A or B, or singular vectors)
     Diag         a diagonal matrix, held as its diagonal
+    Sparse       numbers at fixed places
     Elementwise  h(.), dropout: a map of the rows, not of the weight
     Product      E1 E2 ... Ek, times a scalar
     Sum          E1 + E2 + ... + Ek
@@ -15,6 +16,7 @@ rows at hand, and never does so where a dense n x m gradient would follow (``pla
 from subspace_tuning.algebra.expr import Dense, Diag, Expr, Leaf, Product, Sum, matrix, root
 from subspace_tuning.algebra.frozen import Elementwise, Identity, NotALinearMap, Weight
 from subspace_tuning.algebra.live import Live, now
+from subspace_tuning.algebra.sparse import Sparse
 
 __all__ = [
     "Dense",
@@ -26,6 +28,7 @@ __all__ = [
     "Live",
     "NotALinearMap",
     "Product",
+    "Sparse",
     "Sum",
     "Weight",
     "matrix",

@@ -12,6 +12,7 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
+from subspace_tuning.algebra.kernels import added_product, scaled
 from subspace_tuning.algebra.live import Live, now
 from subspace_tuning.algebra.planner import Factor, Plan, cheapest_order
 
@@ -119,8 +120,11 @@ class Dense(Leaf):
     def dense(self) -> Tensor:
         return self.M
 
-    def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
-        y = x @ self.M.to(x.dtype)
+    def apply(self, x: Any, bias: Tensor | None = None, scale: float = 1.0) -> Tensor:
+        M = self.M.to(x.dtype)
+        if isinstance(x, Tensor):
+            return added_product(x, M, bias, scale)
+        y = x @ M if scale == 1.0 else scale * (x @ M)
         return y if bias is None else y + bias.to(y.dtype)
 
     @property
@@ -154,7 +158,9 @@ class Diag(Leaf):
 
     def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
         d = self.d.to(x.dtype)
-        return x * d if bias is None else torch.addcmul(bias.to(x.dtype), x, d)
+        if isinstance(x, Tensor):
+            return scaled(x, d, None if bias is None else bias.to(x.dtype))
+        return x * d
 
     @property
     def trainable(self) -> int:
@@ -187,9 +193,14 @@ class Product(Expr):
         return self.chain[-1].own_bias if self.scale == 1.0 else None
 
     def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
-        y = self._run(self._plan(x), x, None if self.scale != 1.0 else bias)
+        plan = self._plan(x)
         if self.scale == 1.0:
-            return y
+            return self._run(plan, x, bias)
+        left, right = plan.sides()
+        last = self._side(right)
+        if isinstance(last, Dense):
+            return last.apply(self._run(left, x, None), bias, self.scale)
+        y = self._run(plan, x, None)
         return self.scale * y if bias is None else torch.add(bias.to(y.dtype), y, alpha=self.scale)
 
     def _plan(self, x: Any) -> Plan:

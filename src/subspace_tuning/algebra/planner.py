@@ -17,12 +17,13 @@ from typing import NamedTuple
 class Factor(NamedTuple):
     """What the planner knows of one factor."""
 
-    kind: str  # dense | diag | opaque (acts on rows only)
+    kind: str  # dense | diag | sparse | opaque; the last two only act on rows
     n: int
     m: int
     trainable: int = 0
     inner: tuple[Factor, ...] = ()
     rule: str = ""  # how the inner factors combine: chain | sum
+    entries: int = 0  # of a sparse one
 
     @classmethod
     def chain(cls, inner: tuple[Factor, ...], n: int, m: int, trainable: int) -> Factor:
@@ -39,7 +40,7 @@ class Factor(NamedTuple):
         if self.rule == "sum":
             adds = (len(self.inner) - 1) * tokens * self.m
             return adds + sum(f.on_rows(tokens, training) for f in self.inner)
-        forward = tokens * self.n if self.kind == "diag" else 2 * tokens * self.n * self.m
+        forward = {"diag": tokens * self.n, "sparse": 2 * tokens * self.entries}.get(self.kind, 2 * tokens * self.n * self.m)
         return forward * (1 + training + (training and self.trainable > 0))
 
 
@@ -87,7 +88,7 @@ def cheapest_order(tokens: int, factors: tuple[Factor, ...], training: bool) -> 
     k = len(factors)
     best: dict[tuple[int, int], _Block] = {}
     for i, f in enumerate(factors, 1):
-        if f.kind != "opaque":
+        if f.kind in ("dense", "diag"):
             best[i, i + 1] = _Block(Plan(i), 0, f.kind == "diag", f.trainable)
     best[0, 1] = _Block(Plan(0), 0, False, 0)
 

@@ -1,0 +1,106 @@
+"""Sparse matrices: numbers at fixed places, multiplied without ever being laid out densely."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from subspace_tuning.algebra.expr import Leaf
+from subspace_tuning.algebra.live import Live, now
+from subspace_tuning.algebra.planner import Factor
+
+CHUNK = 1 << 20  # numbers that a product lays out at a time
+
+
+class Sparse(Leaf):
+    """A matrix (n, m) with ``values`` (k,) at ``places`` (k,): place i m + j is row i, column j; ascending."""
+
+    def __init__(self, places: Tensor | Live, values: Tensor | Live, shape: tuple[int, int]):
+        self.places, self.values, self.shape = places, values, shape
+
+    def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
+        places, values, m = now(self.places), now(self.values).to(x.dtype), self.shape[1]
+        meet = times_sparse if isinstance(x, Tensor) else type(x).times_sparse
+        y = meet(x, places, values, m)
+        return y if bias is None else y + bias.to(y.dtype)
+
+    def dense(self) -> Tensor:
+        return _laid_out(now(self.places), now(self.values), *self.shape)
+
+    @property
+    def trainable(self) -> int:
+        return self.values.numel() if self.values.requires_grad else 0
+
+    def as_factor(self, training: bool) -> Factor:
+        return Factor("sparse", *self.shape, self.trainable if training else 0, entries=self.values.numel())
+
+
+def times_sparse(x: Tensor, places: Tensor, values: Tensor, m: int) -> Tensor:
+    """x E for x (..., n) and a sparse E (n, m). Returns (..., m)."""
+    rows, cols = places // m, places % m
+    xt = x.reshape(-1, x.shape[-1]).T.contiguous()  # features first: a place reads and writes contiguous rows
+    if torch.compiler.is_compiling():
+        yt = xt.new_zeros(m, xt.shape[1]).index_add(0, cols, xt[rows] * values.unsqueeze(1))
+    else:
+        yt = _Times.apply(xt, values, rows, cols, m)
+    return yt.T.reshape(*x.shape[:-1], m)
+
+
+def rows_of_sparse(ids: Tensor, places: Tensor, values: Tensor, n: int, m: int) -> Tensor:
+    """The rows E[ids] of a sparse E (n, m) for ids (...). Returns (..., m)."""
+    if torch.compiler.is_compiling():
+        return F.embedding(ids, _laid_out(places, values, n, m))
+    flat = ids.reshape(-1)
+    first = torch.searchsorted(places, flat * m)
+    count = torch.searchsorted(places, (flat + 1) * m) - first
+    token = torch.repeat_interleave(torch.arange(len(flat), device=ids.device), count)
+    within = torch.arange(len(token), device=ids.device) - (count.cumsum(0) - count)[token]
+    entry = first[token] + within
+    y = values.new_zeros(len(flat) * m).index_add(0, token * m + places[entry] % m, values[entry])
+    return y.reshape(*ids.shape, m)
+
+
+def _laid_out(places: Tensor, values: Tensor, n: int, m: int) -> Tensor:
+    return values.new_zeros(n * m).index_add(0, places, values).view(n, m)
+
+
+class _Times(torch.autograd.Function):
+    """E^T xt for xt (n, tokens), chunk by chunk; its gradients are k numbers and xt's, never n x m."""
+
+    @staticmethod
+    def forward(ctx: Any, xt: Tensor, values: Tensor, rows: Tensor, cols: Tensor, m: int) -> Tensor:
+        ctx.save_for_backward(xt, values, rows, cols)
+        return _scatter(xt, values, rows, cols, m)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (gt,), (xt, values, rows, cols) = grads, ctx.saved_tensors
+        gt = gt.contiguous()
+        dx = _scatter(gt, values, cols, rows, xt.shape[0]) if ctx.needs_input_grad[0] else None
+        dv = None
+        if ctx.needs_input_grad[1]:
+            wide = torch.promote_types(xt.dtype, torch.float32)
+            chunks = _chunks(len(values), xt.shape[1])
+            parts = [torch.sum(xt[rows[c]] * gt[cols[c]], 1, dtype=wide) for c in chunks]
+            dv = torch.cat(parts).to(values.dtype)
+        return dx, dv, None, None, None
+
+
+def _scatter(xt: Tensor, values: Tensor, rows: Tensor, cols: Tensor, m: int) -> Tensor:
+    """yt (m, tokens) with yt[cols] += values xt[rows], summed in single precision or better."""
+    wide = torch.promote_types(xt.dtype, torch.float32)
+    yt = torch.zeros(m, xt.shape[1], dtype=wide, device=xt.device)
+    for c in _chunks(len(values), xt.shape[1]):
+        yt.index_add_(0, cols[c], (xt[rows[c]] * values[c].unsqueeze(1)).to(wide))
+    return yt.to(xt.dtype)
+
+
+def _chunks(k: int, tokens: int) -> Iterator[slice]:
+    size = max(1, CHUNK // max(1, tokens))
+    return (slice(i, i + size) for i in range(0, k, size))
