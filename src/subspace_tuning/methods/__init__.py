@@ -4,9 +4,9 @@ from subspace_tuning.methods.extend.flora import FLoRA
 from subspace_tuning.methods.extend.lora import LoRA
 from subspace_tuning.methods.extend.trilora import TriLoRA
 from subspace_tuning.methods.reconstruct.bitfit import BitFit
-from subspace_tuning.methods.reconstruct.ia3 import IA3
+from subspace_tuning.methods.reconstruct.ia3 import IA3, IA3Output
 from subspace_tuning.methods.reconstruct.sam_parser import SAMParser
 from subspace_tuning.methods.reconstruct.ssb import SSB
 from subspace_tuning.methods.reconstruct.ssl import SSL
 
-__all__ = ["IA3", "SSB", "SSL", "BitFit", "FLoRA", "LoRA", "SAMParser", "TriLoRA"]
+__all__ = ["IA3", "SSB", "SSL", "BitFit", "FLoRA", "IA3Output", "LoRA", "SAMParser", "TriLoRA"]

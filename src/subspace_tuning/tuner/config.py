@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig
+from peft.utils.other import get_pattern_key
 
 from subspace_tuning import registry
 from subspace_tuning.method import Method
@@ -43,6 +44,7 @@ class SubspaceConfig(PeftConfig):
     target_modules: names, a regular expression or ``"all-linear"``; None takes the paper's modules.
     exclude_modules, layers_to_transform, layers_pattern, modules_to_save: as in PEFT.
     rank_pattern, alpha_pattern: module name or regular expression -> another rank r or scale alpha.
+    method_pattern: module name or regular expression -> another method.
     init_weights: False starts from random parameters instead of phi(W) = W (for tests).
     """
 
@@ -56,6 +58,7 @@ class SubspaceConfig(PeftConfig):
     modules_to_save: list[str] | None = None
     rank_pattern: dict[str, int] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
+    method_pattern: dict[str, Any] = field(default_factory=dict)
     init_weights: bool = True
 
     def __init__(self, method: Any = "ssb", **values: Any):
@@ -66,6 +69,8 @@ class SubspaceConfig(PeftConfig):
             default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
             setattr(self, name, values.get(name, default))
         self.method = self._method(method, of_method, may_import=not loading)
+        others = self.method_pattern.items()
+        self.method_pattern = {key: self._method(other, {}, may_import=not loading) for key, other in others}
         self.__post_init__()
 
     @staticmethod
@@ -90,15 +95,24 @@ class SubspaceConfig(PeftConfig):
             raise ValueError("layers_pattern says how layers are named; say which ones with layers_to_transform")
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             raise ValueError("layers_to_transform goes with a list of target_modules, not with a regular expression")
-        self.resolved()
+        for method in (self.method, *self.method_pattern.values()):
+            constrain(method, self.mpc, self.mpc_weight)
 
-    def resolved(self) -> Method:
-        """The method with its MPC."""
-        return constrain(self.method, self.mpc, self.mpc_weight)
+    def resolved(self, module: str = "") -> Method:
+        """The method with its MPC; for a module, the one that it goes by."""
+        method = self.method_pattern.get(get_pattern_key(list(self.method_pattern), module), self.method)
+        changes = {
+            field: pattern[found]
+            for field, pattern in (("r", self.rank_pattern), ("alpha", self.alpha_pattern))
+            if (found := get_pattern_key(list(pattern), module)) in pattern
+        }
+        method = constrain(method, self.mpc, self.mpc_weight)
+        return method.with_fields(**changes) if changes else method
 
     def to_dict(self) -> dict[str, Any]:
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         plain["method"] = registry.to_data(self.method)
+        plain["method_pattern"] = {key: registry.to_data(other) for key, other in self.method_pattern.items()}
         plain["requires"] = "pip install subspace-tuning; import subspace_tuning before PEFT opens this adapter"
         return {k: sorted(v) if isinstance(v, set) else v for k, v in plain.items()}
 

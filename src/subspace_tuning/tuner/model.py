@@ -10,10 +10,8 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner
-from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
-from subspace_tuning.method import Method
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.layer import BASE, SubspaceLayer
 from subspace_tuning.tuner.targets import default_targets
@@ -37,15 +35,11 @@ def penalty(model: nn.Module) -> Tensor | None:
 def _add_penalty(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
     if not (module.training and torch.is_grad_enabled()):
         return output
-    in_tuple = isinstance(output, tuple) and kwargs.get("labels") is not None  # return_dict=False: the loss comes first
-    loss = output[0] if in_tuple else getattr(output, "loss", None)
-    term = None if loss is None else penalty(module)
-    if term is None:
-        return output
-    loss = loss + term.to(loss)
-    if in_tuple:
-        return (loss, *output[1:])
-    output.loss = loss
+    if isinstance(output, tuple):  # return_dict=False: the loss comes first, if there are labels
+        term = None if kwargs.get("labels") is None else penalty(module)
+        return output if term is None else (output[0] + term.to(output[0]), *output[1:])
+    if getattr(output, "loss", None) is not None and (term := penalty(module)) is not None:
+        output.loss = output.loss + term.to(output.loss)
     return output
 
 
@@ -72,7 +66,7 @@ class SubspaceModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        method = self._method_for(peft_config, current_key)
+        method = peft_config.resolved(current_key)
         layer = target if isinstance(target, SubspaceLayer) else SubspaceLayer(target)
         try:
             layer.add(adapter_name, method, peft_config.init_weights)
@@ -84,16 +78,6 @@ class SubspaceModel(BaseTuner):
             self._replace_module(parent, target_name, layer, target)
         if adapter_name not in self.active_adapters:
             layer.subspace_params[adapter_name].requires_grad_(False)
-
-    @staticmethod
-    def _method_for(config: SubspaceConfig, key: str) -> Method:
-        changes: dict[str, Any] = {}
-        for field, pattern in (("r", config.rank_pattern), ("alpha", config.alpha_pattern)):
-            found = get_pattern_key(list(pattern), key)
-            if found in pattern:
-                changes[field] = pattern[found]
-        method = config.resolved()
-        return method.with_fields(**changes) if changes else method
 
     def _post_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
         if not any(hook is _add_penalty for hook in model._forward_hooks.values()):

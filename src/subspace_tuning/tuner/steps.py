@@ -62,7 +62,9 @@ class Steps:
                 if method is not None and method.on_step:
                     values = {k: group[k] for group in layer.groups(adapter) for k in group}
                     memory = self._memories.setdefault((adapter, path), {})
-                    found.setdefault(adapter, (method, []))[1].append(LayerSeat(path, values, memory))
+                    found.setdefault(f"{adapter} {method.name}", (method, []))[1].append(
+                        LayerSeat(path, values, memory)
+                    )
         return found
 
 

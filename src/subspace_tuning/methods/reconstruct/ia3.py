@@ -1,6 +1,7 @@
 """(IA)3: scale the subspace on the right side of W."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from subspace_tuning.algebra import Diag, Expr
 from subspace_tuning.method import Method, Params, Start, ones
@@ -28,3 +29,16 @@ class IA3(Method):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         return W @ Diag(p.d)
+
+
+@register("ia3_output")
+@dataclass(frozen=True)
+class IA3Output(IA3):
+    """phi([W; b^T]) = [W; b^T] D, D = diag(d).
+
+    The bias is scaled along with W: keys and values themselves, as the authors wrote it for a model without biases.
+    Source: arXiv:2205.05638, section 3.3.
+    """
+
+    def bias(self, b: Any, p: Params) -> Any:
+        return None if b is None else b * p.d.type_as(b)
