@@ -155,7 +155,9 @@ def test_missing_and_foreign_keys_are_reported(tmp_path):
 
 
 def test_unknown_keywords_are_not_swallowed():
-    with pytest.raises(ValueError, match=r"has no field 'rank'.*its fields are: alpha, dropout, r, rank_stabilized"):
+    with pytest.raises(
+        ValueError, match=r"has no field 'rank'.*its fields are: alpha, dropout, init, r, rank_stabilized"
+    ):
         SubspaceConfig(method="lora", rank=4)
     with pytest.raises(ValueError, match="has no field 'r'"):
         SubspaceConfig(method="ssb", r=4)

@@ -7,16 +7,29 @@ def lora_scale(f):
     return f.alpha / (f.r**0.5 if f.rank_stabilized else f.r)
 
 
+def started(f, W):
+    """s A0 B0, what the product is at first and what is taken away from it."""
+    if f.init == "orthogonal":  # W projected on its first r rows, which is what r steps of Gram and Schmidt leave
+        rows = W[: f.r]
+        return lora_scale(f) * W @ rows.T @ torch.linalg.solve(rows @ rows.T, rows)
+    if f.init in ("pissa", "milora"):  # W projected on eigenvectors of its smaller Gram matrix
+        wide = W.shape[0] <= W.shape[1]
+        _, vectors = torch.linalg.eigh(W @ W.T if wide else W.T @ W)
+        E = vectors[:, -f.r :] if f.init == "pissa" else vectors[:, : f.r]
+        return E @ E.T @ W if wide else W @ E @ E.T
+    return 0.0
+
+
 def lora(f, W, b, p):
-    return W + lora_scale(f) * torch.einsum("nr,rm->nm", p["A"], p["B"]), b
+    return W + lora_scale(f) * torch.einsum("nr,rm->nm", p["A"], p["B"]) - started(f, W), b
 
 
 def trilora(f, W, b, p):
-    return W + lora_scale(f) * torch.einsum("nr,r,rm->nm", p["A"], p["d"], p["B"]), b
+    return W + lora_scale(f) * torch.einsum("nr,r,rm->nm", p["A"], p["d"], p["B"]) - started(f, W), b
 
 
 def flora(f, W, b, p):
-    return W + lora_scale(f) * torch.einsum("nr,rs,sm->nm", p["A"], p["M"], p["B"]), b
+    return W + lora_scale(f) * torch.einsum("nr,rs,sm->nm", p["A"], p["M"], p["B"]) - started(f, W), b
 
 
 def lora_n(f, x, W, b, p):
@@ -34,7 +47,14 @@ def flora_n(f, x, W, b, p):
 TRUTHS = {"lora": lora, "trilora": trilora, "flora": flora}
 ON_ROWS = {"lora+mpc_n": lora_n, "trilora+mpc_n": trilora_n, "flora+mpc_n": flora_n}
 VARIANTS = {
-    "lora": [{}, {"r": 3, "rank_stabilized": True}, {"r": 2, "alpha": 1.0, "dropout": 0.5}],
-    "trilora": [{"r": 4}, {"r": 2, "dropout": 0.5}],
-    "flora": [{"r": 4}, {"r": 2, "dropout": 0.5}],
+    "lora": [
+        {},
+        {"r": 3, "rank_stabilized": True},
+        {"r": 2, "alpha": 1.0, "dropout": 0.5},
+        {"r": 3, "init": "orthogonal"},
+        {"r": 3, "init": "pissa", "dropout": 0.5},
+        {"r": 3, "alpha": 4.0, "init": "milora"},
+    ],
+    "trilora": [{"r": 4}, {"r": 2, "dropout": 0.5}, {"r": 3, "init": "pissa"}],
+    "flora": [{"r": 4}, {"r": 2, "dropout": 0.5}, {"r": 3, "init": "orthogonal"}],
 }

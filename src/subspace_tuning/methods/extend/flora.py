@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Expr
-from subspace_tuning.method import Constants, Params, Start, kaiming, zeros
-from subspace_tuning.methods.extend.lora import LowRank
+from subspace_tuning.method import Constants, Params, Start
+from subspace_tuning.methods.extend.lora import Factored
 from subspace_tuning.registry import register
 
 
 @register("flora")
 @dataclass(frozen=True)
-class FLoRA(LowRank):
+class FLoRA(Factored):
     """phi(W) = W + s A M B, s = alpha / r.
 
     A in R^{n x r}, core M in R^{r x r} starting at the identity, B in R^{r x m} starting at zero.
@@ -25,10 +25,10 @@ class FLoRA(LowRank):
     paper = "arXiv:2405.14739"
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
-        return {"A": kaiming(n, self.r), "M": Start((self.r, self.r), _identity), "B": zeros(self.r, m)}
+        return {**self.factors(n, m), "M": Start((self.r, self.r), _identity)}
 
     def phi(self, W: Expr, p: Params) -> Expr:
-        return W + self.s * (self.dropped(p.A, p) @ p.M @ p.B)
+        return self.extended(W, self.dropped(p.A, p) @ p.M @ p.B, p)
 
 
 def _identity(M: Tensor, _: Constants) -> None:

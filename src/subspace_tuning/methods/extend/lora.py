@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import dropout
 
-from subspace_tuning.algebra import Elementwise, Expr
-from subspace_tuning.method import Method, Params, Start, kaiming, zeros
+from subspace_tuning.algebra import Elementwise, Expr, Weight
+from subspace_tuning.method import Method, Params, Start, constant, kaiming, zeros
+from subspace_tuning.methods.extend.starts import STARTS
 from subspace_tuning.registry import register
 
 
@@ -43,12 +44,46 @@ class LowRank(Method):
         return Elementwise(drop, A.shape[0], linear=True) @ A
 
 
+@dataclass(frozen=True)
+class Factored(LowRank):
+    """phi(W) = W + s (A ... B - A0 B0), for methods that train A and B from a start A0, B0 of one's choice.
+
+    ``init`` is "kaiming" (A0 uniform, B0 = 0, so that the second term is absent) or a name in ``starts.py``.
+    """
+
+    init: str = "kaiming"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.init != "kaiming" and self.init not in STARTS:
+            raise ValueError(f"{self.name}: init is one of kaiming, {', '.join(STARTS)}, got {self.init!r}")
+        if self.init != "kaiming" and not self.alpha > 0:
+            raise ValueError(f"{self.name}: init={self.init!r} needs alpha > 0, got {self.alpha!r}")
+
+    def constants(self, W: Weight) -> dict[str, Tensor]:
+        if self.init == "kaiming":
+            return {}
+        A0, B0 = STARTS[self.init](W.dense(), self.r, self.s)
+        return {"A0": A0, "B0": B0}
+
+    def factors(self, n: int, m: int) -> dict[str, Start]:
+        """A and B where they start."""
+        if self.init == "kaiming":
+            return {"A": kaiming(n, self.r), "B": zeros(self.r, m)}
+        return {"A": constant("A0", n, self.r), "B": constant("B0", self.r, m)}
+
+    def extended(self, W: Expr, chain: Expr, p: Params) -> Expr:
+        """W + s (chain - A0 B0)."""
+        E = W + self.s * chain
+        return E - self.s * (p.A0 @ p.B0) if "A0" in p else E
+
+
 @register("lora")
 @dataclass(frozen=True)
-class LoRA(LowRank):
+class LoRA(Factored):
     """phi(W) = W + s A B, s = alpha / r.
 
-    A in R^{n x r}, B in R^{r x m}; B starts at zero.
+    A in R^{n x r}, B in R^{r x m}; B starts at zero. With another ``init``: phi(W) = W + s (A B - A0 B0).
     Source: arXiv:2106.09685; arXiv:2407.05417, eq. (21).
     """
 
@@ -57,7 +92,7 @@ class LoRA(LowRank):
     paper = "arXiv:2106.09685"
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
-        return {"A": kaiming(n, self.r), "B": zeros(self.r, m)}
+        return self.factors(n, m)
 
     def phi(self, W: Expr, p: Params) -> Expr:
-        return W + self.s * (self.dropped(p.A, p) @ p.B)
+        return self.extended(W, self.dropped(p.A, p) @ p.B, p)

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, Weight
+from subspace_tuning.linalg import svd
 from subspace_tuning.method import Method, Params, Start, constant
 from subspace_tuning.registry import register
 
@@ -30,9 +30,7 @@ class SAMParser(Method):
 
     def constants(self, W: Weight) -> dict[str, Tensor]:
         dense = W.dense()
-        wide = torch.promote_types(dense.dtype, torch.float32)
-        U, S, Vt = torch.linalg.svd(dense.to(wide), full_matrices=False)
-        return {"U": U.to(dense.dtype), "S": S, "Vt": Vt.to(dense.dtype)}
+        return svd(dense).to(dense.dtype)._asdict()
 
     def phi(self, W: Expr, p: Params) -> Expr:
         if isinstance(W, Weight):

@@ -1,0 +1,45 @@
+"""Where A (n, r) and B (r, m) of a low-rank product may start, given W.
+
+Each gives A0, B0 in the precision of W; a method that starts there adds s (A B - A0 B0), so that phi(W) = W at first.
+
+    orthogonal   W^T = Q R; A0 = the first r rows of R, B0 those columns of Q    OLoRA, arXiv:2406.01775
+    pissa        s A0 B0 = the r largest terms of the SVD, shared evenly         PiSSA, arXiv:2404.02948, eqs. (2)-(3)
+    milora       s A0 B0 = the r smallest terms of the SVD, shared evenly        MiLoRA, arXiv:2406.09044, eqs. (4)-(5)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from subspace_tuning.linalg import SVD, qr, svd
+
+Factors = tuple[Tensor, Tensor]
+
+
+def orthogonal(W: Tensor, r: int, s: float = 1.0) -> Factors:
+    """OLoRA decomposes the weight as torch stores it, (m, n): the orthonormal factor stands on the output side."""
+    Q, R = qr(W.T)
+    return R[:r].T.to(W.dtype).clone(), Q[:, :r].T.to(W.dtype).clone()
+
+
+def pissa(W: Tensor, r: int, s: float = 1.0) -> Factors:
+    return _even(svd(W, r), W, s)
+
+
+def milora(W: Tensor, r: int, s: float = 1.0) -> Factors:
+    return _even(svd(W).bottom(r), W, s)
+
+
+def _even(terms: SVD, W: Tensor, s: float) -> Factors:
+    """U diag(S) V^T = s A0 B0, half of S and s on each side."""
+    root = (terms.S / s).sqrt()
+    return (terms.U * root).to(W.dtype), (root.unsqueeze(1) * terms.Vt).to(W.dtype)
+
+
+STARTS: dict[str, Callable[[Tensor, int, float], Factors]] = {
+    "orthogonal": orthogonal,
+    "pissa": pissa,
+    "milora": milora,
+}
