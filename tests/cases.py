@@ -9,7 +9,7 @@ from peft import get_peft_model
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from subspace_tuning import METHODS, SSB, BitFit, FLoRA, LoRA, SubspaceConfig, TriLoRA
+from subspace_tuning import METHODS, SSB, BitFit, FLoRA, LoRA, SubspaceConfig, TriLoRA, calibrate
 from subspace_tuning.method import Method
 from truths import VARIANTS
 
@@ -118,7 +118,12 @@ def tuned(case: Case, kind: Kind, *, init_weights: bool = False, dtype: torch.dt
     """A PEFT model of one layer with the case's adapter on it."""
     net = Net(kind.layer().to(dtype))
     config = case.config(target_modules=["layer"], init_weights=init_weights, **config)
-    return get_peft_model(net, config, autocast_adapter_dtype=False).eval()
+    model = get_peft_model(net, config, autocast_adapter_dtype=False).eval()
+    if case.resolved.calibration:
+        calibrate(model, [inputs(kind, 9, dtype)], loss=lambda model, x: (model(x) - 1).float().square().mean())
+        for value in () if init_weights else adapter_parameters(model).values():
+            value.data.add_(torch.randn_like(value), alpha=0.1)
+    return model
 
 
 def inputs(kind: Kind, batch: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -134,6 +139,17 @@ def adapter_parameters(model: nn.Module, adapter: str = "default") -> dict[str, 
 def values_of(layer: nn.Module, adapter: str = "default") -> dict[str, Tensor]:
     """The parameters of an adapter on one tuned layer, by the method's names."""
     return dict(layer.subspace_params[adapter].items())
+
+
+def stored_numbers(model: nn.Module, adapter: str = "default") -> dict[str, Tensor]:
+    """name -> number of an adapter that is stored but not trained, wherever it stands in the model."""
+    return {k: b for k, b in model.named_buffers() if ".subspace_stored." in k and f".{adapter}." in k}
+
+
+def held_by(layer: nn.Module, adapter: str = "default") -> dict[str, Tensor]:
+    """The parameters and the stored numbers of an adapter on one tuned layer, by the method's names."""
+    stored = layer.subspace_stored[adapter].items() if adapter in layer.subspace_stored else ()
+    return {**dict(stored), **values_of(layer, adapter)}
 
 
 def relative(a: Tensor, b: Tensor) -> float:

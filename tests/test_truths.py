@@ -2,7 +2,7 @@
 
 import torch
 
-from cases import CASES, KINDS, adapter_parameters, each, inputs, relative, seated, sits, tuned, values_of
+from cases import CASES, KINDS, adapter_parameters, each, held_by, inputs, relative, seated, sits, tuned, values_of
 from subspace_tuning import METHODS
 from truths import ON_ROWS, TRUTHS, dense_truth, rows_truth
 
@@ -29,7 +29,7 @@ def _as_rows(y, kind):
 def test_forward_is_the_dense_truth(case, kind):
     model, layer, W, b = _setup(case, kind)
     x = inputs(kind, dtype=torch.float64)
-    want = rows_truth(case.resolved, kind.rows(layer.base_layer, x), W, b, values_of(layer))
+    want = rows_truth(case.resolved, kind.rows(layer.base_layer, x), W, b, held_by(layer))
     torch.testing.assert_close(_as_rows(model(x), kind), want, rtol=1e-9, atol=1e-9)
 
 
@@ -43,7 +43,8 @@ def test_gradients_are_those_of_autograd_through_the_dense_truth(case, kind):
     got = torch.autograd.grad((y * pull).sum(), [values_of(layer)[k] for k in names])
     copies = {k: values_of(layer)[k].detach().clone().requires_grad_() for k in names}
     want = torch.autograd.grad(
-        (rows_truth(case.resolved, kind.rows(layer.base_layer, x), W, b, copies) * pull).sum(), list(copies.values())
+        (rows_truth(case.resolved, kind.rows(layer.base_layer, x), W, b, {**held_by(layer), **copies}) * pull).sum(),
+        list(copies.values()),
     )
     for name, g, w in zip(names, got, want, strict=True):
         torch.testing.assert_close(g, w, rtol=1e-8, atol=1e-8, msg=lambda m, name=name: f"{name}: {m}")
@@ -53,7 +54,7 @@ def test_gradients_are_those_of_autograd_through_the_dense_truth(case, kind):
 def test_dense_and_delta_are_the_dense_truth(case):
     kind = KINDS[0]
     _, layer, W, b = _setup(case, kind)
-    want, _ = dense_truth(case.resolved, W, b, values_of(layer))
+    want, _ = dense_truth(case.resolved, W, b, held_by(layer))
     E = layer.tuned(["default"]).E
     torch.testing.assert_close(E.dense(), want, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(E.dense() - layer.frozen.dense(), want - W, rtol=1e-9, atol=1e-9)
@@ -68,7 +69,7 @@ def test_merged_weight_is_the_dense_truth(case, kind):
     if not case.resolved.mergeable:
         return
     model, layer, W, b = _setup(case, kind)
-    want_W, want_b = dense_truth(case.resolved, W, b, values_of(layer))
+    want_W, want_b = dense_truth(case.resolved, W, b, held_by(layer))
     model.merge_adapter()
     torch.testing.assert_close(kind.matrix(layer.base_layer), want_W, rtol=1e-9, atol=1e-9)
     if b is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import reduce
 from typing import Any, ClassVar, Protocol
@@ -38,6 +38,7 @@ class Seat(Protocol):
     """One layer as a method sees it between steps of training."""
 
     name: str  # of the module
+    W: Weight  # frozen
     values: dict[str, Tensor]  # parameters (with their .grad), stored numbers and constants, by name
     memory: dict[str, Any]  # whatever the method remembers from step to step; never saved
 
@@ -61,6 +62,7 @@ class Method(ABC):
     learning_rate: ClassVar[float] = 1e-3
     mergeable: ClassVar[bool] = True
     rebuilds: ClassVar[bool] = False  # True where training forms a dense n x m gradient, because nothing cheaper exists
+    calibration: ClassVar[tuple[str, ...]] = ()  # what the start needs to know of the data: see calibrate.py
 
     def __post_init__(self) -> None:
         r = getattr(self, "r", None)
@@ -77,6 +79,10 @@ class Method(ABC):
 
     def stored(self, n: int, m: int) -> dict[str, Start]:
         """Numbers that phi needs, that training does not change and that a checkpoint stores (the places of a mask)."""
+        return {}
+
+    def calibrated(self, W: Weight, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Parameters and stored numbers as they start, given what ``calibration`` asked of the data."""
         return {}
 
     def phi(self, W: Expr, p: Params) -> Expr:
@@ -185,6 +191,13 @@ class Composition(Method):
     @property
     def rebuilds(self) -> bool:  # type: ignore[override]
         return any(f.rebuilds for f in self.members)
+
+    @property
+    def calibration(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(sorted({name for f in self.members for name in f.calibration}))
+
+    def calibrated(self, W: Weight, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {f"{i}_{k}": v for i, f in enumerate(self.members) for k, v in f.calibrated(W, found).items()}
 
     def parts(self, p: Params) -> Iterator[tuple[Method, Params]]:
         return ((f, p.within(f"{i}_")) for i, f in enumerate(self.members))

@@ -5,7 +5,7 @@ Source: arXiv:2407.05417, eqs. (25) and (26); MPC_n is a nonlinearity between A 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,10 +83,14 @@ class Constrained(Method):
     def stored(self, n: int, m: int) -> dict[str, Start]:
         return self.method.stored(n, m)
 
+    def calibrated(self, W: Weight, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.method.calibrated(W, found)
+
     def output(self, m: int, p: Params) -> Expr | None:
         return self.method.output(m, p)
 
     rebuilds = property(lambda self: self.method.rebuilds)  # type: ignore[assignment]
+    calibration = property(lambda self: self.method.calibration)  # type: ignore[assignment]
     on_step = property(lambda self: self.method.on_step)  # type: ignore[assignment]
 
     def before_step(self, seats: Sequence[Seat], step: int, total: int) -> None:

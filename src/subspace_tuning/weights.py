@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from subspace_tuning.algebra import Weight
+from subspace_tuning.algebra.sparse import rows_of_sparse, times_sparse
 
 
 class Unsupported(ValueError):
@@ -44,6 +45,10 @@ class LayerWeight(Weight):
 
     def finish(self, y: Tensor) -> Tensor:
         """(..., m) back in the layer's own layout."""
+        return y
+
+    def unfinish(self, y: Tensor) -> Tensor:
+        """(..., m) of an output in the layer's own layout."""
         return y
 
     def forward(self, x: Any) -> Tensor:
@@ -125,6 +130,9 @@ class Patches:
     def __mul__(self, d: Tensor) -> Tensor:
         return self.unfold() * d
 
+    def times_sparse(self, places: Tensor, values: Tensor, m: int) -> Tensor:
+        return times_sparse(self.unfold(), places, values, m)
+
     def map(self, h: Callable[[Tensor], Tensor]) -> Patches:
         """h of the entries, with h(0) = 0 so that padding stays padding."""
         return Patches(h(self.x), self.conv)
@@ -167,9 +175,14 @@ class Conv2dWeight(LayerWeight):
     def finish(self, y: Tensor) -> Tensor:
         return y.movedim(-1, 1)
 
+    def unfinish(self, y: Tensor) -> Tensor:
+        return y.movedim(1, -1)
+
 
 class OneHot:
     """The rows of an embedding: ids (...), each standing for a one-hot row of vocabulary length, times a number."""
+
+    one_hot = True
 
     def __init__(self, ids: Tensor, n: int, dtype: torch.dtype, scale: Tensor | None = None):
         self.ids, self.n, self.dtype, self.scale = ids, n, dtype, scale
@@ -181,9 +194,15 @@ class OneHot:
     def scaled(self, y: Tensor) -> Tensor:
         return y if self.scale is None else y * self.scale.unsqueeze(-1)
 
+    def unfold(self) -> Tensor:
+        return self.scaled(F.one_hot(self.ids, self.n).to(self.dtype))
+
     def __mul__(self, d: Tensor) -> OneHot:
         own = F.embedding(self.ids, d.unsqueeze(1)).squeeze(-1)
         return OneHot(self.ids, self.n, self.dtype, own if self.scale is None else self.scale * own)
+
+    def times_sparse(self, places: Tensor, values: Tensor, m: int) -> Tensor:
+        return self.scaled(rows_of_sparse(self.ids, places, values, self.n, m))
 
     def map(self, h: Callable[[Tensor], Tensor]) -> OneHot:
         """h of the entries, with h(0) = 0 so that a row keeps its single entry."""
@@ -213,7 +232,9 @@ class EmbeddingWeight(LayerWeight):
         return OneHot(x, n, self.layer.weight.dtype)
 
     def forward(self, x: Any) -> Tensor:
-        return x.scaled(self.layer(x.ids))
+        if isinstance(x, OneHot):
+            return x.scaled(self.layer(x.ids))
+        return x @ self.layer.weight.to(x.dtype)
 
 
 class BiasOnly(LayerWeight):

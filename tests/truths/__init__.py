@@ -8,9 +8,9 @@ if it wants more than its default fields tried, its variants. Nothing here uses 
     VARIANTS  fields to try instead of the defaults
 """
 
-from truths import extend, reconstruct
+from truths import extend, reconstruct, sparse
 
-FAMILIES = (reconstruct, extend)
+FAMILIES = (reconstruct, extend, sparse)
 TRUTHS = {name: truth for family in FAMILIES for name, truth in family.TRUTHS.items()}
 ON_ROWS = {name: truth for family in FAMILIES for name, truth in family.ON_ROWS.items()}
 VARIANTS = {name: fields for family in FAMILIES for name, fields in family.VARIANTS.items()}

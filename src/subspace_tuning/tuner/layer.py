@@ -47,6 +47,8 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         self.subspace_stored = nn.ModuleDict()  # saved, but not trained
         self.methods: dict[str, Method] = {}
         self.merged_adapters: list[str] = []
+        self.uncalibrated: set[str] = set()  # adapters whose start waits for data: see calibrate.py
+        self.stepped = False  # whether anybody tells methods of the steps of training: see steps.py
         self._original: dict[str, Tensor] = {}
         self._tuned: dict[tuple[tuple[str, ...], bool], Tuned] = {}
         self._disable_adapters = False
@@ -73,12 +75,30 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
                 value.add_(torch.randn_like(value), alpha=0.1)
         self.methods[adapter] = method
         self._tuned.clear()
-        if constants:
+        self.stepped = False
+        if method.calibration and init_weights:
+            self.uncalibrated.add(adapter)
+        if constants := {k: v for k, v in constants.items() if k not in stored}:
             self.subspace_constants[adapter] = BufferDict(constants, persistent=False)
         if stored:
             self.subspace_stored[adapter] = BufferDict(stored, persistent=True)
         self.subspace_params[adapter] = nn.ParameterDict(params)
         self.set_adapter(self.active_adapters)
+
+    def restart(self, adapter: str, values: dict[str, Tensor]) -> None:
+        """Start from these parameters and stored numbers instead."""
+        held = {k: group[k] for group in self.groups(adapter) for k in group}
+        with torch.no_grad():
+            for name, value in values.items():
+                held[name].copy_(value)
+        self.uncalibrated.discard(adapter)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        loaded = {
+            a for a in self.uncalibrated if any(k.startswith(f"{prefix}subspace_params.{a}.") for k in state_dict)
+        }
+        self.uncalibrated -= loaded  # a checkpoint was calibrated before it was trained
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _started(self, start: Start, constants: Constants) -> Tensor:
         """The numbers of a parameter before training, filled in single precision or better."""
@@ -220,6 +240,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
 
     def delete_adapter(self, adapter_name: str) -> None:
         self.methods.pop(adapter_name, None)
+        self.uncalibrated.discard(adapter_name)
         self._tuned.clear()
         super().delete_adapter(adapter_name)
 

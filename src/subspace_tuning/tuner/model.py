@@ -43,6 +43,30 @@ def _add_penalty(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
     return output
 
 
+def _check_ready(module: nn.Module, args: Any) -> None:
+    """Before training: nothing that a method waits for is missing."""
+    if not (module.training and torch.is_grad_enabled()):
+        return
+    for layer in layers(module):
+        active = [(a, layer.methods[a]) for a in layer.active_adapters if a in layer.methods]
+        for adapter, method in active:
+            if adapter in layer.uncalibrated:
+                raise RuntimeError(
+                    f"{method.describe()} starts from data and has seen none: run subspace_tuning.calibrate(model, "
+                    "batches) with a few batches before training"
+                )
+            if method.on_step and not layer.stepped:
+                warnings.warn(
+                    f"{method.describe()} acts between steps of training and nothing tells it of them: give "
+                    "transformers' Trainer callbacks=[subspace_tuning.StepCallback()], or use subspace_tuning.Steps in "
+                    "a loop of your own",
+                    stacklevel=2,
+                )
+                for other in layers(module):
+                    other.stepped = True  # once is enough
+                return
+
+
 class SubspaceModel(BaseTuner):
     """PEFT's tuner for every method of the registry."""
 
@@ -82,6 +106,7 @@ class SubspaceModel(BaseTuner):
     def _post_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
         if not any(hook is _add_penalty for hook in model._forward_hooks.values()):
             model.register_forward_hook(_add_penalty, with_kwargs=True)
+            model.register_forward_pre_hook(_check_ready)
 
     def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
         raise NotImplementedError(

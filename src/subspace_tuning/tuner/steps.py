@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from subspace_tuning.algebra import Weight
 from subspace_tuning.tuner.layer import SubspaceLayer
+from subspace_tuning.tuner.model import layers
 
 
 @dataclass
@@ -17,12 +19,13 @@ class LayerSeat:
     """One layer as a method sees it between steps."""
 
     name: str
+    W: Weight
     values: dict[str, Tensor]
     memory: dict[str, Any] = field(default_factory=dict)
 
     def within(self, prefix: str) -> LayerSeat:
         kept = {k.removeprefix(prefix): v for k, v in self.values.items() if k.startswith(prefix)}
-        return LayerSeat(self.name, kept, self.memory.setdefault(prefix, {}))
+        return LayerSeat(self.name, self.W, kept, self.memory.setdefault(prefix, {}))
 
 
 class Steps:
@@ -37,6 +40,8 @@ class Steps:
     def __init__(self, model: nn.Module, total: int, done: int = 0):
         self.model, self.total, self.step = model, total, done + 1
         self._memories: dict[tuple[str, str], dict[str, Any]] = {}
+        for layer in layers(model):
+            layer.stepped = True
 
     def before(self) -> None:
         """With the gradients at hand, before the optimiser moves."""
@@ -62,17 +67,14 @@ class Steps:
                 if method is not None and method.on_step:
                     values = {k: group[k] for group in layer.groups(adapter) for k in group}
                     memory = self._memories.setdefault((adapter, path), {})
-                    found.setdefault(f"{adapter} {method.name}", (method, []))[1].append(
-                        LayerSeat(path, values, memory)
-                    )
+                    seat = LayerSeat(path, layer.frozen, values, memory)
+                    found.setdefault(f"{adapter} {method.describe()}", (method, []))[1].append(seat)
         return found
 
 
 def needs_steps(model: nn.Module) -> bool:
     """Whether any method of the model acts between steps."""
-    return any(
-        m.on_step for layer in model.modules() if isinstance(layer, SubspaceLayer) for m in layer.methods.values()
-    )
+    return any(method.on_step for layer in layers(model) for method in layer.methods.values())
 
 
 class StepCallback(TrainerCallback):

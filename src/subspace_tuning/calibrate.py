@@ -1,0 +1,185 @@
+"""The calibration pass: what methods want to know of the data before training starts.
+
+Some methods choose what to train, or where to start, by looking at a few batches: FishMask by the Fisher information of
+W, LoRA by the activations (``init="eva"``, ``"corda"``) or the gradient (``init="lora_ga"``). A method names what it
+asks for in ``calibration`` and answers in ``calibrated``; one pass over the batches serves all layers. The base model
+stays as it is, and W needs no gradient: all follows from the rows x that enter a layer and the gradient dy that
+comes back to its output.
+
+    activations  X^T X / rows            (n, n)
+    gradients    dL/dW, the mean         (n, m)
+    fisher       (dL/dW)^2, the mean     (n, m), of single examples
+
+They are kept in single precision on the model's device until the pass is over: about two to three times the memory of
+the tuned weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from subspace_tuning.tuner.layer import SubspaceLayer
+from subspace_tuning.tuner.model import layers
+
+Loss = Callable[[nn.Module, Any], Tensor]
+
+
+class Statistic:
+    """A mean over the data, of what one layer sees: x (b, t, n) and dy (b, t, m)."""
+
+    needs_gradient = True
+
+    def __init__(self) -> None:
+        self.total: Tensor | float = 0.0
+        self.count = 0
+
+    def see(self, x: Tensor, dy: Tensor) -> None:
+        raise NotImplementedError
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.as_tensor(self.total / self.count)
+
+
+class Activations(Statistic):
+    needs_gradient = False
+
+    def see(self, x: Tensor, dy: Tensor) -> None:
+        X = x.flatten(0, 1)
+        self.total = self.total + X.T @ X
+        self.count += int(X.any(1).sum())  # padding enters as zeros
+
+
+class Gradients(Statistic):
+    def see(self, x: Tensor, dy: Tensor) -> None:
+        self.total = self.total + len(x) * (x.flatten(0, 1).T @ dy.flatten(0, 1))  # the loss is a mean over the batch
+        self.count += len(x)
+
+
+class Fisher(Statistic):
+    def see(self, x: Tensor, dy: Tensor) -> None:
+        for X, dY in zip(x, dy, strict=True):
+            self.total = self.total + (len(x) * (X.T @ dY)).square()
+        self.count += len(x)
+
+
+STATISTICS: dict[str, type[Statistic]] = {"activations": Activations, "gradients": Gradients, "fisher": Fisher}
+
+
+def needs_calibration(model: nn.Module) -> bool:
+    """Whether an active adapter of the model still waits for its calibration pass."""
+    return any(layer.uncalibrated & set(layer.active_adapters) for layer in layers(model))
+
+
+def calibrate(model: nn.Module, batches: Iterable[Any], *, loss: Loss | None = None, progress: bool = True) -> None:
+    """Let the active adapters start from what a few batches say: call it once, before training.
+
+    batches: mappings of a model's keywords, labels among them; take a handful, ``itertools.islice(loader, 8)``.
+    loss: (model, batch) -> loss, for models that return none of their own.
+
+    The model runs in eval mode, without dropout; no parameter's ``.grad`` is touched. Raises ValueError where no
+    adapter asks for a calibration, and where there is nothing to learn from.
+    """
+    asking = [layer for layer in layers(model) if any(layer.methods[a].calibration for a in _active(layer))]
+    if not asking:
+        raise ValueError("no active adapter asks for a calibration; methods that do: fishmask, lora(init='eva'), ...")
+    found = {layer: _statistics(layer) for layer in asking}
+    needs_gradient = any(s.needs_gradient for stats in found.values() for s in stats.values())
+    training = model.training
+    model.eval()
+    try:
+        for batch in tqdm(batches, desc="calibrating", leave=False, disable=None if progress else True):
+            with _watched(found, _mask(batch)) as anchor, torch.set_grad_enabled(needs_gradient):
+                value = (loss or _own_loss)(model, _moved(batch, _device(model)))
+                if needs_gradient:
+                    _reach(value, anchor)
+    finally:
+        model.train(training)
+    for layer, statistics in found.items():
+        if any(s.count == 0 for s in statistics.values()):
+            raise ValueError("the calibration saw no data reach some tuned layers; give calibrate() a batch or more")
+        means = {name: s.mean for name, s in statistics.items()}
+        for adapter in _active(layer):
+            layer.restart(adapter, layer.methods[adapter].calibrated(layer.frozen, means))
+
+
+def _active(layer: SubspaceLayer) -> list[str]:
+    return [a for a in layer.active_adapters if a in layer.methods]
+
+
+def _statistics(layer: SubspaceLayer) -> dict[str, Statistic]:
+    names = sorted({name for a in _active(layer) for name in layer.methods[a].calibration})
+    return {name: STATISTICS[name]() for name in names}
+
+
+@contextmanager
+def _watched(found: dict[SubspaceLayer, dict[str, Statistic]], mask: Tensor | None) -> Iterator[Tensor]:
+    """While it lasts, the layers feed their statistics. Gradients flow to the anchor that it yields, through each of
+    the layers' outputs, as if it were added to them.
+    """
+    anchor = torch.zeros((), requires_grad=True)
+
+    def watch(statistics: dict[str, Statistic], layer: Any, args: tuple[Any, ...], y: Tensor) -> Tensor:
+        x = layer.frozen.rows(args[0])
+        x = (x if isinstance(x, Tensor) else x.unfold()).detach()
+
+        def feed(dy: Tensor, of_gradient: bool = True) -> None:
+            for statistic in statistics.values():
+                if statistic.needs_gradient == of_gradient:
+                    _feed(statistic, x, layer.frozen.unfinish(dy), None if of_gradient else mask)
+
+        feed(y.detach(), of_gradient=False)
+        if torch.is_grad_enabled():
+            y = y + anchor.to(y)
+            y.register_hook(feed)
+        return y
+
+    handles = [layer.register_forward_hook(partial(watch, statistics)) for layer, statistics in found.items()]
+    try:
+        yield anchor
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def _feed(statistic: Statistic, x: Tensor, dy: Tensor, mask: Tensor | None) -> None:
+    """x (b, ..., n) and dy (b, ..., m) in single precision or better, padding set to zero where a mask (b, t) fits."""
+    if mask is not None and mask.shape == x.shape[:-1]:
+        x = x * mask.to(x).unsqueeze(-1)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    x, dy = (rows.reshape(len(rows), -1, rows.shape[-1]).to(wide) for rows in (x, dy))
+    statistic.see(x, dy)
+
+
+def _reach(value: Any, anchor: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            "the model returned no loss: give calibrate() batches with labels, or loss=lambda model, batch: ..."
+        )
+    torch.autograd.grad(value, anchor)
+
+
+def _own_loss(model: nn.Module, batch: Any) -> Any:
+    return getattr(model(**batch), "loss", None)
+
+
+def _mask(batch: Any) -> Tensor | None:
+    return batch.get("attention_mask") if hasattr(batch, "get") else None
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _moved(batch: Any, device: torch.device) -> Any:
+    if hasattr(batch, "items"):
+        return {k: _moved(v, device) for k, v in batch.items()}
+    return batch.to(device) if isinstance(batch, Tensor) else batch

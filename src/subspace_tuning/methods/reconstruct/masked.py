@@ -1,0 +1,48 @@
+"""What FishMask and PaFi share: a few entries of W are trained, the others stay."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from subspace_tuning.algebra import Expr, Sparse
+from subspace_tuning.method import Constants, Method, Params, Start, zeros
+
+
+@dataclass(frozen=True)
+class Masked(Method):
+    """phi(W) = W + M o V, M a fixed mask of the weight's shape.
+
+    Field ``share``: which part of the n m entries is trained, one in 200 unless told. Held and stored are the places of
+    the mask, place i m + j for row i and column j, and the numbers v at these places, which start at zero.
+    """
+
+    share: float = 0.005
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.share <= 1.0:
+            raise ValueError(
+                f"{self.name}: share is the part of the entries that is trained, in (0, 1], got {self.share}"
+            )
+
+    def kept(self, n: int, m: int) -> int:
+        return max(1, round(self.share * n * m))
+
+    def parameters(self, n: int, m: int) -> dict[str, Start]:
+        return {"v": zeros(self.kept(n, m))}
+
+    def stored(self, n: int, m: int) -> dict[str, Start]:
+        return {"places": Start((self.kept(n, m),), _in_order, torch.int64)}
+
+    def phi(self, W: Expr, p: Params) -> Expr:
+        return W + Sparse(p.places, p.v, W.shape)
+
+
+def _in_order(places: Tensor, _: Constants) -> None:
+    torch.arange(len(places), out=places)
+
+
+def largest(scores: Tensor, k: int) -> Tensor:
+    """The places of the k largest scores (n, m), ascending; of equal ones the first. Returns (k,)."""
+    return scores.flatten().argsort(descending=True, stable=True)[:k].sort().values
