@@ -13,17 +13,20 @@ LABEL_HEIGHT = 13  # points
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
     """Print a table; columns whose cells are all numbers stand to the right."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, header_style="bold", title_justify="left")
+    narrow = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
+    table = Table(title=title, header_style="bold", title_justify="left", **narrow)
     for i, name in enumerate(header):
         is_number = bool(rows) and all(row[i][:1].isdigit() for row in rows)
         table.add_column(name, justify="right" if is_number else "left")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    console = Console()
+    Console(width=None if console.is_terminal else 120).print(table)
 
 
 def score_against_parameters(results: Sequence[tuple[str, Result]], path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -71,6 +72,7 @@ def _run(number: int, recipe: Recipe, again: bool, threads: int, done: multiproc
 
     from subspace_tuning.train import run
 
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     logging.set_verbosity_error()
     logging.disable_progress_bar()
