@@ -18,8 +18,8 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str 
     from rich.table import Table
     from rich.text import Text
 
-    narrow = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
-    table = Table(title=title, header_style="bold", title_justify="left", **narrow)
+    table = Table(title=title, header_style="bold", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.show_edge = table.pad_edge = False
     for i, name in enumerate(header):
         is_number = bool(rows) and all(row[i][:1].isdigit() for row in rows)
         table.add_column(name, justify="right" if is_number else "left")
