@@ -109,6 +109,13 @@ class SubspaceConfig(PeftConfig):
         method = constrain(method, self.mpc, self.mpc_weight)
         return method.with_fields(**changes) if changes else method
 
+    @classmethod
+    def from_peft(cls, adapter: str | Path | PeftConfig) -> SubspaceConfig:
+        """Our config for an adapter of PEFT's own (LoRA, (IA)3, AdaLoRA, VeRA): its folder, or its config."""
+        from subspace_tuning.convert import config_from_peft
+
+        return config_from_peft(adapter)
+
     def to_dict(self) -> dict[str, Any]:
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         plain["method"] = registry.to_data(self.method)

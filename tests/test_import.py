@@ -1,0 +1,230 @@
+"""Adapters that PEFT trained compute the same when imported."""
+
+import copy
+import json
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from peft.tuners.lora.config import CordaConfig
+from safetensors.torch import load_file, save_file
+from torch import nn
+from typer.testing import CliRunner
+
+import models
+from cases import relative
+from subspace_tuning import SubspaceConfig
+from subspace_tuning.cli import app
+from subspace_tuning.convert import import_peft, read_peft
+from subspace_tuning.errors import BadInput
+
+BERT = ["query", "value", "output.dense"]
+LORA = {"r": 3, "lora_alpha": 5, "target_modules": BERT, "task_type": "SEQ_CLS"}
+
+
+def lora(**values):
+    return peft.LoraConfig(**{**LORA, **values})
+
+
+def ia3(targets, inputs, **values):
+    return peft.IA3Config(target_modules=targets, feedforward_modules=inputs, **values)
+
+
+ADAPTERS = {
+    "lora": (models.bert, lora()),
+    "lora_head": (models.bert, lora(modules_to_save=["pooler"])),
+    "rslora": (models.bert, lora(use_rslora=True)),
+    "rslora_patterns": (
+        models.bert,
+        lora(use_rslora=True, rank_pattern={"value": 2, r"layer\.1\..*query": 5}, alpha_pattern={"query": 7}),
+    ),
+    "lora_pattern": (models.bert, lora(target_modules=r".*layer\.[01]\..*(query|key)")),
+    "lora_layers": (models.bert, lora(layers_to_transform=[1], exclude_modules=["value"])),
+    "lora_embedding": (models.bert, lora(target_modules=["word_embeddings", "query"])),
+    "lora_convolution": (models.vit, lora(target_modules=["projection", "fc1"], task_type=None)),
+    "lora_conv1d": (models.gpt2, lora(target_modules=["c_attn", "c_proj"], fan_in_fan_out=True, task_type="CAUSAL_LM")),
+    "lora_orthogonal": (models.bert, lora(init_lora_weights="orthogonal", r=4)),
+    "pissa": (models.bert, lora(init_lora_weights="pissa")),
+    "olora": (models.bert, lora(init_lora_weights="olora")),
+    "ia3_bias": (models.bert, ia3(["key", "value", "intermediate.dense"], ["intermediate.dense"])),
+    "ia3_ends": (models.bert, ia3(["key", "value", "output.dense"], ["output.dense"], task_type="SEQ_CLS")),
+    "ia3_pattern": (models.llama, ia3(r".*\.(k_proj|v_proj|down_proj)", r".*\.down_proj")),
+    "ia3_conv1d": (models.gpt2, ia3(["c_attn", "mlp.c_proj"], ["mlp.c_proj"], fan_in_fan_out=True)),
+}
+
+
+class Made:
+    """An adapter trained by PEFT on a tiny model: its folder, the base model and what the two compute."""
+
+    def __init__(self, make, config, folder: Path):
+        self.batch = models.batch(make)
+        self.base = make()
+        model = get_peft_model(copy.deepcopy(self.base), copy.deepcopy(config)).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn_like(parameter), alpha=0.2)
+        model.save_pretrained(folder, save_embedding_layers=False)
+        self.folder = folder
+        self.logits = self.outputs(PeftModel.from_pretrained(copy.deepcopy(self.base), folder))
+        assert relative(self.outputs(model), self.logits) < 1e-5  # PEFT agrees with itself
+
+    @torch.no_grad()
+    def outputs(self, model: nn.Module) -> torch.Tensor:
+        return model.eval()(**self.batch).logits
+
+    def imported(self, folder: Path) -> nn.Module:
+        return PeftModel.from_pretrained(copy.deepcopy(self.base), folder)
+
+
+@pytest.fixture
+def made(tmp_path):
+    return lambda name: Made(*ADAPTERS[name], tmp_path / "theirs")
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_the_imported_adapter_computes_what_pefts_does(made, tmp_path, name):
+    theirs = made(name)
+    config = import_peft(theirs.folder, tmp_path / "ours")
+    ours = theirs.imported(tmp_path / "ours")
+    assert relative(theirs.outputs(ours), theirs.outputs(theirs.base)) > 1e-3
+    assert relative(theirs.outputs(ours), theirs.logits) < 1e-5
+    assert ours.peft_config["default"].method == config.method
+    assert SubspaceConfig.from_peft(theirs.folder).to_dict() == config.to_dict()
+    ours.merge_adapter(safe_merge=True)
+    assert relative(theirs.outputs(ours), theirs.logits) < 1e-5
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_as_many_numbers_are_trained(made, tmp_path, name):
+    theirs = made(name)
+    count = {
+        config.peft_type: get_peft_model(copy.deepcopy(theirs.base), config).get_nb_trainable_parameters()
+        for config in (ADAPTERS[name][1], SubspaceConfig.from_peft(theirs.folder))
+    }
+    assert len(set(count.values())) == 1, count
+
+
+def test_a_config_alone_reads_too():
+    config = SubspaceConfig.from_peft(lora(use_rslora=True, lora_dropout=0.1))
+    assert config.method.describe() == "lora(r=3, alpha=5, rank_stabilized=True, dropout=0.1, init='kaiming')"
+    assert config.target_modules == set(BERT)
+
+
+def test_a_pissa_adapter_converted_to_lora(tmp_path):
+    """What PEFT writes when asked to express trained minus initial factors as a LoRA of twice the rank."""
+    base, batch = models.bert(), models.batch()
+    model = get_peft_model(copy.deepcopy(base), lora(init_lora_weights="pissa", task_type=None)).eval()
+    model.peft_config["default"].init_lora_weights = True
+    model.save_pretrained(tmp_path / "start", save_embedding_layers=False)
+    model.peft_config["default"].init_lora_weights = "pissa"
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.2)
+        want = model(**batch).logits
+        start = str(tmp_path / "start")
+        model.save_pretrained(
+            tmp_path / "theirs", path_initial_model_for_weight_conversion=start, save_embedding_layers=False
+        )
+        config = import_peft(tmp_path / "theirs", tmp_path / "ours")
+        ours = PeftModel.from_pretrained(base, tmp_path / "ours").eval()
+        assert relative(ours(**batch).logits, want) < 1e-5
+    assert (config.method.r, config.method.init) == (6, "kaiming")
+
+
+REFUSED = {
+    "bias": (lora(bias="all"), "bias='all'"),
+    "lora_bias": (lora(lora_bias=True), "lora_bias=True"),
+    "replication": (lora(layer_replication=[(0, 2), (1, 2)]), "layer_replication"),
+    "tokens": (lora(trainable_token_indices=[1, 2]), "trainable_token_indices"),
+    "parameters": (lora(target_parameters=["weight"]), "target_parameters"),
+    "corda": (lora(init_lora_weights="corda", corda_config=CordaConfig()), "init_lora_weights='corda'"),
+    "pissa_niter": (lora(init_lora_weights="pissa_niter_4"), "init_lora_weights='pissa_niter_4'"),
+    "boft": (peft.BOFTConfig(), "BOFT"),
+    "ours": (SubspaceConfig(), "ours already"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_options_without_a_counterpart_are_refused_by_name(name):
+    config, told = REFUSED[name]
+    with pytest.raises(BadInput, match=told):
+        SubspaceConfig.from_peft(config)
+
+
+def test_an_option_of_a_later_peft_is_refused_by_name(made):
+    theirs = made("lora")
+    path = theirs.folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "use_next_idea": True}))
+    with pytest.raises(BadInput, match="use_next_idea=True"):
+        read_peft(theirs.folder)
+
+
+def test_a_scaled_convolution_input_is_refused(tmp_path):
+    config = ia3(["projection", "k_proj"], ["projection"])
+    with pytest.raises(BadInput, match="channels that enter a convolution"):
+        import_peft(Made(models.vit, config, tmp_path / "theirs").folder, tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
+def test_pickles_are_never_opened(made, tmp_path):
+    theirs = made("lora")
+    (theirs.folder / "adapter_model.safetensors").rename(theirs.folder / "adapter_model.bin")
+    with pytest.raises(BadInput, match="never opened"):
+        import_peft(theirs.folder, tmp_path / "ours")
+
+
+def test_damaged_and_incomplete_weights_say_so(made, tmp_path):
+    theirs = made("lora")
+    path = theirs.folder / "adapter_model.safetensors"
+    weights = load_file(path)
+    key = next(k for k in weights if "lora_B" in k)
+    save_file({k: v for k, v in weights.items() if k != key}, path)
+    with pytest.raises(BadInput, match=r"lacks B of base_model"):
+        read_peft(theirs.folder)
+    save_file({k: v for k, v in weights.items() if "lora" not in k}, path)
+    with pytest.raises(BadInput, match="no weights of its method"):
+        read_peft(theirs.folder)
+    save_file({**weights, key.replace("lora_B", "lora_C"): weights[key].clone()}, path)
+    with pytest.raises(BadInput, match="lora_C"):
+        read_peft(theirs.folder)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(BadInput, match="damaged"):
+        read_peft(theirs.folder)
+
+
+def subspace(*words):
+    done = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "120", "NO_COLOR": "1"})
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_the_import_command(made, tmp_path):
+    theirs = made("rslora")
+    code, out, _ = subspace("import", theirs.folder, tmp_path / "ours")
+    assert code == 0
+    assert "lora(r=3, alpha=5, rank_stabilized=True" in out
+    assert {p.name for p in (tmp_path / "ours").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "README.md",
+    }
+    assert "import subspace_tuning" in (tmp_path / "ours" / "README.md").read_text()
+    assert relative(theirs.outputs(theirs.imported(tmp_path / "ours")), theirs.logits) < 1e-5
+    code, out, _ = subspace("import", theirs.folder, tmp_path / "again", "--json")
+    assert json.loads(out)["method"]["name"] == "lora"
+    code, _, err = subspace("import", theirs.folder, tmp_path / "ours")
+    assert code == 2
+    assert "exists already" in err
+    code, _, err = subspace("import", tmp_path / "nothing", tmp_path / "third")
+    assert code == 2
+    assert err.startswith("error: ")
+    assert len(err.strip().splitlines()) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "ours", "theirs"]
+    code, out, _ = subspace("import", "--help")
+    assert code == 0
+    assert "subspace import path/to/peft-adapter" in out
