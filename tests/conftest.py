@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
+    config.addinivalue_line("filterwarnings", "ignore:.*acts between steps of training:UserWarning")
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Expr, Weight
-from subspace_tuning.parameters import Constants, Params, Start, constant, kaiming, normal, ones, zeros
+from subspace_tuning.parameters import Constants, Params, Start, constant, kaiming, normal, ones, within, zeros
 
 __all__ = [
     "Composition",
@@ -30,8 +30,14 @@ __all__ = [
     "kaiming",
     "normal",
     "ones",
+    "steps_of",
     "zeros",
 ]
+
+
+def steps_of(number: float, total: int) -> int:
+    """A number of steps of training, given as such or, below 1, as a share of all steps."""
+    return int(number) if number >= 1 else round(number * total)
 
 
 class Seat(Protocol):
@@ -61,6 +67,7 @@ class Method(ABC):
     places: ClassVar[str] = "all"  # default modules: see tuner/targets.py
     learning_rate: ClassVar[float] = 1e-3
     mergeable: ClassVar[bool] = True
+    noisy: ClassVar[bool] = False  # True where training draws random numbers, dropout apart
     rebuilds: ClassVar[bool] = False  # True where training forms a dense n x m gradient, because nothing cheaper exists
     calibration: ClassVar[tuple[str, ...]] = ()  # what the start needs to know of the data: see calibrate.py
 
@@ -106,6 +113,14 @@ class Method(ABC):
     def penalty(self, p: Params) -> Tensor | None:
         """A term for the loss, or None."""
         return None
+
+    def packed(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The parameters as a checkpoint stores them."""
+        return values
+
+    def unpacked(self, values: dict[str, Tensor], n: int, m: int) -> dict[str, Tensor]:
+        """The parameters of a weight in R^{n x m} from those of a checkpoint."""
+        return values
 
     def check(self, n: int, m: int) -> None:
         """Raise ValueError where a weight in R^{n x m} is too small for the method."""
@@ -193,6 +208,10 @@ class Composition(Method):
         return any(f.rebuilds for f in self.members)
 
     @property
+    def noisy(self) -> bool:  # type: ignore[override]
+        return any(f.noisy for f in self.members)
+
+    @property
     def calibration(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(sorted({name for f in self.members for name in f.calibration}))
 
@@ -249,6 +268,16 @@ class Composition(Method):
         terms = [t for t in found if t is not None]
         return sum(terms[1:], terms[0]) if terms else None
 
+    def packed(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self._by_member(values, lambda f, mine: f.packed(mine))
+
+    def unpacked(self, values: dict[str, Tensor], n: int, m: int) -> dict[str, Tensor]:
+        return self._by_member(values, lambda f, mine: f.unpacked(mine, n, m))
+
+    def _by_member(self, values: dict[str, Tensor], do: Callable[[Method, dict], dict]) -> dict[str, Tensor]:
+        parts = ((i, do(f, within(values, f"{i}_"))) for i, f in enumerate(self.members))
+        return {f"{i}_{k}": v for i, part in parts for k, v in part.items()}
+
     def check(self, n: int, m: int) -> None:
         for f in self.members:
             f.check(n, m)
@@ -261,4 +290,4 @@ class Composition(Method):
 
 
 def _with_prefix(fill: Callable[[Tensor, Constants], Any], prefix: str) -> Callable[[Tensor, Constants], Any]:
-    return lambda t, c: fill(t, {k.removeprefix(prefix): v for k, v in c.items() if k.startswith(prefix)})
+    return lambda t, c: fill(t, within(c, prefix))

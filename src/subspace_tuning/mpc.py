@@ -58,6 +58,8 @@ class Constrained(Method):
         if not {"A", "B"} <= names:
             held = ", ".join(sorted(names))
             raise ValueError(f"mpc={self.pattern!r} needs factors A and B; {self.method.name} has {held}")
+        if self.pattern == "n" and self.method.category != "extension":
+            raise ValueError(f"mpc='n' puts a nonlinearity between A and B, and {self.method.name} is no W + ... A B")
 
     name = property(lambda self: f"{self.method.name}+mpc_{self.pattern}")  # type: ignore[assignment]
     places = property(lambda self: self.method.places)  # type: ignore[assignment]
@@ -73,8 +75,8 @@ class Constrained(Method):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         if self.pattern == "n":
-            A = matrix(p.A)
-            p = p.replace(A=A @ Elementwise(torch.relu, A.shape[1]))
+            held = {k: matrix(getattr(p, k)) for k in ("A", "A0") if k in p}
+            p = p.replace(**{k: A @ Elementwise(torch.relu, A.shape[1]) for k, A in held.items()})
         return self.method.phi(W, p)
 
     def bias(self, b: Any, p: Params) -> Any:
@@ -89,6 +91,7 @@ class Constrained(Method):
     def output(self, m: int, p: Params) -> Expr | None:
         return self.method.output(m, p)
 
+    noisy = property(lambda self: self.method.noisy)  # type: ignore[assignment]
     rebuilds = property(lambda self: self.method.rebuilds)  # type: ignore[assignment]
     calibration = property(lambda self: self.method.calibration)  # type: ignore[assignment]
     on_step = property(lambda self: self.method.on_step)  # type: ignore[assignment]
@@ -105,6 +108,12 @@ class Constrained(Method):
             return own
         term = self.weight * PENALTIES[self.pattern](p.A.dense(), p.B.dense())
         return term if own is None else own + term
+
+    def packed(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.method.packed(values)
+
+    def unpacked(self, values: dict[str, Tensor], n: int, m: int) -> dict[str, Tensor]:
+        return self.method.unpacked(values, n, m)
 
     def check(self, n: int, m: int) -> None:
         self.method.check(n, m)

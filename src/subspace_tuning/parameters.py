@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from subspace_tuning.algebra import Dense, Expr, Live
 
 Constants = Mapping[str, Tensor]
+_Value = TypeVar("_Value")
 
 
 class Start(NamedTuple):
@@ -44,6 +45,11 @@ def constant(name: str, *shape: int) -> Start:
     return Start(shape, lambda t, c: t.copy_(c[name]))
 
 
+def within(values: Mapping[str, _Value], prefix: str) -> dict[str, _Value]:
+    """Those whose name starts with the prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
+
+
 class Params:
     """The parameters and constants of one layer as phi reads them: ``p.A`` is a matrix expression, ``p.d`` a vector.
 
@@ -68,5 +74,4 @@ class Params:
 
     def within(self, prefix: str) -> Params:
         """The parameters whose name starts with the prefix, without it."""
-        kept = {k.removeprefix(prefix): v for k, v in self._values.items() if k.startswith(prefix)}
-        return Params(kept, self.training)
+        return Params(within(self._values, prefix), self.training)

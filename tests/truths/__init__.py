@@ -8,9 +8,9 @@ if it wants more than its default fields tried, its variants. Nothing here uses 
     VARIANTS  fields to try instead of the defaults
 """
 
-from truths import extend, reconstruct, sparse
+from truths import adaptive, extend, reconstruct, singular, sparse
 
-FAMILIES = (reconstruct, extend, sparse)
+FAMILIES = (reconstruct, extend, sparse, adaptive, singular)
 TRUTHS = {name: truth for family in FAMILIES for name, truth in family.TRUTHS.items()}
 ON_ROWS = {name: truth for family in FAMILIES for name, truth in family.ON_ROWS.items()}
 VARIANTS = {name: fields for family in FAMILIES for name, fields in family.VARIANTS.items()}
@@ -26,7 +26,7 @@ def dense_truth(method, W, b, p):
         for i, member in enumerate(method.members):
             W, b = dense_truth(member, W, b, _within(p, i))
         return W, b
-    if hasattr(method, "pattern"):
+    if hasattr(method, "method"):
         method = method.method
     return TRUTHS[method.name](method, W, b, p)
 

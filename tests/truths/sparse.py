@@ -20,6 +20,18 @@ def pafi(f, W, b, p):
     return at(W, torch.nonzero((W.abs() <= threshold).flatten()).squeeze(1), p["v"]), b
 
 
-TRUTHS = {"fishmask": fishmask, "pafi": pafi}
+def diff_pruning(f, W, b, p):
+    gates = [p["a"], p["a_all"]] if f.structured else [p["a"]]
+    delta = p["V"]
+    for a in gates:
+        delta = delta * (f.low + (f.high - f.low) / (1 + torch.exp(-a))).clamp(0.0, 1.0)
+    return W + delta, b
+
+
+TRUTHS = {"diff_pruning": diff_pruning, "fishmask": fishmask, "pafi": pafi}
 ON_ROWS = {}
-VARIANTS = {name: [{"share": 0.25}, {"share": 0.6}] for name in ("fishmask", "pafi")}
+VARIANTS = {
+    "fishmask": [{"share": 0.25}, {"share": 0.6}],
+    "pafi": [{"share": 0.25}, {"share": 0.6}],
+    "diff_pruning": [{"gate": 0.3}, {"structured": True, "gate": 0.5, "low": -0.01, "high": 1.01, "l0": 0.0}],
+}

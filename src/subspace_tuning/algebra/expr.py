@@ -131,13 +131,6 @@ class Dense(Leaf):
     def trainable(self) -> int:
         return self.numbers.numel() if self.numbers.requires_grad else 0
 
-    def factors(self) -> tuple[Tensor, Tensor] | None:
-        n, m = self.shape
-        if n == m:
-            return None
-        eye = torch.eye(min(n, m), dtype=self.M.dtype, device=self.M.device)
-        return (self.M, eye) if m < n else (eye, self.M)
-
     def as_factor(self, training: bool) -> Factor:
         return Factor("dense", *self.shape, trainable=self.trainable if training else 0)
 

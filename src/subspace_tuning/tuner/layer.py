@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from subspace_tuning.algebra import Expr, Live, NotALinearMap
 from subspace_tuning.method import Composition, Constants, Method, Params, Start
+from subspace_tuning.parameters import within
 from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
 
 
@@ -28,6 +29,22 @@ class Tuned(NamedTuple):
 
 def _read(held: Any, name: str) -> Tensor:
     return held[name]
+
+
+def _replace(state: dict[str, Any], head: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Put new values where the old ones stand in a state dict."""
+    if new is not old:
+        for name in old:
+            del state[head + name]
+        state.update({head + name: value for name, value in new.items()})
+
+
+def _pack(layer: SubspaceLayer, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """Let methods say how a checkpoint stores their parameters."""
+    for adapter, method in layer.methods.items():
+        head = f"{prefix}subspace_params.{adapter}."
+        if values := within(state, head):
+            _replace(state, head, values, method.packed(values))
 
 
 BASE = "__base__"  # PEFT's name for "no adapter" in a mixed batch
@@ -52,6 +69,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         self._original: dict[str, Tensor] = {}
         self._tuned: dict[tuple[tuple[str, ...], bool], Tuned] = {}
         self._disable_adapters = False
+        self.register_state_dict_post_hook(_pack)
 
     @property
     def frozen(self) -> LayerWeight:

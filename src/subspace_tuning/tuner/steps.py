@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from subspace_tuning.algebra import Weight
+from subspace_tuning.parameters import within
 from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.tuner.model import layers
 
@@ -24,8 +25,7 @@ class LayerSeat:
     memory: dict[str, Any] = field(default_factory=dict)
 
     def within(self, prefix: str) -> LayerSeat:
-        kept = {k.removeprefix(prefix): v for k, v in self.values.items() if k.startswith(prefix)}
-        return LayerSeat(self.name, self.W, kept, self.memory.setdefault(prefix, {}))
+        return LayerSeat(self.name, self.W, within(self.values, prefix), self.memory.setdefault(prefix, {}))
 
 
 class Steps:
