@@ -36,10 +36,13 @@ format: setup  ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: setup  ## write the pages that follow from the registry: docs/methods.md and README's table
+	$(BIN)/python -m subspace_tuning.docs
+
 hooks: setup  ## run `make check` before every commit
 	$(BIN)/pre-commit install
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo test check format hooks clean
+.PHONY: help setup demo test check format docs hooks clean

@@ -25,10 +25,8 @@ def methods(as_json: AsJson = False) -> None:
     for (category, mode), group in groupby(entries, key=lambda e: (e.category, e.mode)):
         typer.secho(category + (f", mode {mode}" if mode else ""), bold=True)
         for e in group:
-            merges = "merges" if e.mergeable else "does not merge"
-            typer.echo(
-                f"  {e.name:12} {e.equation}\n{'':15}{e.parameters} parameters a {e.sits_on}, {merges}, {e.paper}"
-            )
+            told = ", ".join([f"{e.parameters} parameters a {e.sits_on}", *e.abilities, e.paper])
+            typer.echo(f"  {e.name:12} {e.equation}\n{'':15}{told}")
     typer.echo("\nn inputs, m outputs, rank r, k = min(n, m); a|b composes two methods, as in 'ssb|lora'.")
 
 

@@ -1,0 +1,134 @@
+"""Writes the pages that the registry knows best: docs/methods.md, and the table of methods in README.md.
+
+    python -m subspace_tuning.docs      or      make docs
+
+Nothing in them is written by hand; scores come from docs/data/method_table.json, made by benchmarks/method_table.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from inspect import cleandoc
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from subspace_tuning.catalogue import Entry, catalogue
+from subspace_tuning.errors import BadInput
+from subspace_tuning.registry import METHODS
+from subspace_tuning.run_folder import write
+
+PAGE, README, SCORES = "docs/methods.md", "README.md", "docs/data/method_table.json"
+MARKER = "<!-- methods -->"
+HEAD = """\
+<!-- made by `make docs` from the registry: edit the methods, not this page -->
+# Methods
+
+phi(W) = g(f(W)): reconstruction adjusts the subspaces of W (f), extension adds new ones (g), combination does both.
+W in R^{n x m} has n inputs and m outputs; rank r, k = min(n, m).
+
+Read off each method, or tried out on a small weight:
+
+- **merges**: what is trained can be written into W, and the adapter costs nothing afterwards;
+- **LoRA**: phi(W) - W has exact low-rank factors, so that the trained adapter is a plain LoRA;
+- **quantised**: W is reached through its layer's own forward alone, so that it may be quantised;
+- **on-step**: the method acts between steps of training (`StepCallback`, or `Steps` in a loop of one's own);
+- **calibration**: the start asks something of the data (`calibrate(model, batches)`).
+"""
+ABILITIES = ("method", "equation", "parameters", "sits on", "merges", "LoRA", "quantised", "on-step", "calibration")
+
+
+def entries() -> list[Entry]:
+    """The package's own methods."""
+    return [e for e in catalogue() if METHODS[e.name].__module__.startswith("subspace_tuning.")]
+
+
+def methods_page(scores: dict[str, Any] | None) -> str:
+    """docs/methods.md; with the measured table where there are scores."""
+    parts = [HEAD, _table(ABILITIES, map(_abilities, entries()))]
+    if scores:
+        parts.append(_measured(scores))
+    for (category, mode), group in groupby(entries(), key=lambda e: (e.category, e.mode)):
+        parts.append(f"## {category.capitalize()}{f', mode {mode}' if mode else ''}\n")
+        parts += [_section(e) for e in group]
+    return "\n".join(parts)
+
+
+def readme_table() -> str:
+    rows = ((f"`{e.name}`", e.category, _code(e.equation), _code(e.parameters), _yes(e.mergeable)) for e in entries())
+    return _table(("method", "category", "equation", "parameters", "merges"), rows)
+
+
+def with_table(readme: str, table: str) -> str:
+    """README.md with the table between its two marker lines."""
+    parts = readme.split(MARKER)
+    if len(parts) != 3:
+        raise BadInput(f"{README} holds the line {MARKER} {len(parts) - 1} times; the table goes between two of them")
+    return f"{parts[0]}{MARKER}\n{table}{MARKER}{parts[2]}"
+
+
+def pages(root: Path) -> dict[Path, str]:
+    """Every generated page of a checkout and what it should say."""
+    if not (root / README).is_file():
+        raise BadInput(f"there is no {README} in {root.resolve()}; run this in a clone of the repository")
+    scores = root / SCORES
+    measured = json.loads(scores.read_text(encoding="utf-8")) if scores.is_file() else None
+    readme = (root / README).read_text(encoding="utf-8")
+    return {root / PAGE: methods_page(measured), root / README: with_table(readme, readme_table())}
+
+
+def _abilities(e: Entry) -> tuple[str, ...]:
+    can = map(_yes, (e.mergeable, e.lora_export, e.quantised_base, e.on_step))
+    name = f"[`{e.name}`](#{e.name})"
+    return (name, _code(e.equation), _code(e.parameters), e.sits_on, *can, ", ".join(e.calibration))
+
+
+def _section(e: Entry) -> str:
+    """A method's docstring, with its fields."""
+    first, _, rest = cleandoc(METHODS[e.name].__doc__ or "").partition("\n")
+    fields = ", ".join(f"`{name} = {value!r}`" for name, value in e.fields.items())
+    told = [f"### {e.name}\n", f"    {first.rstrip('.')}\n", f"{rest.strip()}\n"]
+    told += [f"Fields: {fields}.\n"] if fields else []
+    return "\n".join(told)
+
+
+def _measured(scores: dict[str, Any]) -> str:
+    """The table of scores, each method's mean and spread over the seeds."""
+    rows = (
+        (
+            f"`{row['method']}`",
+            f"{100 * row['score']:.1f} ± {100 * row['spread']:.1f}",
+            f"{100 * (row['score'] - scores['probe']):+.1f}",
+            f"{row['permille']:.2f}",
+            f"{row['seconds_per_step']:.2f}",
+            f"{row['learning_rate']:g}",
+        )
+        for row in scores["results"]
+    )
+    header = ("method", scores["metric"], "over the probe", "per mille", "s/step", "learning rate")
+    return f"## Measured\n\n{scores['about']}\n\n{_table(header, rows)}"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _code(text: str) -> str:
+    return f"`{text}`".replace("|", "\\|")
+
+
+def _yes(holds: bool) -> str:
+    return "yes" if holds else ""
+
+
+def main() -> None:
+    for path, text in pages(Path()).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, text)
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
