@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+POWER_ITERATIONS = 200  # after that many the Gram matrix's own eigenvectors are cheaper
+
 
 class SVD(NamedTuple):
     """W = U diag(S) V^T, or some of its terms: U (n, k), S (k,) descending, Vt (k, m)."""
@@ -43,11 +45,50 @@ def svd(W: Tensor, r: int | None = None) -> SVD:
 
     The largest entry of each column of U is positive, so that every machine finds the same signs.
     """
-    U, S, Vt = torch.linalg.svd(wide(W), full_matrices=False)
+    whole = SVD(*_signed(*torch.linalg.svd(wide(W), full_matrices=False)))
+    return whole if r is None else whole.top(r)
+
+
+def _signed(U: Tensor, S: Tensor, Vt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     peaks = U.gather(0, U.abs().argmax(0, keepdim=True)) if U.numel() else U[:1]
     signs = torch.where(peaks < 0, -1.0, 1.0).to(U.dtype)
-    whole = SVD(U * signs, S, Vt * signs.T)
-    return whole if r is None else whole.top(r)
+    return U * signs, S, Vt * signs.T
+
+
+def truncated_svd(M: Tensor, r: int, tolerance: float = 1e-6, seed: int = 0) -> SVD:
+    """The r largest terms of the SVD of M (n, m), found at random from a seed, their error verified.
+
+    The squares of the returned singular values fall short of those of the exact ones by at most ``tolerance`` times
+    ||M||_F^2, all r together; power iterations go on until that is certain. What is left outside the found subspace
+    bounds the shortfall and often suffices; else the exact eigenvalues of the smaller Gram matrix do, which cost far
+    less than singular vectors. The same seed gives the same bits.
+    """
+    M = wide(M)
+    k, width = min(M.shape), 2 * r + 8
+    if M.is_meta or k <= 2 * width:
+        return svd(M, r)
+    if M.shape[0] > M.shape[1]:
+        U, S, Vt = truncated_svd(M.T, r, tolerance, seed)
+        return SVD(*_signed(Vt.T, S, U.T))
+    start = torch.randn(M.shape[1], width, generator=torch.Generator().manual_seed(seed)).to(M)
+    Q, _ = torch.linalg.qr(M @ start)
+    allowed = tolerance * M.square().sum(dtype=torch.float64).item()
+    B = Q.T @ M
+    if (M - Q @ B).square().sum(dtype=torch.float64).item() > allowed:
+        B = (Q := _iterated(M, Q, r, allowed)).T @ M
+    U, S, Vt = torch.linalg.svd(B, full_matrices=False)
+    return SVD(*_signed(Q @ U[:, :r], S[:r], Vt[:r]))
+
+
+def _iterated(M: Tensor, Q: Tensor, r: int, allowed: float) -> Tensor:
+    """Q (n, l) after as many power iterations as it takes for r dimensions of it to hold all but ``allowed``."""
+    gram = sum((part @ part.T for part in map(Tensor.double, M.split(1024, dim=1))), start=M.new_zeros(()).double())
+    best, dtype, Q = torch.linalg.eigvalsh(gram)[-r:].sum(), Q.dtype, Q.double()
+    for _ in range(POWER_ITERATIONS):
+        Q, _ = torch.linalg.qr(gram @ Q)
+        if best - torch.linalg.eigvalsh(Q.T @ gram @ Q)[-r:].sum() <= allowed:
+            return Q.to(dtype)
+    return torch.linalg.eigh(gram).eigenvectors[:, -r:].to(dtype)
 
 
 def qr(W: Tensor) -> tuple[Tensor, Tensor]:
