@@ -58,6 +58,11 @@ class LayerWeight(Weight):
     def own_bias(self) -> Tensor | None:
         return getattr(self.layer, "bias", None)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        own = self.layer.weight.dtype
+        return own if own.is_floating_point else torch.get_default_dtype()
+
     def assign(self, W: Tensor | None, bias: Tensor | None) -> None:
         """Write W (n, m) and the bias into the layer; None leaves what is there."""
         with torch.no_grad():

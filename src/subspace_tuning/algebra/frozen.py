@@ -32,6 +32,11 @@ class Weight(Leaf):
         return self._W
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the rows that it meets."""
+        return self._W.dtype
+
+    @property
     def own_bias(self) -> Tensor | None:
         return self._bias
 

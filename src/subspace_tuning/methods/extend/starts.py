@@ -10,18 +10,22 @@ Each gives A0, B0 in the precision of W; a method that starts there adds s (A B 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor
 
 from subspace_tuning.linalg import SVD, qr, svd
 
-Factors = tuple[Tensor, Tensor]
+
+class Factors(NamedTuple):
+    A0: Tensor
+    B0: Tensor
 
 
 def orthogonal(W: Tensor, r: int, s: float = 1.0) -> Factors:
     """OLoRA decomposes the weight as torch stores it, (m, n): the orthonormal factor stands on the output side."""
     Q, R = qr(W.T)
-    return R[:r].T.to(W.dtype).clone(), Q[:, :r].T.to(W.dtype).clone()
+    return Factors(R[:r].T.to(W.dtype).clone(), Q[:, :r].T.to(W.dtype).clone())
 
 
 def pissa(W: Tensor, r: int, s: float = 1.0) -> Factors:
@@ -35,7 +39,7 @@ def milora(W: Tensor, r: int, s: float = 1.0) -> Factors:
 def _even(terms: SVD, W: Tensor, s: float) -> Factors:
     """U diag(S) V^T = s A0 B0, half of S and s on each side."""
     root = (terms.S / s).sqrt()
-    return (terms.U * root).to(W.dtype), (root.unsqueeze(1) * terms.Vt).to(W.dtype)
+    return Factors((terms.U * root).to(W.dtype), (root.unsqueeze(1) * terms.Vt).to(W.dtype))
 
 
 STARTS: dict[str, Callable[[Tensor, int, float], Factors]] = {

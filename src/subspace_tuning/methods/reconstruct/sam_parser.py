@@ -2,17 +2,15 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from subspace_tuning.algebra import Diag, Expr, Weight
-from subspace_tuning.linalg import svd
-from subspace_tuning.method import Method, Params, Start, constant
+from subspace_tuning.algebra import Diag, Expr
+from subspace_tuning.method import Params, Start, constant
+from subspace_tuning.methods.spectrum import OnSpectrum
 from subspace_tuning.registry import register
 
 
 @register("sam_parser")
 @dataclass(frozen=True)
-class SAMParser(Method):
+class SAMParser(OnSpectrum):
     """phi(W) = U diag(s) V^T, s trained from the singular values of W.
 
     U (n, k) and V (m, k) are the singular vectors of W, k = min(n, m).
@@ -28,11 +26,5 @@ class SAMParser(Method):
     def parameters(self, n: int, m: int) -> dict[str, Start]:
         return {"s": constant("S", min(n, m))}
 
-    def constants(self, W: Weight) -> dict[str, Tensor]:
-        dense = W.dense()
-        return svd(dense).to(dense.dtype)._asdict()
-
     def phi(self, W: Expr, p: Params) -> Expr:
-        if isinstance(W, Weight):
-            return p.U @ Diag(p.s) @ p.Vt
-        return W + p.U @ Diag(p.s - p.S) @ p.Vt  # after another method: what that one made of W stays
+        return self.between(W, p, Diag(p.s), Diag(p.s - p.S))

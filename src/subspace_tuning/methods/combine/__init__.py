@@ -1,0 +1,1 @@
+"""Combination: phi(W) = g(f(W)), both or not separable."""

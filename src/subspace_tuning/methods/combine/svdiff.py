@@ -1,0 +1,31 @@
+"""SVDiff: shift the singular values of W."""
+
+from dataclasses import dataclass
+
+import torch
+
+from subspace_tuning.algebra import Diag, Expr
+from subspace_tuning.method import Params, Start, zeros
+from subspace_tuning.methods.spectrum import OnSpectrum
+from subspace_tuning.registry import register
+
+
+@register("svdiff")
+@dataclass(frozen=True)
+class SVDiff(OnSpectrum):
+    """phi(W) = U relu(S + diag(d)) V^T.
+
+    S holds the k = min(n, m) singular values of W; d in R^k starts at zero.
+    Source: arXiv:2303.11305, eq. (3); arXiv:2407.05417, eqs. (39)-(40).
+    """
+
+    category = "combination"
+    formula = "k"
+    paper = "arXiv:2303.11305"
+
+    def parameters(self, n: int, m: int) -> dict[str, Start]:
+        return {"d": zeros(min(n, m))}
+
+    def phi(self, W: Expr, p: Params) -> Expr:
+        s = torch.relu(p.S + p.d)
+        return self.between(W, p, Diag(s), Diag(s - p.S))

@@ -1,0 +1,37 @@
+"""LoRA-XS: a small core between frozen singular vectors."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from subspace_tuning.algebra import Expr, Weight
+from subspace_tuning.linalg import svd
+from subspace_tuning.method import Params, Start, zeros
+from subspace_tuning.methods.extend.lora import LowRank
+from subspace_tuning.registry import register
+
+
+@register("lora_xs")
+@dataclass(frozen=True)
+class LoRAXS(LowRank):
+    """phi(W) = W + s A M B, A = U_r S_r, B = V_r^T, s = alpha / r.
+
+    Only M in R^{r x r} (R in the paper) is trained; A (n, r) and B (r, m) are the r largest terms of W's singular value
+    decomposition. M starts at zero where the paper draws it with deviation 1e-5, so that phi(W) = W exactly.
+    Source: arXiv:2405.17604, section 3.
+    """
+
+    category = "extension"
+    formula = "r r"
+    paper = "arXiv:2405.17604"
+
+    def parameters(self, n: int, m: int) -> dict[str, Start]:
+        return {"M": zeros(self.r, self.r)}
+
+    def constants(self, W: Weight) -> dict[str, Tensor]:
+        dense = W.dense()
+        U, S, Vt = svd(dense, self.r)
+        return {"A": (U * S).to(dense.dtype), "B": Vt.to(dense.dtype)}
+
+    def phi(self, W: Expr, p: Params) -> Expr:
+        return W + self.s * (self.dropped(p.A, p) @ p.M @ p.B)

@@ -1,0 +1,37 @@
+"""PiCa: train within the principal column space of W."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from subspace_tuning.algebra import Expr, Weight
+from subspace_tuning.linalg import svd
+from subspace_tuning.method import Method, Params, Start, zeros
+from subspace_tuning.registry import register
+
+
+@register("pica")
+@dataclass(frozen=True)
+class PiCa(Method):
+    """phi(W) = W + U_r B.
+
+    U_r (n, r) are the singular vectors of W's r largest singular values, on the input side; B in R^{r x m} starts at
+    zero. Each layer trains a B of its own; the paper also shares one B among the layers of a kind.
+    Source: arXiv:2505.20211, section 4.
+    """
+
+    r: int = 8
+
+    category = "extension"
+    formula = "r m"
+    paper = "arXiv:2505.20211"
+
+    def parameters(self, n: int, m: int) -> dict[str, Start]:
+        return {"B": zeros(self.r, m)}
+
+    def constants(self, W: Weight) -> dict[str, Tensor]:
+        dense = W.dense()
+        return {"U": svd(dense, self.r).U.to(dense.dtype)}
+
+    def phi(self, W: Expr, p: Params) -> Expr:
+        return W + p.U @ p.B

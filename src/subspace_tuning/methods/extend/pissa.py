@@ -1,0 +1,58 @@
+"""PiSSA and MiLoRA: train the largest or the smallest part of W instead of a product that starts at zero."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from subspace_tuning.algebra import Expr, Weight
+from subspace_tuning.method import Method, Params, Start, constant
+from subspace_tuning.methods.extend.starts import milora, pissa
+from subspace_tuning.registry import register
+
+
+@dataclass(frozen=True)
+class Instead(Method):
+    """phi(W) = W + A B - A_0 B_0: a part A_0 B_0 of W is trained in its place, W itself stays as it is."""
+
+    r: int = 8
+
+    category = "extension"
+    formula = "r (n + m)"
+
+    def parameters(self, n: int, m: int) -> dict[str, Start]:
+        return {"A": constant("A0", n, self.r), "B": constant("B0", self.r, m)}
+
+    def phi(self, W: Expr, p: Params) -> Expr:
+        return W + p.A @ p.B - p.A0 @ p.B0
+
+
+@register("pissa")
+@dataclass(frozen=True)
+class PiSSA(Instead):
+    """phi(W) = W + A B - A_0 B_0, A_0 B_0 the r largest terms of W's singular value decomposition.
+
+    A in R^{n x r} starts at A_0 = U_r S_r^{1/2}, B in R^{r x m} at B_0 = S_r^{1/2} V_r^T. The paper's residual
+    W - A_0 B_0 is never written, and phi(W) - W has rank 2 r. With a scale, dropout or a core between A and B, it is
+    LoRA(init="pissa") and the like.
+    Source: arXiv:2404.02948, eqs. (2)-(4).
+    """
+
+    paper = "arXiv:2404.02948"
+
+    def constants(self, W: Weight) -> dict[str, Tensor]:
+        return pissa(W.dense(), self.r)._asdict()
+
+
+@register("milora")
+@dataclass(frozen=True)
+class MiLoRA(Instead):
+    """phi(W) = W + A B - A_0 B_0, A_0 B_0 the r smallest terms of W's singular value decomposition.
+
+    A in R^{n x r} starts at A_0 = U S^{1/2}, B in R^{r x m} at B_0 = S^{1/2} V^T, for the r smallest singular values.
+    Source: arXiv:2406.09044, section 3.
+    """
+
+    paper = "arXiv:2406.09044"
+
+    def constants(self, W: Weight) -> dict[str, Tensor]:
+        return milora(W.dense(), self.r)._asdict()

@@ -1,0 +1,42 @@
+"""PSOFT: rotate W within its principal subspace."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from subspace_tuning.algebra import Diag, Expr, Live
+from subspace_tuning.linalg import cayley, skew
+from subspace_tuning.method import Params, Start, ones, zeros
+from subspace_tuning.methods.spectrum import OnTop
+from subspace_tuning.registry import register
+
+
+@register("psoft")
+@dataclass(frozen=True)
+class PSOFT(OnTop):
+    """phi(W) = W + U_r (diag(a) R diag(b) - I) S_r V_r^T, R = (I - Q) (I + Q)^{-1} orthogonal.
+
+    U_r S_r V_r^T are the r largest terms of W's singular value decomposition; Q in R^{r x r} is skew-symmetric, held as
+    the numbers q above its diagonal; a, b in R^r (alpha, beta in the paper) start at one and let R leave orthogonality.
+    PEFT also has a scale alpha, which cancels.
+    Source: arXiv:2505.11235, eqs. (6)-(8).
+    """
+
+    category = "reconstruction"
+    mode = "2: singular vectors, nonlinear"
+    formula = "r (r - 1) // 2 + 2 r"
+    paper = "arXiv:2505.11235"
+    least_r = 2
+
+    def parameters(self, n: int, m: int) -> dict[str, Start]:
+        return {"q": zeros(self.r * (self.r - 1) // 2), "a": ones(self.r), "b": ones(self.r)}
+
+    def phi(self, W: Expr, p: Params) -> Expr:
+        return W + p.U @ Live.of(_turn, p.q, p.a, p.b) @ Diag(p.S) @ p.Vt
+
+
+def _turn(q: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """diag(a) R diag(b) - I, (r, r)."""
+    R = cayley(skew(q, len(a)))
+    return a.unsqueeze(1) * R * b - torch.eye(len(a), dtype=R.dtype, device=R.device)
