@@ -28,6 +28,11 @@ def lora(**values):
     return peft.LoraConfig(**{**LORA, **values})
 
 
+def adalora(**values):
+    shape = {"init_r": 4, "target_r": 2, "lora_alpha": 5, "total_step": 6, "tinit": 1, "tfinal": 1, "deltaT": 1}
+    return peft.AdaLoraConfig(**{**shape, "target_modules": BERT, "task_type": "SEQ_CLS", **values})
+
+
 def ia3(targets, inputs, **values):
     return peft.IA3Config(target_modules=targets, feedforward_modules=inputs, **values)
 
@@ -48,6 +53,12 @@ ADAPTERS = {
     "lora_orthogonal": (models.bert, lora(init_lora_weights="orthogonal", r=4)),
     "pissa": (models.bert, lora(init_lora_weights="pissa")),
     "olora": (models.bert, lora(init_lora_weights="olora")),
+    "dora": (models.bert, lora(use_dora=True, rank_pattern={"value": 2})),
+    "dora_embedding": (models.bert, lora(use_dora=True, target_modules=["word_embeddings", "query"])),
+    "dora_convolution": (models.vit, lora(use_dora=True, target_modules=["projection", "fc1"], task_type=None)),
+    "dora_conv1d": (models.gpt2, lora(use_dora=True, target_modules=["c_attn"], fan_in_fan_out=True)),
+    "adalora": (models.bert, adalora()),
+    "adalora_convolution": (models.vit, adalora(target_modules=["projection", "fc1"], task_type=None)),
     "ia3_bias": (models.bert, ia3(["key", "value", "intermediate.dense"], ["intermediate.dense"])),
     "ia3_ends": (models.bert, ia3(["key", "value", "output.dense"], ["output.dense"], task_type="SEQ_CLS")),
     "ia3_pattern": (models.llama, ia3(r".*\.(k_proj|v_proj|down_proj)", r".*\.down_proj")),
@@ -55,11 +66,16 @@ ADAPTERS = {
 }
 
 
+def inputs(make=models.bert):
+    """A batch without labels: PEFT's AdaLoRA wants none once it is loaded."""
+    return {key: value for key, value in models.batch(make).items() if key != "labels"}
+
+
 class Made:
     """An adapter trained by PEFT on a tiny model: its folder, the base model and what the two compute."""
 
     def __init__(self, make, config, folder: Path):
-        self.batch = models.batch(make)
+        self.batch = inputs(make)
         self.base = make()
         model = get_peft_model(copy.deepcopy(self.base), copy.deepcopy(config)).eval()
         with torch.no_grad():
@@ -101,7 +117,7 @@ def test_the_imported_adapter_computes_what_pefts_does(made, tmp_path, name):
 def test_as_many_numbers_are_trained(made, tmp_path, name):
     theirs = made(name)
     count = {
-        config.peft_type: get_peft_model(copy.deepcopy(theirs.base), config).get_nb_trainable_parameters()
+        config.peft_type: get_peft_model(copy.deepcopy(theirs.base), config).get_nb_trainable_parameters()[0]
         for config in (ADAPTERS[name][1], SubspaceConfig.from_peft(theirs.folder))
     }
     assert len(set(count.values())) == 1, count
@@ -133,6 +149,28 @@ def test_a_pissa_adapter_converted_to_lora(tmp_path):
         ours = PeftModel.from_pretrained(base, tmp_path / "ours").eval()
         assert relative(ours(**batch).logits, want) < 1e-5
     assert (config.method.r, config.method.init) == (6, "kaiming")
+
+
+def test_an_adalora_adapter_that_gave_up_ranks(tmp_path):
+    """Trained to the end of its schedule, so that PEFT stores fewer rows than it began with."""
+    base, batch = models.bert(), models.batch()
+    model = get_peft_model(copy.deepcopy(base), adalora())
+    steps = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    for step in range(6):
+        steps.zero_grad()
+        model(**batch).loss.backward()
+        steps.step()
+        model.base_model.update_and_allocate(step)
+    ranks = {sum(kept) for kept in model.peft_config["default"].rank_pattern.values()}
+    assert len(ranks) > 1  # the budget moved between layers
+    model.save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
+    config = import_peft(tmp_path / "theirs", tmp_path / "ours")
+    assert (config.method.init_r, config.method.r) == (4, 2)
+    with torch.no_grad():
+        theirs = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "theirs").eval()
+        ours = PeftModel.from_pretrained(base, tmp_path / "ours").eval()
+        x = inputs()
+        assert relative(ours(**x).logits, theirs(**x).logits) < 1e-5
 
 
 REFUSED = {

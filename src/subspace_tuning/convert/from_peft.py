@@ -124,6 +124,8 @@ def _renamed(kind: Kind, source: Source, config: SubspaceConfig) -> dict[str, Te
             with as_bad_input():
                 renamed[f"{module}.subspace_params.{ours}"] = kind.rewrite(ours, value, method).contiguous()
             held.setdefault(module, set(method.parameters(ANY, ANY))).discard(ours)
+        elif name in kind.dropped:
+            continue
         elif not any(part.startswith(kind.prefix) for part in key.split(".")):
             renamed[key] = value.contiguous()
         else:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor
+from torch.nn.functional import pad
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.method import Method
-from subspace_tuning.methods import SSL, IA3Output, LoRA
+from subspace_tuning.methods import SSL, AdaLoRA, DoRA, IA3Output, LoRA
 
 Tensors = Mapping[str, Tensor]
 
@@ -35,6 +36,7 @@ class Kind(NamedTuple):
     names: Mapping[str, str]  # PEFT's name of a tensor -> ours
     prefix: str  # of the names of PEFT's tensors
     rewrite: Callable[[str, Tensor, Method], Tensor]  # our name, PEFT's tensor, our method at its place -> our tensor
+    dropped: frozenset[str] = frozenset()  # names of tensors that follow from the config
 
 
 def _transposed(name: str, t: Tensor, method: Method) -> Tensor:
@@ -61,21 +63,62 @@ def _lora(source: Source) -> dict[str, Any]:
         "rank_stabilized": config.get("use_rslora", False),
         "dropout": config.get("lora_dropout", 0.0),
     }
-    method = LoRA(**values, init=SUBTRACTED.get(start, "kaiming"))
+    method = (DoRA if config.get("use_dora") else LoRA)(**values, init=SUBTRACTED.get(start, "kaiming"))
     patterns = {key: dict(config.get(key) or {}) for key in ("rank_pattern", "alpha_pattern")}
     return {"method": method, **patterns}
 
 
+FACTORS = {"lora_A": "A", "lora_B": "B", "lora_embedding_A": "A", "lora_embedding_B": "B"}
 LORA = Kind(
     "LORA",
     _lora,
     frozenset(
-        {"r", "lora_alpha", "use_rslora", "lora_dropout", "rank_pattern", "alpha_pattern", "init_lora_weights"}
-        | {"eva_config", "lora_ga_config", "corda_config", "megatron_core"}
+        {"r", "lora_alpha", "use_rslora", "use_dora", "lora_dropout", "rank_pattern", "alpha_pattern"}
+        | {"init_lora_weights", "eva_config", "lora_ga_config", "corda_config", "megatron_core"}
     ),
-    {"lora_A": "A", "lora_B": "B", "lora_embedding_A": "A", "lora_embedding_B": "B"},
+    {**FACTORS, "lora_magnitude_vector": "m"},
     "lora_",
     _transposed,
+)
+
+
+def _adalora(source: Source) -> dict[str, Any]:
+    """Ranks that were given up stay in the shapes, as zeros."""
+    config = source.config
+    method = AdaLoRA(
+        r=min(config["target_r"], config["init_r"]),
+        init_r=config["init_r"],
+        alpha=config["lora_alpha"],
+        dropout=config.get("lora_dropout", 0.0),
+        tinit=config["tinit"],
+        tfinal=config["tfinal"],
+        delta_t=config["deltaT"],
+        beta1=config["beta1"],
+        beta2=config["beta2"],
+        orthogonality=config["orth_reg_weight"],
+    )
+    return {"method": method}
+
+
+def _widened(name: str, t: Tensor, method: Method) -> Tensor:
+    t = _transposed(name, t, method)
+    r = cast(AdaLoRA, method).init_r
+    if name == "d":
+        return pad(t, (0, r - len(t))) * (r / (r + 1e-5))  # PEFT divides alpha by that much more than r
+    return pad(t, (0, r - t.shape[1])) if name == "A" else pad(t, (0, 0, 0, r - t.shape[0]))
+
+
+ADALORA = Kind(
+    "ADALORA",
+    _adalora,
+    frozenset(
+        {"r", "init_r", "target_r", "lora_alpha", "lora_dropout", "tinit", "tfinal", "deltaT", "beta1", "beta2"}
+        | {"orth_reg_weight", "total_step", "rank_pattern", "init_lora_weights", "megatron_core"}
+    ),
+    {**FACTORS, "lora_E": "d"},
+    "lora_",
+    _widened,
+    frozenset({"ranknum"}),
 )
 
 
@@ -97,4 +140,4 @@ def _scales(name: str, t: Tensor, method: Method) -> Tensor:
 
 IA3 = Kind("IA3", _ia3, frozenset({"feedforward_modules", "init_ia3_weights"}), {"ia3_l": "d"}, "ia3_", _scales)
 
-KINDS = {kind.peft_type: kind for kind in (LORA, IA3)}
+KINDS = {kind.peft_type: kind for kind in (LORA, ADALORA, IA3)}
