@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.predict import Predictor
+from subspace_tuning.pretrained import location
 from subspace_tuning.recipe import MINILM, Recipe
 from subspace_tuning.run_folder import Result, RunFolder, whole_folder
 
@@ -51,14 +53,21 @@ def merge(run: Path | str, out: Path | str) -> Path:
         raise BadInput(f"{folder.path} is not finished; there is nothing to merge yet")
     predictor = Predictor(run)
     model = predictor.model
-    if not predictor.recipe.is_full:
+    if not predictor.recipe.is_plain:
         with as_bad_input((ValueError, NotImplementedError)):
             model = model.merge_and_unload(safe_merge=True)
     with whole_folder(out) as aside:
-        model.save_pretrained(str(aside))
-        predictor.tokenizer.save_pretrained(aside)
-        (aside / "README.md").write_text(_card(predictor.recipe, result), encoding="utf-8")
+        write_model(model, predictor.tokenizer, _card(predictor.recipe, result), aside, like=predictor.recipe.model)
     return out
+
+
+def write_model(model: Any, tokenizer: Any, card: str, folder: Path, like: str) -> None:
+    """Weights, config, tokenizer and card of a plain model; in shards no larger than those of the model it is like."""
+    sizes = [path.stat().st_size for path in Path(location(like)).glob("*-of-*.safetensors")]
+    model.save_pretrained(str(folder), **({"max_shard_size": max(sizes)} if sizes else {}))
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _card(recipe: Recipe, result: Result) -> str:

@@ -1,0 +1,134 @@
+"""Commands that write adapters as what others can load: export, combine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from subspace_tuning.cli.command import command
+from subspace_tuning.cli.methods import AsJson
+from subspace_tuning.errors import BadInput
+
+if TYPE_CHECKING:
+    from subspace_tuning.convert.certificate import Certificate
+
+To = Annotated[str, typer.Option(help="lora: a plain LoRA adapter of PEFT's; merged: a plain transformers model.")]
+Base = Annotated[str | None, typer.Option(help="The base model, where the adapter does not name it rightly.")]
+Rank = Annotated[int | None, typer.Option(min=1, help="The best LoRA of at most this rank.")]
+Energy = Annotated[float | None, typer.Option(help="In each layer the least rank that keeps this share of ||dW||^2.")]
+Exact = Annotated[bool, typer.Option("--exact", help="All of dW, whatever rank that takes.")]
+MaxError = Annotated[
+    float | None,
+    typer.Option(help="Refuse where a layer loses more of its change than this; for lora 0.01, or what energy allows."),
+]
+ProbeFile = Annotated[
+    Path | None, typer.Option(help="A file with a text a line, for the comparison of logits; built-in ones without it.")
+]
+
+
+@command(
+    "export",
+    examples=[
+        "subspace export runs/my-run lora-adapter",
+        "subspace export my-adapter lora-adapter --energy 0.9",
+        "subspace export my-adapter merged-model --to merged --probe sentences.txt",
+    ],
+)
+def export(
+    adapter: Annotated[Path, typer.Argument(help="A run's folder or an adapter's.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
+    to: To = "lora",
+    rank: Rank = None,
+    energy: Energy = None,
+    exact: Exact = False,
+    max_error: MaxError = None,
+    base: Base = None,
+    probe: ProbeFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write an adapter as a plain LoRA adapter or a merged model, with a certificate of what was kept.
+
+    Where the method's change has low rank, the LoRA is exact; else, unless told otherwise, it has the least rank that
+    loses no more than --max-error of a layer's change. `certificate.json` holds each layer's relative error, and how
+    far the logits of what was written are from the adapter's.
+    """
+    from subspace_tuning.convert.export import export as write
+    from subspace_tuning.convert.lora import Wanted
+
+    wanted = Wanted(rank, energy, exact, max_error)
+    _tell(lambda: write(adapter, out, to, wanted, base, _lines(probe)), out, as_json)
+
+
+@command(
+    "combine",
+    examples=[
+        "subspace combine runs/a runs/b --out both",
+        "subspace combine lora-a ssb-b --weights 0.7,0.3 --out one --energy 0.95",
+        "subspace combine first second --how compose --to merged --out model",
+    ],
+)
+def combine(
+    adapters: Annotated[list[Path], typer.Argument(help="Runs or adapters of one base model.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.", show_default=False)],
+    weights: Annotated[str | None, typer.Option(help="Numbers with commas, one an adapter; 1 each without it.")] = None,
+    how: Annotated[str, typer.Option(help="sum: W + sum of w_i dW_i; compose: each on what the ones before made.")] = (
+        "sum"
+    ),
+    to: To = "lora",
+    rank: Rank = None,
+    energy: Energy = None,
+    exact: Exact = False,
+    max_error: MaxError = None,
+    base: Base = None,
+    probe: ProbeFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write several adapters, of any families, as one LoRA adapter or one merged model, with a certificate.
+
+    A classification head, where there is one, is the first adapter's.
+    """
+    from subspace_tuning.convert.combine import combine as write
+    from subspace_tuning.convert.lora import Wanted
+
+    wanted = Wanted(rank, energy, exact, max_error)
+    numbers = _numbers(weights)
+    _tell(lambda: write(adapters, out, to, numbers, how, wanted, base, _lines(probe)), out, as_json)
+
+
+def _tell(write: Callable[[], Certificate], out: Path, as_json: bool) -> None:
+    c = write()
+    if as_json:
+        typer.echo(c.to_json())
+        return
+    ranks: list[Any] = [layer.rank for layer in c.layers.values() if layer.rank]
+    size = f"rank {min(ranks)} to {max(ranks)}, " if ranks else ""
+    kind = "exact but for rounding" if c.exact else "approximate"
+    typer.echo(
+        f"{len(c.layers)} layers, {size}{kind}: relative error {c.error:.2g}, {c.largest_error:.2g} at most "
+        f"({c.worst_layer})\n"
+        f"logits on {c.probe}: {c.logits.largest:.2g} apart at most, {c.logits.mean:.2g} on average "
+        f"(the adapter moves them by {c.moved.mean:.2g})\n"
+        f"written to {out}"
+    )
+
+
+def _lines(path: Path | None) -> list[str] | None:
+    if path is None:
+        return None
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read {path}: expected a file with one text a line in UTF-8 ({error})") from error
+    if not lines:
+        raise BadInput(f"there is no text in {path}")
+    return lines
+
+
+def _numbers(text: str | None) -> list[float] | None:
+    try:
+        return None if text is None else [float(number) for number in text.split(",")]
+    except ValueError:
+        raise BadInput(f"--weights are numbers with commas, such as 0.7,0.3; got {text!r}") from None

@@ -1,0 +1,74 @@
+"""What an export kept, for a reader and for a machine; the cards that go with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from subspace_tuning.convert.probe import Differences
+
+CERTIFICATE = "certificate.json"
+
+
+class Layer(NamedTuple):
+    """What became of one layer."""
+
+    shape: tuple[int, int]
+    rank: int | None  # of the written factors; None where the weight itself was written
+    exact: bool  # what was written is the change but for rounding
+    error: float  # ||[dW - written; db - written]||_F / ||[dW; db]||_F
+    bias: str  # unchanged | kept | lost
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What an export kept."""
+
+    made_by: str
+    source: list[str]
+    methods: list[str]
+    base: str
+    to: str
+    asked: dict[str, Any]
+    exact: bool
+    error: float  # over all layers together
+    largest_error: float
+    worst_layer: str
+    layers: dict[str, Layer]
+    probe: str
+    logits: Differences  # between the adapter and what was written
+    moved: Differences  # between the base model and the adapter: what the former is to be judged by
+
+    def to_json(self) -> str:
+        data = asdict(self)
+        data["layers"] = {name: layer._asdict() for name, layer in self.layers.items()}
+        return json.dumps(data | {"logits": self.logits._asdict(), "moved": self.moved._asdict()}, indent=2)
+
+
+CARD = """---
+library_name: peft
+base_model: {base}
+tags: [lora, subspace-tuning]
+---
+# A LoRA adapter
+
+Trained as {made}, exported as plain LoRA: PEFT and what reads its adapters load it by themselves.
+`certificate.json` says what was kept, layer by layer.
+
+```python
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
+```
+"""
+MERGED_CARD = """---
+library_name: transformers
+base_model: {base}
+tags: [subspace-tuning]
+---
+# A fine-tuned model
+
+Trained as {made}; the method's parameters are merged into the weights, nothing else is needed to load it.
+`certificate.json` says what rounding cost, layer by layer.
+"""

@@ -1,0 +1,186 @@
+"""Adapters as what others can load, with a certificate of what was kept.
+
+    --to lora      a plain LoRA adapter of PEFT's: exact factors where dW has low rank, else the best of a rank
+    --to merged    a plain transformers model: phi(W) in the weights, tokenizer and model card beside them
+
+The certificate (certificate.json) says for each layer how far the written dW is from the adapter's, in Frobenius norm
+relative to it, a changed bias being the last row of the augmented weight; and how far the logits of the written model,
+loaded anew from disk, are from the adapter's on probe inputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from subspace_tuning.convert import lora
+from subspace_tuning.convert.certificate import CARD, CERTIFICATE, MERGED_CARD, Certificate, Layer
+from subspace_tuning.convert.change import Change
+from subspace_tuning.convert.from_peft import WEIGHTS
+from subspace_tuning.convert.layers import changes_of, methods_of, seats, untie, without, write
+from subspace_tuning.convert.lora import Wanted
+from subspace_tuning.convert.probe import Differences, Probe, answers, differences, probe
+from subspace_tuning.convert.source import Source, opened
+from subspace_tuning.errors import BadInput
+from subspace_tuning.merged import write_model
+from subspace_tuning.run_folder import whole_folder
+from subspace_tuning.version import VERSION
+
+KINDS = ("lora", "merged")
+
+
+def export(
+    adapter: Path | str,
+    out: Path | str,
+    to: str = "lora",
+    wanted: Wanted | None = None,
+    base: str | None = None,
+    texts: Sequence[str] | None = None,
+) -> Certificate:
+    """Write one adapter as ``to``; raises BadInput, and writes nothing, where more is lost than is wanted."""
+    out = checked(out, to)
+    with opened(adapter, base) as source:
+        model = source.load()
+        inputs = probe(model, source.tokenizer, texts)
+        changes = changes_of(model, model.active_adapters)
+        before = answers(model, inputs)
+        job = Job(out, to, wanted or Wanted(), [str(adapter)], methods_of(model), source, inputs)
+        return job.run(model, changes, before)
+
+
+def checked(out: Path | str, to: str) -> Path:
+    """The folder to make. Raises BadInput where it is not free."""
+    if to not in KINDS:
+        raise BadInput(f"an adapter is exported to {' or '.join(KINDS)}, got {to!r}")
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out} exists already and is not an empty folder; name a new one")
+    return out
+
+
+@dataclass(frozen=True)
+class Job:
+    """One export: where to, what from, and how it is judged."""
+
+    out: Path
+    to: str
+    wanted: Wanted
+    given: list[str]
+    methods: list[str]
+    source: Source
+    inputs: Probe
+
+    def run(self, model: PeftModel, changes: dict[str, Change], before: list[Tensor]) -> Certificate:
+        with without(model):
+            moved = differences(answers(model, self.inputs), before)
+        with whole_folder(self.out) as aside:
+            layers = (self._lora if self.to == "lora" else self._merged)(model, changes, aside)
+            self._refuse(layers)
+            after = answers(self._read(aside), self.inputs)
+            certificate = self._certificate(layers, changes, differences(before, after), moved)
+            (aside / CERTIFICATE).write_text(certificate.to_json() + "\n", encoding="utf-8")
+        return certificate
+
+    def _lora(self, model: PeftModel, changes: dict[str, Change], folder: Path) -> dict[str, Layer]:
+        fits, layers = {}, {}
+        for name, change in changes.items():
+            fitted = lora.fit(change, self.wanted) if change.dW is not None else None
+            bias = "lost" if change.lost_bias else "unchanged"
+            if fitted is None:
+                layers[name] = Layer(change.shape, None, not change.lost_bias, float(change.lost_bias), bias)
+                continue
+            layers[name] = Layer(change.shape, fitted.rank, fitted.exact, fitted.error, bias)
+            if fitted.rank:
+                fits[name] = fitted
+        self._refuse(layers)
+        if not fits:
+            raise BadInput(f"{self.given[0]} changes no weight matrix, so there is nothing that a LoRA could hold")
+        kept = get_peft_model_state_dict(model)  # heads and other modules that were saved whole
+        weights = {k: v.detach().cpu().contiguous() for k, v in kept.items() if ".subspace_" not in k}
+        inner: Any = model.get_base_model()
+        for name, fitted in fits.items():
+            weights |= lora.stored(name, inner.get_submodule(name).get_base_layer(), fitted)
+        about: Any = model.peft_config[model.active_adapters[0]]
+        named = {"base_model_name_or_path": self.source.base, "task_type": about.task_type, "revision": about.revision}
+        ranks = {name: fitted.rank for name, fitted in fits.items()}
+        config = lora.lora_config(self.source.make_base(), ranks, modules_to_save=about.modules_to_save, **named)
+        config.save_pretrained(str(folder))
+        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+        (folder / "README.md").write_text(CARD.format(base=self.source.base, made=self._made()), encoding="utf-8")
+        return layers
+
+    def _merged(self, model: PeftModel, changes: dict[str, Change], folder: Path) -> dict[str, Layer]:
+        layers = {}
+        with torch.no_grad():
+            for name, change in changes.items():
+                frozen = seats(model)[name].frozen
+                if not frozen.layer.weight.is_floating_point():
+                    raise BadInput(f"{name} is quantised: load the base model in 16 or 32 bits to merge into it")
+                untie(model, frozen.layer)
+                bias, size, missed = ("kept" if change.lost_bias else "unchanged"), change.size(), write(frozen, change)
+                layers[name] = Layer(change.shape, None, True, missed / size if size else 0.0, bias)
+        merged: Any = model.unload()
+        card = MERGED_CARD.format(base=self.source.base, made=self._made())
+        write_model(merged, self.source.tokenizer, card, folder, like=self.source.base)
+        return layers
+
+    def _read(self, folder: Path) -> nn.Module:
+        """What was written, loaded as anybody would."""
+        if self.to == "lora":
+            return PeftModel.from_pretrained(self.source.make_base(), str(folder))
+        cls: type[PreTrainedModel] = type(self.source.make_base())
+        return cls.from_pretrained(folder, use_safetensors=True)
+
+    def _refuse(self, layers: dict[str, Layer]) -> None:
+        """Raise BadInput where more is lost than was allowed."""
+        allowed = self.wanted.allowed if self.to == "lora" else self.wanted.max_error
+        if allowed is None:
+            return
+        bad = {name: layer for name, layer in layers.items() if layer.error > allowed}
+        if not bad:
+            return
+        worst = max(bad, key=lambda name: bad[name].error)
+        lost = sum(layer.bias == "lost" for layer in bad.values())
+        why = f"; {lost} of them change a bias, which a LoRA cannot carry: use --to merged" if lost else ""
+        raise BadInput(
+            f"{len(bad)} of {len(layers)} layers would lose more than {allowed:g} of their change, {worst} most with "
+            f"{bad[worst].error:.3g}{why}; allow it with --max-error {math.ceil(100 * bad[worst].error) / 100:g}"
+            + ("" if lost or self.to == "merged" else ", or ask for a larger --rank, an --energy or --exact")
+        )
+
+    def _certificate(
+        self, layers: dict[str, Layer], changes: dict[str, Change], logits: Differences, moved: Differences
+    ) -> Certificate:
+        sizes = {name: changes[name].size() for name in layers}
+        whole = sum(size**2 for size in sizes.values())
+        lost = sum((layers[name].error * size) ** 2 for name, size in sizes.items())
+        worst = max(layers, key=lambda name: layers[name].error)
+        return Certificate(
+            made_by=f"subspace-tuning {VERSION}",
+            source=self.given,
+            methods=self.methods,
+            base=self.source.base,
+            to=self.to,
+            asked=asdict(self.wanted),
+            exact=all(layer.exact for layer in layers.values()),
+            error=(lost / whole) ** 0.5 if whole else 0.0,
+            largest_error=layers[worst].error,
+            worst_layer=worst,
+            layers=layers,
+            probe=self.inputs.told,
+            logits=logits,
+            moved=moved,
+        )
+
+    def _made(self) -> str:
+        return f"{', '.join(self.methods)} by [subspace-tuning](https://pypi.org/project/subspace-tuning/) {VERSION}"

@@ -1,0 +1,77 @@
+"""The tuned layers of a model, what adapters make of them, and how that is written into the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from subspace_tuning.algebra import NotALinearMap
+from subspace_tuning.convert.change import Change, change, exact
+from subspace_tuning.errors import BadInput
+from subspace_tuning.tuner.layer import SubspaceLayer
+from subspace_tuning.weights import LayerWeight
+
+
+def seats(model: nn.Module) -> dict[str, SubspaceLayer]:
+    """The tuned layers of a PEFT model, under their names in the base model."""
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return {name: module for name, module in inner.named_modules() if isinstance(module, SubspaceLayer)}
+
+
+@contextmanager
+def without(model: nn.Module) -> Iterator[None]:
+    """The model without what adapters do to its layers; heads that were trained along stay."""
+    layers = list(seats(model).values())
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
+
+
+def methods_of(model: nn.Module) -> list[str]:
+    return sorted({m.describe() for layer in seats(model).values() for m in layer.methods.values()})
+
+
+@torch.no_grad()
+def changes_of(model: nn.Module, adapters: Sequence[str]) -> dict[str, Change]:
+    """What these adapters make of each layer. Raises BadInput where it cannot be written into a weight."""
+    found = {}
+    for name, layer in seats(model).items():
+        held = [a for a in adapters if a in layer.methods]
+        try:
+            if held:
+                found[name] = change(layer, held)
+        except NotALinearMap as error:
+            raise BadInput(f"{name}: {error}") from error
+    if not found:
+        raise BadInput("the adapter tunes no layer's weight or bias; prompts and prefixes cannot be exported")
+    return found
+
+
+def write(frozen: LayerWeight, change: Change) -> float:
+    """Put a change into a layer, in the layer's own precision; returns ||[dW; db]||_F of what rounding took."""
+    own, missed = frozen.own_bias, 0.0
+    W = exact(frozen.dense()) + change.dense() if frozen.holds_matrix else None
+    b = None if own is None or change.db is None else exact(own) + change.db
+    frozen.assign(W, b)
+    if W is not None:
+        missed += (exact(frozen.dense()) - W).square().sum().item()
+    if own is not None and b is not None:
+        missed += (exact(own) - b).square().sum().item()
+    return missed**0.5
+
+
+def untie(model: Any, layer: Any) -> None:
+    """Give a layer a weight of its own where it shares one: the adapter changes it here and nowhere else."""
+    sharing = [m for m in model.modules() if m is not layer and m._parameters.get("weight") is layer.weight]
+    if sharing:
+        layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
+        model.config.tie_word_embeddings = False

@@ -1,0 +1,125 @@
+"""Any change of weights as a plain LoRA adapter of PEFT's: W + A B with s = 1, and what is lost on the way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from peft import LoraConfig
+from peft.tuners.tuners_utils import check_target_module_exists
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from subspace_tuning.convert.change import Change
+from subspace_tuning.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which rank each layer gets.
+
+    rank: at most this one. energy: the least that keeps this share of ||dW||_F^2. exact: all of it. None of the three:
+    the exact factors where the method has thin ones, else the least rank whose relative error is within max_error.
+    max_error: the largest relative error that a layer may have; None means what energy allows, or 0.01.
+    """
+
+    rank: int | None = None
+    energy: float | None = None
+    exact: bool = False
+    max_error: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [k for k in ("rank", "energy") if getattr(self, k) is not None] + ["exact"] * self.exact
+        if len(given) > 1:
+            raise BadInput(f"rank, energy and exact exclude each other, got {' and '.join(given)}")
+        if self.rank is not None and self.rank < 1:
+            raise BadInput(f"rank is a whole number above 0, got {self.rank}")
+        if self.energy is not None and not 0 < self.energy <= 1:
+            raise BadInput(f"energy is a share in (0, 1], got {self.energy}")
+        if self.max_error is not None and not self.max_error >= 0:
+            raise BadInput(f"max-error is a number >= 0, got {self.max_error}")
+
+    @property
+    def allowed(self) -> float:
+        """The largest relative error of a layer that goes through."""
+        if self.max_error is not None:
+            return self.max_error
+        return max(0.01, (1 - self.energy) ** 0.5) if self.energy is not None else 0.01
+
+    def rank_for(self, change: Change) -> int:
+        """The rank for a change with singular values S."""
+        S = change.svd.S
+        if self.rank is not None:
+            return min(self.rank, len(S))
+        if self.exact or (self.energy is None and change.has_factors) or len(S) == 0:
+            return len(S)
+        kept = self.energy if self.energy is not None else 1 - 0.999 * self.allowed**2
+        lost = S.square().flip(0).cumsum(0).flip(0)  # lost[k]: what the terms from k on hold
+        enough = lost <= (1 - kept) * lost[0]
+        return int(enough.to(torch.uint8).argmax()) if enough.any() else len(S)
+
+
+class Fitted(NamedTuple):
+    """One layer as A (n, r), B (r, m) in single precision, and how near they come to its change."""
+
+    A: Tensor
+    B: Tensor
+    exact: bool  # A B is dW but for rounding
+    error: float  # ||[dW - A B; db]|| / ||[dW; db]||
+
+    @property
+    def rank(self) -> int:
+        return self.A.shape[1]
+
+
+def fit(change: Change, wanted: Wanted) -> Fitted:
+    """The best product of two factors of the wanted rank (Eckart-Young), singular values shared evenly."""
+    r, size = wanted.rank_for(change), change.size()
+    terms = change.svd.top(r)
+    root = terms.S.sqrt()
+    A, B = (terms.U * root).float(), (root.unsqueeze(1) * terms.Vt).float()
+    whole = r == len(change.svd.S) and not change.lost_bias
+    return Fitted(A, B, whole, change.missed_by(A, B) / size if size else 0.0)
+
+
+def lora_config(model: nn.Module, ranks: Mapping[str, int], **values: Any) -> LoraConfig:
+    """The config of a LoRA adapter with these ranks, each with scale 1, on these modules of a model."""
+    r = max(ranks.values())
+    others = {name: rank for name, rank in sorted(ranks.items(), key=lambda p: -len(p[0])) if rank != r}
+    patterns = {re.escape(name): rank for name, rank in others.items()}
+    kinds = [isinstance(model.get_submodule(name), Conv1D) for name in ranks]
+    return LoraConfig(
+        r=r,
+        lora_alpha=r,
+        target_modules=_targets(model, list(ranks)),
+        rank_pattern=patterns,
+        alpha_pattern=dict(patterns),
+        fan_in_fan_out=all(kinds),
+        inference_mode=True,
+        **values,
+    )
+
+
+def _targets(model: nn.Module, names: list[str]) -> list[str] | str:
+    """Last parts of names where they select the modules and no other, as servers like it; else whole names."""
+    every = [name for name, module in model.named_modules() if name]
+    for given in (sorted({name.rpartition(".")[2] for name in names}), sorted(names)):
+        config = LoraConfig(target_modules=given)
+        if {name for name in every if check_target_module_exists(config, name)} == set(names):
+            return given
+    return "|".join(re.escape(name) for name in sorted(names))
+
+
+def stored(name: str, layer: nn.Module, fitted: Fitted) -> dict[str, Tensor]:
+    """The factors under PEFT's names and in its layout, (out, in)."""
+    A, B = fitted.A.T.contiguous(), fitted.B.T.contiguous()
+    where = f"base_model.model.{name}"
+    if isinstance(layer, nn.Embedding):
+        return {f"{where}.lora_embedding_A": A, f"{where}.lora_embedding_B": B}
+    if isinstance(layer, nn.Conv2d):
+        A = A.reshape(fitted.rank, layer.in_channels, *layer.kernel_size)
+        B = B.reshape(layer.out_channels, fitted.rank, 1, 1)
+    return {f"{where}.lora_A.weight": A, f"{where}.lora_B.weight": B}
