@@ -104,6 +104,14 @@ class Method(ABC):
         """For methods that sit on a module's output y (..., m): what becomes of y, as an expression in R^{m x m}."""
         return None
 
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        """Parameters and stored numbers with phi(W) as near to W* as they come, bias included, in Frobenius distance.
+
+        In closed form where there is one, else good ones to search on from; nothing where the search is on its own
+        (see theory/project.py).
+        """
+        return {}
+
     def before_step(self, seats: Sequence[Seat], step: int, total: int) -> None:
         """Called with the gradients of step 1, 2, ..., total at hand; all layers of an adapter at once."""
 

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
+from subspace_tuning.algebra import Weight
 from subspace_tuning.method import Method, Params, Start, zeros
 from subspace_tuning.registry import register
 
@@ -29,3 +32,7 @@ class BitFit(Method):
 
     def bias(self, b: Any, p: Params) -> Any:
         return b + p.delta.type_as(b)
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        b, b_star = W.own_bias, W_star.own_bias
+        return {} if b is None or b_star is None else {"delta": b_star - b}

@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from subspace_tuning.algebra import Diag, Expr
+import torch
+from torch import Tensor
+
+from subspace_tuning.algebra import Diag, Expr, Weight
 from subspace_tuning.method import Method, Params, Start, ones
+from subspace_tuning.nearest import row_scales
 from subspace_tuning.registry import register
 
 
@@ -30,6 +34,9 @@ class IA3(Method):
     def phi(self, W: Expr, p: Params) -> Expr:
         return W @ Diag(p.d)
 
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        return {"d": row_scales(W.dense().T, W_star.dense().T)}
+
 
 @register("ia3_output")
 @dataclass(frozen=True)
@@ -42,3 +49,12 @@ class IA3Output(IA3):
 
     def bias(self, b: Any, p: Params) -> Any:
         return None if b is None else b * p.d.type_as(b)
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        return {"d": row_scales(_columns(W), _columns(W_star))}
+
+
+def _columns(W: Weight) -> Tensor:
+    """[W; b^T] transposed, (m, n + 1)."""
+    b = W.own_bias
+    return W.dense().T if b is None else torch.cat([W.dense().T, b.unsqueeze(1)], 1)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from subspace_tuning.algebra import Expr, Sparse
+from subspace_tuning.algebra import Expr, Sparse, Weight
 from subspace_tuning.method import Constants, Method, Params, Start, zeros
 
 
@@ -37,6 +37,13 @@ class Masked(Method):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         return W + Sparse(p.places, p.v, W.shape)
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        """Where the mask does not follow from W, the best of all masks."""
+        D = W_star.dense() - W.dense()
+        places = self.constants(W).get("places")
+        places = largest(D.abs(), self.kept(*W.shape)) if places is None else places
+        return {"places": places, "v": D.flatten()[places]}
 
 
 def _in_order(places: Tensor, _: Constants) -> None:

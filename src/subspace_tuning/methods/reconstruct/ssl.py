@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
-from subspace_tuning.algebra import Diag, Expr
+from torch import Tensor
+
+from subspace_tuning.algebra import Diag, Expr, Weight
 from subspace_tuning.method import Method, Params, Start, ones
+from subspace_tuning.nearest import row_scales
 from subspace_tuning.registry import register
 
 
@@ -28,3 +31,6 @@ class SSL(Method):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         return Diag(p.d) @ W
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        return {"d": row_scales(W.dense(), W_star.dense())}

@@ -1,0 +1,112 @@
+"""Nonlinear least squares for methods without a closed form (Levenberg and Marquardt, matrix-free).
+
+Each step minimises ||phi(p) + J d - W*||^2 + damping ||d||^2 over moves d of all parameters by conjugate gradients, with
+J d and J^T r by automatic differentiation. A step is taken only where it comes nearer to W*, so that the search never
+loses what it started from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Values = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Search:
+    """When to stop.
+
+    gain: the search is over when a step could gain, or several did gain, less than this part of ||W* - W||^2.
+    """
+
+    gain: float = 1e-7
+    steps: int = 60
+    inner: int = 40
+
+
+class Found(NamedTuple):
+    values: Values
+    left: float  # ||W* - phi(W)||^2
+
+
+def search(phi: Callable[[Values], Tensor], start: Values, target: Tensor, unit: float, how: Search) -> Found:
+    """Parameters with phi as near to the target as a descent from the start finds; unit is ||W* - W||^2."""
+    here = _Point(phi, start, target)
+    damping, idle = 1e-3, 0
+    for _ in range(how.steps):
+        if here.left <= 1e-14 * unit or here.best_gain() <= how.gain * 1e-3 * unit:
+            break
+        move, promised = here.move(damping, how.inner)
+        there = _Point(phi, {k: here.values[k] + move[k] for k in move}, target)
+        gained = here.left - there.left
+        if gained > 0:
+            idle = idle + 1 if gained <= how.gain * unit else 0
+            here = there
+        damping *= 0.2 if gained > 0.75 * promised else 1.0 if gained > 0.25 * promised else 5.0
+        if idle >= 3 or damping > 1e12:
+            break
+    return Found(here.values, here.left)
+
+
+class _Point:
+    """Parameters, what they leave of the target, and its derivatives there."""
+
+    def __init__(self, phi: Callable[[Values], Tensor], values: Values, target: Tensor):
+        self.phi, self.values = phi, values
+        reached, self._pull = torch.func.vjp(phi, values)
+        self.rest = target - reached
+        self.left = _finite(self.rest.square().sum(dtype=torch.float64).item())
+        self._toward: Values | None = None
+
+    @property
+    def toward(self) -> Values:
+        """J^T (target - phi): the direction in which the distance falls fastest."""
+        if self._toward is None:
+            (self._toward,) = self._pull(self.rest)
+        return self._toward
+
+    def pushed(self, move: Values) -> Tensor:
+        """J d."""
+        return torch.func.jvp(self.phi, (self.values,), (move,))[1]
+
+    def best_gain(self) -> float:
+        """What the steepest descent gains by its best step."""
+        g = self.toward
+        size = self.pushed(g).square().sum().item()
+        return _dot(g, g) ** 2 / size if size > 0 else 0.0
+
+    def move(self, damping: float, inner: int) -> tuple[Values, float]:
+        """The damped Gauss-Newton step and the gain that the linear model promises."""
+        g = self.toward
+        d = {k: torch.zeros_like(v) for k, v in g.items()}
+        r, p = dict(g), dict(g)
+        rr = first = _dot(r, r)
+        damping = damping * self.pushed(g).square().sum().item() / max(first, 1e-300)
+        for _ in range(inner):
+            (Ap,) = self._pull(self.pushed(p))
+            Ap = {k: Ap[k] + damping * p[k] for k in p}
+            curvature = _dot(p, Ap)
+            if not curvature > 0:
+                break
+            a = rr / curvature
+            d = {k: d[k] + a * p[k] for k in d}
+            r = {k: r[k] - a * Ap[k] for k in r}
+            rr, last = _dot(r, r), rr
+            if rr <= 1e-8 * first:
+                break
+            p = {k: r[k] + (rr / last) * p[k] for k in p}
+        pushed = self.pushed(d)
+        return d, 2 * _dot(g, d) - pushed.square().sum().item()
+
+
+def _dot(a: Values, b: Values) -> float:
+    return sum((a[k] * b[k]).sum(dtype=torch.float64).item() for k in a)
+
+
+def _finite(value: float) -> float:
+    return value if value == value else float("inf")
