@@ -24,8 +24,9 @@ from subspace_tuning.tasks import Task, task_of
 from subspace_tuning.tasks.task import GLUE
 
 MINILM = "minilm"  # the offline default model, see assets.py
-FULL = "full"  # full fine-tuning: the baseline, no method of the registry
-FULL_LEARNING_RATE = 5e-5
+FULL = "full"  # full fine-tuning: a baseline, no method of the registry
+HEAD = "head"  # a linear probe, the other baseline: the head alone is trained
+PLAIN_LEARNING_RATES = {FULL: 5e-5, HEAD: 1e-2}
 
 
 class Recipe(BaseModel):
@@ -57,6 +58,8 @@ class Recipe(BaseModel):
     modules_to_save: list[str] | None = None
     rank_pattern: dict[str, int] = {}
     alpha_pattern: dict[str, float] = {}
+
+    calibration_batches: PositiveInt = 8  # of training data, for methods that look at some before they start
 
     # how
     seed: int = 0
@@ -90,13 +93,15 @@ class Recipe(BaseModel):
             raise ValueError("checkpoint: best compares evaluations; set evaluate_every to epoch or a number of steps")
         if self.early_stopping and self.checkpoint != "best":
             raise ValueError("early_stopping keeps the best checkpoint; set checkpoint: best")
-        if self.method == FULL and (self.mpc or self.target_modules):
-            raise ValueError("method: full trains every weight; leave out mpc and target_modules")
+        if self.is_plain and (self.mpc or self.target_modules):
+            trained = "every weight" if self.method == FULL else "the head alone"
+            raise ValueError(f"method: {self.method} trains {trained}; leave out mpc and target_modules")
         return self
 
     @property
-    def is_full(self) -> bool:
-        return self.method == FULL
+    def is_plain(self) -> bool:
+        """Whether the model is trained as it is, all of it or its head, without a method of the registry."""
+        return self.method in (FULL, HEAD)
 
     def task_object(self) -> Task:
         return task_of(self.task, self.columns, self.label, self.labels, self.metric)
@@ -109,8 +114,8 @@ class Recipe(BaseModel):
     @property
     def method_label(self) -> str:
         """``lora(r=4)+mpc_o``: the method with its rank and whatever is not as usual, as tables show it."""
-        if self.is_full:
-            return FULL
+        if self.is_plain:
+            return self.method
         method = self.method_object()
         members = method.members if isinstance(method, Composition) else (method,)
         return "|".join(_label(member) for member in members) + (f"+mpc_{self.mpc}" if self.mpc else "")
@@ -118,11 +123,11 @@ class Recipe(BaseModel):
     def resolved(self) -> Recipe:
         """The same recipe with every default filled in. Raises BadInput where parts contradict each other."""
         self.task_object()
-        method = None if self.is_full else self.method_object()
+        method = None if self.is_plain else self.method_object()
         rate, batch_size, epochs = _paper_values(self.task)
-        own_rate = FULL_LEARNING_RATE if method is None else rate or method.learning_rate
+        own_rate = PLAIN_LEARNING_RATES[self.method] if method is None else rate or method.learning_rate
         filled = {
-            "method": FULL if method is None else to_data(method),
+            "method": self.method if method is None else to_data(method),
             "learning_rate": self.learning_rate or own_rate,
             "batch_size": self.batch_size or batch_size,
             "epochs": self.epochs or epochs,
@@ -222,4 +227,4 @@ def _number(value: Any) -> Any:
     return value
 
 
-__all__ = ["FULL", "MINILM", "Recipe", "make", "override", "read"]
+__all__ = ["FULL", "HEAD", "MINILM", "Recipe", "make", "override", "read"]

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import Any, cast
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import (
     DataCollatorWithPadding,
     EarlyStoppingCallback,
@@ -23,12 +24,14 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from subspace_tuning import memory
+from subspace_tuning.calibrate import calibrate, needs_calibration
 from subspace_tuning.errors import BadInput, RunFailed, as_bad_input, is_disk_full, nearest
 from subspace_tuning.pretrained import Pretrained, adapt, count, load_model, load_tokenizer
 from subspace_tuning.recipe import Recipe
 from subspace_tuning.run_folder import Result, RunFolder
 from subspace_tuning.tasks import Task, load, stamp
 from subspace_tuning.tasks.table import Split
+from subspace_tuning.tuner.steps import StepCallback
 from subspace_tuning.version import VERSION
 
 Row = dict[str, Any]
@@ -72,15 +75,16 @@ def _run(recipe: Recipe, folder: RunFolder, callbacks: Sequence[TrainerCallback]
     _fit_padding(pretrained, recipe)
     model = adapt(pretrained, recipe)
     watch = Watch(folder)
+    collator = DataCollatorWithPadding(load_tokenizer(recipe.model))
     trainer = Trainer(
         model=model,
         args=arguments(recipe, folder),
         train_dataset=cast(Any, train_rows),  # a list is a dataset
         eval_dataset=cast(Any, eval_rows),
-        data_collator=DataCollatorWithPadding(load_tokenizer(recipe.model)),
+        data_collator=collator,
         processing_class=load_tokenizer(recipe.model),
         compute_metrics=lambda p: {task.metric: task.score(_logits(p.predictions), cast(Any, p.label_ids))},
-        callbacks=[watch, *callbacks],
+        callbacks=[StepCallback(), watch, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -94,11 +98,20 @@ def _run(recipe: Recipe, folder: RunFolder, callbacks: Sequence[TrainerCallback]
     folder.keep_metrics_until(start if checkpoint else -1)
     set_seed(recipe.seed)
     began = time.perf_counter()
+    if checkpoint is None and needs_calibration(model):
+        calibrate(model, calibration_batches(recipe, train_rows, collator))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     score = trainer.evaluate()[f"eval_{task.metric}"]
     result = _result(recipe, task, model, pretrained, score, trainer.state.global_step, start, watch, began)
-    folder.finish(result, "model" if recipe.is_full else "adapter", lambda path: save(trainer, recipe, path))
+    folder.finish(result, "model" if recipe.is_plain else "adapter", lambda path: save(trainer, recipe, path))
     return result
+
+
+def calibration_batches(recipe: Recipe, rows: list[Row], collator: Callable[[list[Any]], Any]) -> DataLoader:
+    """The batches of training rows that a method looks at before training."""
+    chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(recipe.seed))
+    some = [rows[i] for i in chosen[: recipe.calibration_batches * (recipe.batch_size or 1)]]
+    return DataLoader(cast(Any, some), batch_size=recipe.batch_size, collate_fn=collator)
 
 
 def _result(
@@ -115,7 +128,7 @@ def _result(
     counts = count(model, pretrained)
     return Result(
         method=recipe.method_label,
-        category="full" if recipe.is_full else recipe.method_object().category,
+        category=recipe.method if recipe.is_plain else recipe.method_object().category,
         task=task.name,
         model=recipe.model,
         seed=recipe.seed,
@@ -143,7 +156,7 @@ def _result(
 def save(trainer: Trainer, recipe: Recipe, folder: Any) -> None:
     """Write the trained weights (safetensors) and, with a whole model, its tokenizer."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    if recipe.is_full:
+    if recipe.is_plain:
         model.save_pretrained(folder)
         load_tokenizer(recipe.model).save_pretrained(folder)
     else:

@@ -7,8 +7,10 @@ def lora_scale(f):
     return f.alpha / (f.r**0.5 if f.rank_stabilized else f.r)
 
 
-def started(f, W):
+def started(f, W, p=()):
     """s A0 B0, what the product is at first and what is taken away from it."""
+    if "A0" in p:  # a start that was found in data
+        return lora_scale(f) * p["A0"] @ p["B0"]
     if f.init == "orthogonal":  # W projected on its first r rows, which is what r steps of Gram and Schmidt leave
         rows = W[: f.r]
         return lora_scale(f) * W @ rows.T @ torch.linalg.solve(rows @ rows.T, rows)
@@ -21,15 +23,15 @@ def started(f, W):
 
 
 def lora(f, W, b, p):
-    return W + lora_scale(f) * torch.einsum("nr,rm->nm", p["A"], p["B"]) - started(f, W), b
+    return W + lora_scale(f) * torch.einsum("nr,rm->nm", p["A"], p["B"]) - started(f, W, p), b
 
 
 def trilora(f, W, b, p):
-    return W + lora_scale(f) * torch.einsum("nr,r,rm->nm", p["A"], p["d"], p["B"]) - started(f, W), b
+    return W + lora_scale(f) * torch.einsum("nr,r,rm->nm", p["A"], p["d"], p["B"]) - started(f, W, p), b
 
 
 def flora(f, W, b, p):
-    return W + lora_scale(f) * torch.einsum("nr,rs,sm->nm", p["A"], p["M"], p["B"]) - started(f, W), b
+    return W + lora_scale(f) * torch.einsum("nr,rs,sm->nm", p["A"], p["M"], p["B"]) - started(f, W, p), b
 
 
 def lora_n(f, x, W, b, p):
@@ -54,6 +56,9 @@ VARIANTS = {
         {"r": 3, "init": "orthogonal"},
         {"r": 3, "init": "pissa", "dropout": 0.5},
         {"r": 3, "alpha": 4.0, "init": "milora"},
+        {"r": 3, "init": "eva"},
+        {"r": 3, "init": "lora_ga", "dropout": 0.5},
+        {"r": 3, "init": "corda"},
     ],
     "trilora": [{"r": 4}, {"r": 2, "dropout": 0.5}, {"r": 3, "init": "pissa"}],
     "flora": [{"r": 4}, {"r": 2, "dropout": 0.5}, {"r": 3, "init": "orthogonal"}],

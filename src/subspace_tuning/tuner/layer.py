@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from subspace_tuning.algebra import Expr, Live, NotALinearMap
 from subspace_tuning.method import Composition, Constants, Method, Params, Start
-from subspace_tuning.parameters import within
 from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
 
 
@@ -29,22 +28,6 @@ class Tuned(NamedTuple):
 
 def _read(held: Any, name: str) -> Tensor:
     return held[name]
-
-
-def _replace(state: dict[str, Any], head: str, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Put new values where the old ones stand in a state dict."""
-    if new is not old:
-        for name in old:
-            del state[head + name]
-        state.update({head + name: value for name, value in new.items()})
-
-
-def _pack(layer: SubspaceLayer, state: dict[str, Any], prefix: str, _: Any) -> None:
-    """Let methods say how a checkpoint stores their parameters."""
-    for adapter, method in layer.methods.items():
-        head = f"{prefix}subspace_params.{adapter}."
-        if values := within(state, head):
-            _replace(state, head, values, method.packed(values))
 
 
 BASE = "__base__"  # PEFT's name for "no adapter" in a mixed batch
@@ -69,7 +52,6 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         self._original: dict[str, Tensor] = {}
         self._tuned: dict[tuple[tuple[str, ...], bool], Tuned] = {}
         self._disable_adapters = False
-        self.register_state_dict_post_hook(_pack)
 
     @property
     def frozen(self) -> LayerWeight:
@@ -86,7 +68,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         n, m = W.shape
         method.check(n, m)
         with torch.no_grad():
-            constants = {k: v.detach() for k, v in method.constants(W).items()}
+            constants = {k: v.detach() if v.requires_grad else v for k, v in method.constants(W).items()}
             params = {k: nn.Parameter(self._started(s, constants)) for k, s in method.parameters(n, m).items()}
             stored = {k: self._started(s, constants) for k, s in method.stored(n, m).items()}
             for value in () if init_weights else params.values():
@@ -112,9 +94,8 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         self.uncalibrated.discard(adapter)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        loaded = {
-            a for a in self.uncalibrated if any(k.startswith(f"{prefix}subspace_params.{a}.") for k in state_dict)
-        }
+        params = f"{prefix}subspace_params."
+        loaded = {a for a in self.uncalibrated if any(k.startswith(f"{params}{a}.") for k in state_dict)}
         self.uncalibrated -= loaded  # a checkpoint was calibrated before it was trained
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
+from subspace_tuning.parameters import within
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.layer import BASE, SubspaceLayer
 from subspace_tuning.tuner.targets import default_targets
@@ -48,8 +49,9 @@ def _check_ready(module: nn.Module, args: Any) -> None:
     if not (module.training and torch.is_grad_enabled()):
         return
     for layer in layers(module):
-        active = [(a, layer.methods[a]) for a in layer.active_adapters if a in layer.methods]
-        for adapter, method in active:
+        active = [] if layer.disable_adapters else [a for a in layer.active_adapters if a in layer.methods]
+        for adapter in active:
+            method = layer.methods[adapter]
             if adapter in layer.uncalibrated:
                 raise RuntimeError(
                     f"{method.describe()} starts from data and has seen none: run subspace_tuning.calibrate(model, "
@@ -74,6 +76,11 @@ class SubspaceModel(BaseTuner):
     tuner_layer_cls = SubspaceLayer
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
+        if peft_config.method.sits_on == "tokens":
+            raise ValueError(
+                f"{peft_config.method.name} sits on tokens and is PEFT's own method: "
+                "call get_peft_model(model, config.handed_over())"
+            )
         if peft_config.target_modules is None:
             places = peft_config.resolved().places
             kept = peft_config.modules_to_save
@@ -107,6 +114,27 @@ class SubspaceModel(BaseTuner):
         if not any(hook is _add_penalty for hook in model._forward_hooks.values()):
             model.register_forward_hook(_add_penalty, with_kwargs=True)
             model.register_forward_pre_hook(_check_ready)
+
+    @classmethod
+    def _get_adapter_state_dict(  # type: ignore[override]
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor], *args: Any, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        held = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, *args, **kwargs)
+        for path, layer in _named_layers(model, adapter_name):
+            _each_as(held, f"{path}.subspace_params.{adapter_name}.", layer.methods[adapter_name].packed)
+        return held
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(  # type: ignore[override]
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        held = dict(state_dict)
+        for path, layer in _named_layers(model, adapter_name):
+            n, m = layer.frozen.shape
+            unpack = partial(layer.methods[adapter_name].unpacked, n=n, m=m)
+            for start in ("", "base_model.model."):  # models with an adapter of transformers' own go without
+                _each_as(held, f"{start}{path}.subspace_params.", unpack)
+        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, held)
 
     def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
         raise NotImplementedError(
@@ -183,6 +211,18 @@ class SubspaceModel(BaseTuner):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _named_layers(model: nn.Module, adapter: str) -> Iterator[tuple[str, SubspaceLayer]]:
+    return ((k, m) for k, m in model.named_modules() if isinstance(m, SubspaceLayer) and adapter in m.methods)
+
+
+def _each_as(held: dict[str, Tensor], head: str, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    """Put other parameters where those of one layer stand in a checkpoint."""
+    if values := within(held, head):
+        for name in values:
+            del held[head + name]
+        held.update({head + name: value for name, value in change(values).items()})
 
 
 def _with_adapter_names(layer: nn.Module, args: Any, kwargs: Any, adapter_names: list[str]) -> tuple[Any, Any]:

@@ -1,5 +1,6 @@
 """LoRA: add a product of two thin factors."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -7,7 +8,9 @@ from torch.nn.functional import dropout
 
 from subspace_tuning.algebra import Elementwise, Expr, Weight
 from subspace_tuning.method import Method, Params, Start, constant, kaiming, zeros
+from subspace_tuning.methods.extend.data_starts import DATA_STARTS
 from subspace_tuning.methods.extend.starts import STARTS
+from subspace_tuning.nearest import low_rank
 from subspace_tuning.registry import register
 
 
@@ -43,32 +46,57 @@ class LowRank(Method):
 
         return Elementwise(drop, A.shape[0], linear=True) @ A
 
+    def nearest(self, D: Tensor) -> dict[str, Tensor]:
+        """A and B with s A B nearest to D (n, m), what is between them at rest."""
+        A, B = low_rank(D / self.s, self.r)
+        return {"A": A, "B": B}
+
 
 @dataclass(frozen=True)
 class Factored(LowRank):
     """phi(W) = W + s (A ... B - A0 B0), for methods that train A and B from a start A0, B0 of one's choice.
 
-    ``init`` is "kaiming" (A0 uniform, B0 = 0, so that the second term is absent) or a name in ``starts.py``.
+    ``init`` is "kaiming" (A0 uniform, B0 = 0, so that the second term is absent) or a name in ``starts.py``, or one in
+    ``data_starts.py``, which wants a calibration pass.
     """
 
     init: str = "kaiming"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.init != "kaiming" and self.init not in STARTS:
-            raise ValueError(f"{self.name}: init is one of kaiming, {', '.join(STARTS)}, got {self.init!r}")
+        if self.init not in ("kaiming", *STARTS, *DATA_STARTS):
+            known = ", ".join(("kaiming", *STARTS, *DATA_STARTS))
+            raise ValueError(f"{self.name}: init is one of {known}, got {self.init!r}")
         if self.init != "kaiming" and not self.alpha > 0:
             raise ValueError(f"{self.name}: init={self.init!r} needs alpha > 0, got {self.alpha!r}")
 
     def constants(self, W: Weight) -> dict[str, Tensor]:
-        if self.init == "kaiming":
+        return STARTS[self.init](W.dense(), self.r, self.s)._asdict() if self.init in STARTS else {}
+
+    @property
+    def calibration(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (DATA_STARTS[self.init].asks,) if self.init in DATA_STARTS else ()
+
+    def calibrated(self, W: Weight, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if self.init not in DATA_STARTS:
             return {}
-        A0, B0 = STARTS[self.init](W.dense(), self.r, self.s)
-        return {"A0": A0, "B0": B0}
+        start = DATA_STARTS[self.init]
+        A0, B0 = start.factors(W.dense(), found[start.asks], self.r, self.s)
+        return {"A": A0, "B": B0} | ({} if start.nothing else {"A0": A0, "B0": B0})
+
+    def stored(self, n: int, m: int) -> dict[str, Start]:
+        if self.init not in DATA_STARTS or DATA_STARTS[self.init].nothing:
+            return {}
+        return {"A0": zeros(n, self.r), "B0": zeros(self.r, m)}
+
+    def check(self, n: int, m: int) -> None:
+        super().check(n, m)
+        if self.init == "lora_ga" and 2 * self.r > min(n, m):
+            raise ValueError(f"{self.describe()}: lora_ga takes 2 r directions, more than a weight of {n} x {m} has")
 
     def factors(self, n: int, m: int) -> dict[str, Start]:
         """A and B where they start."""
-        if self.init == "kaiming":
+        if self.init not in STARTS:
             return {"A": kaiming(n, self.r), "B": zeros(self.r, m)}
         return {"A": constant("A0", n, self.r), "B": constant("B0", self.r, m)}
 
@@ -76,6 +104,10 @@ class Factored(LowRank):
         """W + s (chain - A0 B0)."""
         E = W + self.s * chain
         return E - self.s * (p.A0 @ p.B0) if "A0" in p else E
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        D, start = W_star.dense() - W.dense(), self.constants(W)
+        return self.nearest(D + self.s * (start["A0"] @ start["B0"]) if "A0" in start else D)
 
 
 @register("lora")
