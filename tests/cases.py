@@ -31,7 +31,8 @@ class Case(NamedTuple):
         return self.resolved.describe().replace(" ", "")
 
 
-SINGLE = [Case(METHODS[name](**fields)) for name in sorted(METHODS) for fields in VARIANTS.get(name, [{}])]
+ON_LAYERS = [name for name in sorted(METHODS) if METHODS[name].sits_on != "tokens"]
+SINGLE = [Case(METHODS[name](**fields)) for name in ON_LAYERS for fields in VARIANTS.get(name, [{}])]
 COMPOSED = [Case(SSB() | LoRA(r=2)), Case(LoRA(r=2) | SSB()), Case(SSB() | BitFit()), Case(SSB() | FLoRA(r=2), "o")]
 CONSTRAINED = [
     *(Case(LoRA(r=3), mpc) for mpc in "odn"),

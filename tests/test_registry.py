@@ -82,7 +82,7 @@ def test_a_method_declares_itself(name):
     assert cls.__dataclass_params__.frozen
     assert cls.equation().startswith("phi(") or cls.sits_on == "output"
     assert cls.category in ("reconstruction", "extension", "combination")
-    assert cls.sits_on in ("weight", "bias", "output")
+    assert cls.sits_on in ("weight", "bias", "output", "tokens")
     assert cls.places
     assert cls.formula
     assert cls.paper

@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from cases import adapter_parameters, each
+from cases import ON_LAYERS, adapter_parameters, each
 from models import ALL, batch, bert, deberta_v2, distilbert, gpt2, llama, qwen2, t5, t5_gated, vit
 from subspace_tuning import METHODS, SSB, BitFit, LoRA, SubspaceConfig
 from subspace_tuning.tuner.layer import SubspaceLayer
@@ -79,7 +79,7 @@ def test_the_papers_modules_are_the_default(make, method):
     assert tuned(apply(make, method)) == expected(make.__name__, method.places)
 
 
-@each(name=sorted(METHODS))
+@each(name=ON_LAYERS)
 def test_every_methods_default_modules(name):
     places = METHODS[name].places
     found = tuned(apply(bert, name))
@@ -87,6 +87,31 @@ def test_every_methods_default_modules(name):
         assert found == expected("bert", places)
     assert found
     assert not any("classifier" in module or "pooler" in module for module in found)
+
+
+OUTPUTS = {  # architecture -> the last weights of attention and of feed-forward
+    **dict.fromkeys(("bert", "roberta", "electra", "deberta_v2"), ("attention.output.dense", "output.dense")),
+    "distilbert": ("attention.out_lin", "ffn.lin2"),
+    **dict.fromkeys(("llama", "qwen2", "qwen3", "mistral"), ("self_attn.o_proj", "mlp.down_proj")),
+    "gpt2": ("attn.c_proj", "mlp.c_proj"),
+    **dict.fromkeys(("vit", "dinov2"), ("attention.o_proj", "mlp.fc2")),
+}
+
+
+@each(make=[m for m in ALL if m.__name__ in BLOCKS])
+def test_adapters_sit_after_the_sublayers(make):
+    *_, where = BLOCKS[make.__name__]
+    for name, parts in (("houlsby", OUTPUTS[make.__name__]), ("pfeiffer", OUTPUTS[make.__name__][1:])):
+        model = apply(make, name)
+        assert tuned(model) == {f"{where.format(i)}.{part}" for i in range(2) for part in parts}
+        model.add_adapter("second", SubspaceConfig(method=name))
+        assert model.peft_config["second"].target_modules == model.peft_config["default"].target_modules
+
+
+@each(make=[t5, t5_gated])
+def test_adapters_of_t5_sit_after_every_sublayer(make):
+    assert len(tuned(apply(make, "houlsby"))) == 2 * (2 + 3)  # the decoder attends twice in each block
+    assert len(tuned(apply(make, "pfeiffer"))) == 2 * 2
 
 
 @each(make=[t5, t5_gated])

@@ -61,13 +61,14 @@ class Method(ABC):
     name: ClassVar[str] = ""
     category: ClassVar[str]  # reconstruction | extension | combination
     mode: ClassVar[str] = ""  # for reconstructions: what of the subspaces is adjusted
-    formula: ClassVar[str]  # parameters of one weight; in n, m, r and k = min(n, m)
+    formula: ClassVar[str]  # parameters of one weight; in n, m, k = min(n, m), the fields and the sizes
     paper: ClassVar[str]
-    sits_on: ClassVar[str] = "weight"  # weight | bias | output
+    sits_on: ClassVar[str] = "weight"  # weight | bias | output | tokens
     places: ClassVar[str] = "all"  # default modules: see tuner/targets.py
     learning_rate: ClassVar[float] = 1e-3
     mergeable: ClassVar[bool] = True
     noisy: ClassVar[bool] = False  # True where training draws random numbers, dropout apart
+    wide: ClassVar[bool] = False  # True where the rank r may exceed n and m
     rebuilds: ClassVar[bool] = False  # True where training forms a dense n x m gradient, because nothing cheaper exists
     calibration: ClassVar[tuple[str, ...]] = ()  # what the start needs to know of the data: see calibrate.py
 
@@ -79,6 +80,10 @@ class Method(ABC):
     @abstractmethod
     def parameters(self, n: int, m: int) -> dict[str, Start]:
         """The trained parameters of a weight in R^{n x m}: name -> shape and start."""
+
+    def sizes(self, n: int, m: int) -> dict[str, int]:
+        """What else the formula names."""
+        return {}
 
     def constants(self, W: Weight) -> dict[str, Tensor]:
         """Frozen tensors that phi needs and that are computed once from W, never stored in a checkpoint."""
@@ -133,7 +138,7 @@ class Method(ABC):
     def check(self, n: int, m: int) -> None:
         """Raise ValueError where a weight in R^{n x m} is too small for the method."""
         r = getattr(self, "r", None)
-        if r is not None and r > min(n, m):
+        if r is not None and r > min(n, m) and not self.wide:
             raise ValueError(
                 f"{self.describe()}: the rank r={r} is larger than this weight allows, which is {n} x {m}; "
                 f"choose r <= {min(n, m)} or leave the module out"
@@ -188,6 +193,9 @@ class Composition(Method):
     def __post_init__(self) -> None:
         if len(self.members) < 2:
             raise ValueError(f"a composition has two members or more, got {len(self.members)}")
+        for part in self.members:
+            if part.sits_on == "tokens":
+                raise ValueError(f"{part.name} sits on tokens, not on a weight: it composes with nothing")
 
     @property
     def name(self) -> str:  # type: ignore[override]

@@ -22,6 +22,7 @@ from subspace_tuning.tasks import Task
 from subspace_tuning.tuner.config import SubspaceConfig
 
 WEIGHTS = "adapter_model.safetensors"
+TYPES = ("SUBSPACE", "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING")  # the last three handed over to PEFT
 
 
 class Pretrained(NamedTuple):
@@ -125,7 +126,7 @@ def put_on(model: PreTrainedModel, config: SubspaceConfig) -> PeftModel:
     """The model with the parameters of a method. Raises BadInput where the method finds no seat."""
     given = config.target_modules
     try:
-        return cast(PeftModel, get_peft_model(model, config))
+        return cast(PeftModel, get_peft_model(model, config.handed_over()))
     except (ValueError, TypeError, NotImplementedError) as error:
         if "No modules were targeted" not in str(error) and "not found in the base model" not in str(error):
             raise BadInput(str(error)) from error
@@ -147,14 +148,14 @@ def count(model: nn.Module, pretrained: Pretrained) -> Counts:
     both = list(zip(in_head, model.named_parameters(), strict=True))
     trained = sum(p.numel() for _, (_, p) in both if p.requires_grad)
     trainable = sum(p.numel() for head_too, (_, p) in both if p.requires_grad and not head_too)
-    added = ("subspace_params.", "modules_to_save.")
+    added = ("subspace_params.", "modules_to_save.", "prompt_encoder.")
     total = sum(p.numel() for head_too, (name, p) in both if not head_too and not any(a in name for a in added))
     return Counts(trainable, trained, total)
 
 
 def _is_in(name: str, modules: tuple[str, ...]) -> bool:
     """Whether a parameter belongs to one of these modules, also beneath the prefixes that PEFT adds."""
-    name = name.removeprefix("base_model.model.")
+    name = name.removeprefix("base_model.model." if name.startswith("base_model.model.") else "base_model.")
     return any(name.startswith(module + ".") for module in modules)
 
 
@@ -187,7 +188,7 @@ def _check_config(folder: Path) -> None:
         config: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(f"cannot read the adapter's config {path}: {_first_line(error)}") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "SUBSPACE":
+    if not isinstance(config, dict) or config.get("peft_type") not in TYPES:
         raise BadInput(f"{path} is not the config of an adapter made by subspace-tuning (peft_type SUBSPACE)")
 
 

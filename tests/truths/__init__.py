@@ -8,9 +8,9 @@ if it wants more than its default fields tried, its variants. Nothing here uses 
     VARIANTS  fields to try instead of the defaults
 """
 
-from truths import adaptive, extend, reconstruct, singular, sparse
+from truths import adapters, adaptive, extend, reconstruct, singular, sparse, structured
 
-FAMILIES = (reconstruct, extend, sparse, adaptive, singular)
+FAMILIES = (reconstruct, extend, sparse, adaptive, singular, adapters, structured)
 TRUTHS = {name: truth for family in FAMILIES for name, truth in family.TRUTHS.items()}
 ON_ROWS = {name: truth for family in FAMILIES for name, truth in family.ON_ROWS.items()}
 VARIANTS = {name: fields for family in FAMILIES for name, fields in family.VARIANTS.items()}

@@ -11,26 +11,40 @@ rows at hand, and never does so where a dense n x m gradient would follow (``pla
     Elementwise  h(.), dropout: a map of the rows, not of the weight
     Product      E1 E2 ... Ek, times a scalar
     Sum          E1 + E2 + ... + Ek
+    Shift        x -> x + b, a bias between factors
+    Hadamard     E o (A B), element-wise
+    Kronecker    C (x) D
+    BlockDiag    diag(R_1, ..., R_N)
 """
 
+from subspace_tuning.algebra.blocks import BlockDiag
 from subspace_tuning.algebra.expr import Dense, Diag, Expr, Leaf, Product, Sum, matrix, root
 from subspace_tuning.algebra.frozen import Elementwise, Identity, NotALinearMap, Weight
+from subspace_tuning.algebra.hadamard import Hadamard, khatri_rao, khatri_rao_rows
+from subspace_tuning.algebra.kronecker import Kronecker
 from subspace_tuning.algebra.live import Live, now
+from subspace_tuning.algebra.shift import Shift
 from subspace_tuning.algebra.sparse import Sparse
 
 __all__ = [
+    "BlockDiag",
     "Dense",
     "Diag",
     "Elementwise",
     "Expr",
+    "Hadamard",
     "Identity",
+    "Kronecker",
     "Leaf",
     "Live",
     "NotALinearMap",
     "Product",
+    "Shift",
     "Sparse",
     "Sum",
     "Weight",
+    "khatri_rao",
+    "khatri_rao_rows",
     "matrix",
     "now",
     "root",

@@ -1,22 +1,37 @@
 """The registry's import lines: one method, one line."""
 
 from subspace_tuning.methods.combine.dora import DoRA
+from subspace_tuning.methods.combine.hira import HiRA
+from subspace_tuning.methods.combine.liera import LieRA
 from subspace_tuning.methods.combine.spectral import Spectral, SpectralRotation
 from subspace_tuning.methods.combine.svdiff import SVDiff
 from subspace_tuning.methods.extend.adalora import AdaLoRA
 from subspace_tuning.methods.extend.flora import FLoRA
+from subspace_tuning.methods.extend.houlsby import Houlsby
+from subspace_tuning.methods.extend.loha import LoHa
+from subspace_tuning.methods.extend.lokr import LoKr
 from subspace_tuning.methods.extend.lora import LoRA
 from subspace_tuning.methods.extend.lora_dash import LoRADash
 from subspace_tuning.methods.extend.lora_xs import LoRAXS
+from subspace_tuning.methods.extend.moslora import MoSLoRA
+from subspace_tuning.methods.extend.parallel import Parallel
+from subspace_tuning.methods.extend.pfeiffer import Pfeiffer
 from subspace_tuning.methods.extend.pica import PiCa
 from subspace_tuning.methods.extend.pissa import MiLoRA, PiSSA
+from subspace_tuning.methods.extend.randlora import RandLoRA
+from subspace_tuning.methods.extend.stella import StelLA
 from subspace_tuning.methods.extend.trilora import TriLoRA
+from subspace_tuning.methods.extend.vera import VeRA
 from subspace_tuning.methods.reconstruct.bitfit import BitFit
 from subspace_tuning.methods.reconstruct.diff_pruning import DiffPruning
 from subspace_tuning.methods.reconstruct.fishmask import FishMask
 from subspace_tuning.methods.reconstruct.ia3 import IA3, IA3Output
+from subspace_tuning.methods.reconstruct.oft import OFT
 from subspace_tuning.methods.reconstruct.osf import OSF
+from subspace_tuning.methods.reconstruct.p_tuning import PTuning
 from subspace_tuning.methods.reconstruct.pafi import PaFi
+from subspace_tuning.methods.reconstruct.prefix import Prefix
+from subspace_tuning.methods.reconstruct.prompt import Prompt
 from subspace_tuning.methods.reconstruct.psoft import PSOFT
 from subspace_tuning.methods.reconstruct.sam_parser import SAMParser
 from subspace_tuning.methods.reconstruct.ssb import SSB
@@ -26,6 +41,7 @@ from subspace_tuning.methods.reconstruct.svft import SVFT
 
 __all__ = [
     "IA3",
+    "OFT",
     "OSF",
     "PSOFT",
     "SSB",
@@ -37,18 +53,32 @@ __all__ = [
     "DoRA",
     "FLoRA",
     "FishMask",
+    "HiRA",
+    "Houlsby",
     "IA3Output",
+    "LieRA",
+    "LoHa",
+    "LoKr",
     "LoRA",
     "LoRADash",
     "LoRAXS",
     "MiLoRA",
+    "MoSLoRA",
+    "PTuning",
     "PaFi",
+    "Parallel",
+    "Pfeiffer",
     "PiCa",
     "PiSSA",
+    "Prefix",
+    "Prompt",
+    "RandLoRA",
     "SAMParser",
     "SVDiff",
     "SVFit",
     "Spectral",
     "SpectralRotation",
+    "StelLA",
     "TriLoRA",
+    "VeRA",
 ]

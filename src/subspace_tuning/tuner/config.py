@@ -116,6 +116,16 @@ class SubspaceConfig(PeftConfig):
 
         return config_from_peft(adapter)
 
+    def handed_over(self) -> PeftConfig:
+        """This config; for a method that PEFT has already (soft prompts), PEFT's own in its place."""
+        if self.method.sits_on != "tokens":
+            return self
+        said = {"target_modules": self.target_modules, "exclude_modules": self.exclude_modules, "mpc": self.mpc}
+        for name, value in said.items():
+            if value is not None:
+                raise ValueError(f"{self.method.name} sits on tokens, not on modules: leave out {name}={value!r}")
+        return self.method.peft_config(self.task_type or "FEATURE_EXTRACTION")  # type: ignore[attr-defined]
+
     def to_dict(self) -> dict[str, Any]:
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         plain["method"] = registry.to_data(self.method)

@@ -3,9 +3,13 @@
 key_value_ff  key, value and first feed-forward weight of each block (SSL, SSB, (IA)3)
 all           all weights of each block: query, key, value, attention output, both feed-forward
 biases        every layer of the encoder that has a bias (BitFit)
+sublayer_outputs  the last weights of attention and of feed-forward (Houlsby adapters)
+ff_output     the last weight of the feed-forward (Pfeiffer adapters)
 """
 
 from __future__ import annotations
+
+import re
 
 from torch import Tensor, nn
 
@@ -44,6 +48,18 @@ BLOCKS: dict[str, dict[str, list[str]]] = {
     "vit": _VIT,
     "dinov2": _VIT,
 }
+# the last weights of attention and of feed-forward, as regular expressions for the end of a module's name
+OUTPUTS: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(
+        ("bert", "roberta", "xlm-roberta", "electra", "deberta", "deberta-v2"),
+        (r"attention\.output\.dense", r"\d+\.output\.dense"),
+    ),
+    "distilbert": (r"attention\.out_lin", r"ffn\.lin2"),
+    **dict.fromkeys(("llama", "qwen2", "qwen3", "mistral"), (r"o_proj", r"down_proj")),
+    "gpt2": (r"attn\.c_proj", r"mlp\.c_proj"),
+    "t5": (r"o", r"wo"),
+    **dict.fromkeys(("vit", "dinov2"), (r"attention\.o_proj|attention\.output\.dense", r"mlp\.fc2|\d+\.output\.dense")),
+}
 HEADS = {
     "classifier",
     "pre_classifier",
@@ -67,6 +83,10 @@ def default_targets(places: str, model_type: str | None, model: nn.Module, kept:
             f"no default modules are known for the model type {model_type!r} (known: {', '.join(sorted(BLOCKS))}); "
             "name them with target_modules=[...] or target_modules='all-linear'"
         )
+    if places in ("sublayer_outputs", "ff_output"):
+        attention, ff = OUTPUTS[model_type or ""]
+        ending = re.compile(rf"(?:.*\.)?(?:{ff if places == 'ff_output' else attention + '|' + ff})")
+        return {name for name, _ in model.named_modules() if ending.fullmatch(name)}
     if places == "key_value_ff":
         return set(block["key_value_ff"])
     return set(block["key_value_ff"]) | set(block["rest"])

@@ -1,0 +1,30 @@
+"""HiRA: a low-rank matrix, element-wise times the weight."""
+
+from dataclasses import dataclass
+
+from subspace_tuning.algebra import Expr, Hadamard
+from subspace_tuning.method import Method, Params, Start, kaiming, zeros
+from subspace_tuning.registry import register
+
+
+@register("hira")
+@dataclass(frozen=True)
+class HiRA(Method):
+    """phi(W) = W + W o (A B).
+
+    A in R^{n x r}, B in R^{r x m} starting at zero; W o (A B) has rank up to rank(W) r.
+    Source: HiRA, ICLR 2025 (openreview.net/forum?id=TwJrTz9cRS), eq. (5).
+    """
+
+    r: int = 8
+
+    category = "combination"
+    formula = "r (n + m)"
+    paper = "openreview.net/forum?id=TwJrTz9cRS"
+    rebuilds = True
+
+    def parameters(self, n: int, m: int) -> dict[str, Start]:
+        return {"A": kaiming(n, self.r), "B": zeros(self.r, m)}
+
+    def phi(self, W: Expr, p: Params) -> Expr:
+        return W + Hadamard(W, p.A, p.B)

@@ -1,0 +1,46 @@
+"""LieRA: the weight as an element of a Lie group, its low-rank update in the Lie algebra."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from subspace_tuning.algebra import Expr, Hadamard
+from subspace_tuning.method import Params, Start, kaiming, zeros
+from subspace_tuning.methods.extend.lora import LowRank
+from subspace_tuning.registry import register
+
+
+@register("liera")
+@dataclass(frozen=True)
+class LieRA(LowRank):
+    """phi(W) = W o exp(s A B), to first order W + s W o (A B), s = alpha / r.
+
+    A in R^{n x r}, B in R^{r x m} starting at zero; exp and o are element-wise. Field ``order``: ``first``, as the
+    paper trains, or ``exponential``, the map itself.
+    Source: arXiv:2504.00851.
+    """
+
+    order: str = "first"
+
+    category = "combination"
+    formula = "r (n + m)"
+    paper = "arXiv:2504.00851"
+    rebuilds = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order not in ("first", "exponential"):
+            raise ValueError(f"{self.name}: order is first or exponential, got {self.order!r}")
+
+    def parameters(self, n: int, m: int) -> dict[str, Start]:
+        return {"A": kaiming(n, self.r), "B": zeros(self.r, m)}
+
+    def phi(self, W: Expr, p: Params) -> Expr:
+        if self.order == "first":
+            return W + self.s * self.dropped(Hadamard(W, p.A, p.B), p)
+
+        def h(M: Tensor) -> Tensor:
+            return torch.expm1(self.s * M)
+
+        return W + self.dropped(Hadamard(W, p.A, p.B, h), p)

@@ -1,0 +1,45 @@
+"""VeRA: frozen random projections, trained scales."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from subspace_tuning.algebra import Diag, Expr, Weight
+from subspace_tuning.method import Method, Params, Start, zeros
+from subspace_tuning.methods.projections import kaiming_uniform, projection
+from subspace_tuning.registry import register
+
+
+@register("vera")
+@dataclass(frozen=True)
+class VeRA(Method):
+    """phi(W) = W + A diag(d) B diag(b), A and B frozen and random.
+
+    A in R^{n x r} and B in R^{r x m} follow from the seed and their shapes, so that layers of one shape share them and
+    nothing of them is stored; d in R^r starts at d_initial, b in R^m at zero. PEFT cuts the projections of all layers
+    out of a pair of the largest sizes instead.
+    Source: arXiv:2310.11454, eq. (2).
+    """
+
+    r: int = 256
+    d_initial: float = 0.1
+    seed: int = 0
+
+    category = "extension"
+    formula = "r + m"
+    paper = "arXiv:2310.11454"
+    learning_rate = 1e-2
+    wide = True
+
+    def parameters(self, n: int, m: int) -> dict[str, Start]:
+        return {"d": Start((self.r,), lambda t, _: t.fill_(self.d_initial)), "b": zeros(m)}
+
+    def constants(self, W: Weight) -> dict[str, Tensor]:
+        (n, m), like = W.shape, W.dense()
+        return {
+            "A": projection(self.seed, 0, (n, self.r), kaiming_uniform, like),
+            "B": projection(self.seed, 1, (self.r, m), kaiming_uniform, like),
+        }
+
+    def phi(self, W: Expr, p: Params) -> Expr:
+        return W + p.A @ Diag(p.d) @ p.B @ Diag(p.b)

@@ -1,0 +1,65 @@
+"""OFT: rotate the neurons of a weight."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from subspace_tuning.algebra import BlockDiag, Expr, Live
+from subspace_tuning.method import Method, Params, Start, zeros
+from subspace_tuning.registry import register
+
+
+@register("oft")
+@dataclass(frozen=True)
+class OFT(Method):
+    """phi(W) = R W, R = diag(R_1, ..., R_N) orthogonal, R_i = (I + Q_i)(I - Q_i)^{-1}.
+
+    The Cayley form of rotations; each Q_i in R^{b x b} is skew-symmetric, held as the b (b - 1) / 2 numbers under its
+    diagonal (q, row by row, block after block) and starts at zero. b is the block size; N = n // b, and where b does
+    not divide n a last block takes the c = n mod b features left over. PEFT parametrises the inverse rotation, and
+    replaces the Cayley form by five terms of its series unless told otherwise.
+    Source: arXiv:2306.07280, eqs. (4)-(6).
+    """
+
+    b: int = 32
+
+    category = "reconstruction"
+    mode = "2: singular vectors, nonlinear"
+    formula = "N b (b - 1) / 2 + c (c - 1) / 2"
+    paper = "arXiv:2306.07280"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.b, bool) or not isinstance(self.b, int) or self.b < 2:
+            raise ValueError(f"{self.name}: the block size b is a whole number above 1, got b={self.b!r}")
+
+    def sizes(self, n: int, m: int) -> dict[str, int]:
+        return {"N": n // self.b, "c": n % self.b}
+
+    def parameters(self, n: int, m: int) -> dict[str, Start]:
+        N, c = self.sizes(n, m).values()
+        return {"q": zeros(N * _below(self.b) + _below(c))}
+
+    def phi(self, W: Expr, p: Params) -> Expr:
+        n, _ = W.shape
+        return BlockDiag(Live.of(_rotations, p.q, self.b, -(-n // self.b)), n) @ W
+
+
+def _below(b: int) -> int:
+    return b * (b - 1) // 2
+
+
+def _rotations(q: Tensor, b: int, count: int) -> Tensor:
+    """The rotations (count, b, b); what q lacks of the last one stays at rest."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    rows, cols = torch.tril_indices(b, b, -1, device=q.device)
+    Q = q.new_zeros(count, b, b, dtype=wide)
+    Q = Q.index_put((torch.arange(count, device=q.device)[:, None], rows, cols), _whole(q, b, count).to(wide))
+    Q, eye = Q - Q.mT, torch.eye(b, dtype=wide, device=q.device)
+    return torch.linalg.solve(eye - Q, eye + Q).to(q.dtype)  # (I + Q) and (I - Q)^{-1} commute
+
+
+def _whole(q: Tensor, b: int, count: int) -> Tensor:
+    return pad(q, (0, count * _below(b) - q.shape[0])).view(count, -1)
