@@ -16,7 +16,7 @@ from subspace_tuning.demo import Demo
 from subspace_tuning.side_by_side import run_all
 
 FOLDER = Path("runs/mpc-weight")
-WEIGHTS = [0.0, 0.01, 0.1, 1.0]
+WEIGHTS = [0.0, 0.001, 0.01, 0.1]
 SEEDS = [1, 2]
 
 
