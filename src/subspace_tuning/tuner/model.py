@@ -57,7 +57,7 @@ def _check_ready(module: nn.Module, args: Any) -> None:
                     f"{method.describe()} starts from data and has seen none: run subspace_tuning.calibrate(model, "
                     "batches) with a few batches before training"
                 )
-            if method.on_step and not layer.stepped:
+            if method.on_step and not layer.stepped and not torch.compiler.is_compiling():
                 warnings.warn(
                     f"{method.describe()} acts between steps of training and nothing tells it of them: give "
                     "transformers' Trainer callbacks=[subspace_tuning.StepCallback()], or use subspace_tuning.Steps in "
