@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from subspace_tuning import METHODS, SSB, BitFit, FLoRA, LoRA, SubspaceConfig, TriLoRA, calibrate
 from subspace_tuning.method import Method
+from subspace_tuning.methods import DoRA
 from truths import VARIANTS
 
 
@@ -33,7 +34,14 @@ class Case(NamedTuple):
 
 ON_LAYERS = [name for name in sorted(METHODS) if METHODS[name].sits_on != "tokens"]
 SINGLE = [Case(METHODS[name](**fields)) for name in ON_LAYERS for fields in VARIANTS.get(name, [{}])]
-COMPOSED = [Case(SSB() | LoRA(r=2)), Case(LoRA(r=2) | SSB()), Case(SSB() | BitFit()), Case(SSB() | FLoRA(r=2), "o")]
+COMPOSED = [
+    Case(SSB() | LoRA(r=2)),
+    Case(LoRA(r=2) | SSB()),
+    Case(SSB() | BitFit()),
+    Case(SSB() | FLoRA(r=2), "o"),
+    Case(SSB() | DoRA(r=2)),  # the norms of a weight that is itself an expression
+    Case(LoRA(r=2, dropout=0.5) | DoRA(r=2)),
+]
 CONSTRAINED = [
     *(Case(LoRA(r=3), mpc) for mpc in "odn"),
     *(Case(method, mpc) for method in (TriLoRA(r=3), FLoRA(r=3)) for mpc in "on"),

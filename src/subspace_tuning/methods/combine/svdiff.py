@@ -22,6 +22,7 @@ class SVDiff(OnSpectrum):
     category = "combination"
     formula = "k"
     paper = "arXiv:2303.11305"
+    learning_rate = 1e-2
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
         return {"d": zeros(min(n, m))}

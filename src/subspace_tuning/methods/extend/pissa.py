@@ -18,6 +18,7 @@ class Instead(Method):
 
     category = "extension"
     formula = "r (n + m)"
+    learning_rate = 3e-4  # A and B are large from the start
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
         return {"A": constant("A0", n, self.r), "B": constant("B0", self.r, m)}
