@@ -105,7 +105,7 @@ def _takes_quantised(method: Method) -> bool:
     p = _params(method, W)
     try:
         E = method.phi(_OwnForwardOnly(W.dense()), p)
-        E.apply(torch.randn(5, N)).sum().backward()
+        E.apply(torch.randn(4 * N, N)).sum().backward()
     except RuntimeError as error:
         if str(error) != "W was read":
             raise

@@ -47,10 +47,12 @@ def merge(run: Path | str, out: Path | str) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} exists already and is not an empty folder; name a new one")
     folder = RunFolder(run)
-    folder.recipe()  # tells whether it is a run at all
+    recipe = folder.recipe()  # tells whether it is a run at all
     result = folder.result()
     if result is None:
         raise BadInput(f"{folder.path} is not finished; there is nothing to merge yet")
+    if not recipe.is_plain and not (method := recipe.method_object()).mergeable:
+        raise BadInput(f"{method.describe()} is not a map of the weight alone and cannot be merged; keep it unmerged")
     predictor = Predictor(run)
     model = predictor.model
     if not predictor.recipe.is_plain:

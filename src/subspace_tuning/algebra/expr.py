@@ -239,6 +239,9 @@ class Product(Expr):
     def factors(self) -> tuple[Tensor, Tensor] | None:
         if not all(leaf.linear for leaf in self.leaves()):
             return None
+        if len(self.chain) == 1:
+            own = self.chain[0].factors()
+            return None if own is None else (self.scale * own[0], own[1])
         cuts = [f.shape[1] for f in self.chain[:-1]]
         if not cuts or min(cuts) >= min(self.shape):
             return None
