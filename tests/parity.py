@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import peft
@@ -10,7 +11,7 @@ from peft import PeftConfig, get_peft_model
 from torch import Tensor, nn
 
 from cases import KINDS, Kind, Net
-from subspace_tuning import IA3, SSL, LoRA, SubspaceConfig
+from subspace_tuning import IA3, SSL, LoRA, SubspaceConfig, build
 from subspace_tuning.method import Method
 from subspace_tuning.methods import IA3Output
 
@@ -33,6 +34,26 @@ def flat(t: Tensor) -> Tensor:
     return t.flatten()
 
 
+def same(t: Tensor) -> Tensor:
+    return t
+
+
+def square(t: Tensor) -> Tensor:
+    """The r^2 numbers of a core, row by row and (out, in)."""
+    r = round(t.numel() ** 0.5)
+    return t.view(r, r).T
+
+
+def below_the_diagonal(t: Tensor) -> Tensor:
+    """Entries above the diagonal of each block, row by row -> those below, row by row."""
+    b = round((2 * t.shape[1]) ** 0.5 + 0.5)
+    Q = t.new_zeros(len(t), b, b)
+    rows, cols = torch.triu_indices(b, b, 1)
+    Q[:, rows, cols] = t
+    rows, cols = torch.tril_indices(b, b, -1)
+    return Q.mT[:, rows, cols].flatten()
+
+
 class Pair(NamedTuple):
     """A method here and the config of the same in PEFT."""
 
@@ -48,20 +69,104 @@ class Pair(NamedTuple):
 
 
 LORA = {"A": ("lora_A", transposed), "B": ("lora_B", transposed)}
+DORA = {**LORA, "m": ("lora_magnitude_vector", flat)}
+ADALORA = {**LORA, "d": ("lora_E", flat)}
 IA3_D = {"d": ("ia3_l", flat)}
+VERA = {"d": ("vera_lambda_d", flat), "b": ("vera_lambda_b", flat)}
+RANDLORA = {"l": ("randlora_lambda", transposed), "g": ("randlora_gamma", same)}
+HIRA = {"A": ("hira_A", transposed), "B": ("hira_B", transposed)}
+LOHA = {
+    **{"A1": ("hada_w1_b", transposed), "B1": ("hada_w1_a", transposed)},
+    **{"A2": ("hada_w2_b", transposed), "B2": ("hada_w2_a", transposed)},
+}
+LOKR = {"C": ("lokr_w1", transposed), "D1": ("lokr_w2_b", transposed), "D2": ("lokr_w2_a", transposed)}
+LOKR_WHOLE = {"C": ("lokr_w1", transposed), "D": ("lokr_w2", transposed)}
+OFT = {"q": ("oft_R", below_the_diagonal)}
+PSOFT = {"q": ("psoft_R", same), "a": ("psoft_R.vector_a", same), "b": ("psoft_R.vector_b", same)}
+LORA_XS = {"M": ("tinylora_v", square)}
 
 
 def lora(**values: Any) -> Callable[..., PeftConfig]:
-    return lambda **where: peft.LoraConfig(r=3, lora_alpha=5, **values, **where)
+    return partial(peft.LoraConfig, **{"r": 3, "lora_alpha": 5, **values})
 
 
 def ia3(feedforward: bool) -> Callable[..., PeftConfig]:
-    return lambda **where: peft.IA3Config(**where, feedforward_modules=["layer"] if feedforward else [])
+    return partial(peft.IA3Config, feedforward_modules=["layer"] if feedforward else [])
+
+
+def oft(**values: Any) -> Callable[..., PeftConfig]:
+    return partial(peft.OFTConfig, r=0, oft_block_size=7, **values)
+
+
+def hand_over(ours: Any, **constants: Tensor) -> None:
+    """Let our layer compute with these constants."""
+    for name, value in constants.items():
+        assert value.shape == ours.subspace_constants["default"][name].shape, name
+        ours.subspace_constants["default"][name] = value.detach().clone()
+
+
+def share_vera(theirs: Any, ours: Any) -> None:
+    """PEFT cuts the projections of a layer out of one pair for all layers."""
+    n, m = ours.frozen.shape
+    hand_over(ours, A=theirs.vera_A["default"][:, :n].T, B=theirs.vera_B["default"][:m].T)
+
+
+def share_randlora(theirs: Any, ours: Any) -> None:
+    """PEFT lines up the terms of one side rank by rank, those of the other term by term."""
+    P, Q = theirs.randlora_B["default"], theirs.randlora_A["default"]
+    r, N = Q.shape[0], P.shape[1]
+    hand_over(ours, P=P.flatten(1).unflatten(1, (r, N)).transpose(1, 2).flatten(1), Q=Q[:, 0])
+
+
+def share_psoft(theirs: Any, ours: Any) -> None:
+    """Singular vectors are the same up to their signs."""
+    A, B = theirs._psoft_A_cache["default"], theirs._psoft_B_cache["default"]
+    S = B.norm(dim=0)
+    hand_over(ours, U=A.T, S=S, Vt=(B / S).T)
+
+
+def share_lora_xs(theirs: Any, ours: Any) -> None:
+    """TinyLoRA with every entry of the core as a projection of its own is LoRA-XS; PEFT shares S evenly."""
+    r = theirs.r["default"]
+    theirs.tinylora_P["default"] = torch.eye(r * r).view(r * r, r, r)
+    hand_over(ours, A=theirs.tinylora_A["default"].T, B=theirs.tinylora_B["default"].T)
 
 
 PAIRS = [
     Pair("lora", LoRA(r=3, alpha=5), lora(), LORA, ALL),
     Pair("rslora", LoRA(r=3, alpha=5, rank_stabilized=True), lora(use_rslora=True), LORA, ALL),
+    Pair("olora", LoRA(r=3, alpha=5, init="orthogonal"), lora(init_lora_weights="olora"), LORA, LINEAR),
+    Pair("lora_pissa", LoRA(r=3, alpha=5, init="pissa"), lora(init_lora_weights="pissa"), LORA),
+    Pair("pissa", build("pissa", {"r": 3}), lora(init_lora_weights="pissa", lora_alpha=3), LORA),
+    Pair("dora", build("dora", {"r": 3, "alpha": 5}), lora(use_dora=True), DORA, ALL),
+    Pair(
+        "adalora",
+        build("adalora", {"init_r": 3, "r": 2, "alpha": 5}),
+        partial(peft.AdaLoraConfig, init_r=3, target_r=2, lora_alpha=5, total_step=10),
+        ADALORA,
+        (*LINEAR, *UNDILATED),
+    ),
+    Pair("vera", build("vera", {"r": 5}), partial(peft.VeraConfig, r=5), VERA, share=share_vera),
+    Pair(
+        "randlora",
+        build("randlora", {"r": 3, "alpha": 5}),
+        partial(peft.RandLoraConfig, r=3, randlora_alpha=5),
+        RANDLORA,
+        share=share_randlora,
+    ),
+    Pair("hira", build("hira", {"r": 3}), partial(peft.HiraConfig, r=3), HIRA, ALL),
+    Pair("loha", build("loha", {"r": 3, "alpha": 5}), partial(peft.LoHaConfig, r=3, alpha=5), LOHA, (*LINEAR, *CONV)),
+    Pair("lokr", build("lokr", {"r": 2, "alpha": 5}), partial(peft.LoKrConfig, r=2, alpha=5), LOKR, LINEAR),
+    Pair("lokr_whole", build("lokr", {"r": 9, "alpha": 5}), partial(peft.LoKrConfig, r=9, alpha=5), LOKR_WHOLE, LINEAR),
+    Pair("oft", build("oft", {"b": 7}), oft(use_cayley_neumann=False), OFT, LINEAR),
+    Pair("psoft", build("psoft", {"r": 3}), partial(peft.PsoftConfig, r=3, psoft_alpha=3), PSOFT, LINEAR, share_psoft),
+    Pair(
+        "lora_xs",
+        build("lora_xs", {"r": 3, "alpha": 3}),
+        partial(peft.TinyLoraConfig, r=3, u=9),
+        LORA_XS,
+        share=share_lora_xs,
+    ),
     Pair("ia3_output", IA3Output(), ia3(False), IA3_D, (*DENSE, *CONV)),
     Pair("ia3", IA3(), ia3(False), IA3_D, ("linear_no_bias", "conv2d_no_bias")),
     Pair("ia3_feedforward", SSL(), ia3(True), IA3_D),
@@ -73,15 +178,50 @@ class Difference(NamedTuple):
 
     reason: str
     pair: Pair
-    kind: str
+    kind: str = "linear"
+
+
+def _without_sharing(title: str, **values: Any) -> Pair:
+    pair = next(pair for pair in PAIRS if pair.title == title)
+    return pair._replace(**{"share": lambda theirs, ours: None, **values})
+
+
+def _share_in_order(theirs: Any, ours: Any) -> None:
+    hand_over(ours, P=theirs.randlora_B["default"].flatten(1), Q=theirs.randlora_A["default"][:, 0])
+
+
+def _share_core(theirs: Any, ours: Any) -> None:
+    r = theirs.r["default"]
+    theirs.tinylora_P["default"] = torch.eye(r * r).view(r * r, r, r)
 
 
 DIFFERENCES = {
     "ia3": Difference(
-        "the paper's equation (10) scales W and leaves the bias alone; PEFT scales the module's output, bias included "
-        "(ia3_output is that equation)",
+        "the equation scales W and leaves the bias alone; PEFT scales the module's output, bias included, which is "
+        "ia3_output",
         Pair("ia3", IA3(), ia3(False), IA3_D),
-        "linear",
+    ),
+    "dora": Difference(
+        "equation (5) differentiated through the norms; PEFT takes them for constants, as section 4.3 proposes and as "
+        "dora does unless told detach=False",
+        Pair("dora", build("dora", {"r": 3, "alpha": 5, "detach": False}), lora(use_dora=True), DORA),
+    ),
+    "vera": Difference(
+        "projections follow from the seed and the shape of a layer; PEFT cuts them out of one pair for all layers",
+        _without_sharing("vera"),
+    ),
+    "randlora": Difference(
+        "PEFT pairs rank i of term j with another column of the random P than its equation does: the same up to how "
+        "random columns are numbered",
+        _without_sharing("randlora", share=_share_in_order),
+    ),
+    "oft": Difference(
+        "R is the Cayley form; PEFT takes five terms of its series unless told use_cayley_neumann=False",
+        Pair("oft", build("oft", {"b": 7}), oft(), OFT),
+    ),
+    "lora_xs": Difference(
+        "A holds the singular values, as in the paper; PEFT's TinyLoRA shares them evenly between A and B",
+        _without_sharing("lora_xs", share=_share_core),
     ),
 }
 
@@ -124,6 +264,8 @@ class Both(NamedTuple):
 def _held(layer: Any, name: str) -> Tensor:
     """PEFT's tensor by the attribute that holds it, and a name within that where it is not ``weight``."""
     attribute, _, within = name.partition(".")
-    groups = [getattr(layer, attribute), getattr(layer, attribute.replace("lora_", "lora_embedding_"), {})]
+    groups = [getattr(layer, attribute), getattr(layer, attribute.replace("ra_", "ra_embedding_"), {})]
     value = next(group["default"] for group in groups if "default" in group)
+    if isinstance(value, nn.ParameterDict):  # TinyLoRA's groups of layers
+        (value,) = value.values()
     return value if isinstance(value, Tensor) else getattr(value, within or "weight")

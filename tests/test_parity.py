@@ -1,10 +1,13 @@
 """Parity with PEFT's own implementation: same parameters in, same outputs, gradients and steps out."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from cases import each, inputs, relative
 from parity import BY_NAME, DIFFERENCES, PAIRS, Both
+from subspace_tuning import penalty
 
 GRID = [(pair, BY_NAME[kind]) for pair in PAIRS for kind in pair.kinds]
 paired = pytest.mark.parametrize(("pair", "kind"), GRID, ids=str)
@@ -58,3 +61,17 @@ def test_known_differences_are_real(name):
     reason, pair, kind = DIFFERENCES[name]
     theirs, ours = _outputs_and_gradients(pair, BY_NAME[kind])
     assert max(relative(ours[key], want) for key, want in theirs.items()) > 1e-3, reason
+
+
+def test_adaloras_penalty_is_the_papers_and_not_pefts():
+    """The paper adds squares of norms (equation 4); PEFT adds the norms, and takes the mean over all factors."""
+    pair = next(pair for pair in PAIRS if pair.title == "adalora")
+    both = Both.of(pair, BY_NAME["linear"])
+    values = both.layers()[1].subspace_params["default"]
+    eye = torch.eye(3)
+    a, b = (values["A"].T @ values["A"] - eye).norm(), (values["B"] @ values["B"].T - eye).norm()
+    both.theirs.base_model.model.forward = lambda: SimpleNamespace(loss=torch.zeros(()))
+    theirs = both.theirs.base_model().loss
+    weight = both.theirs.peft_config["default"].orth_reg_weight
+    torch.testing.assert_close(theirs, weight * (a + b) / 2)
+    torch.testing.assert_close(penalty(both.ours), pair.ours.orthogonality * (a.square() + b.square()))
