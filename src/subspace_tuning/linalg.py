@@ -91,6 +91,13 @@ def _iterated(M: Tensor, Q: Tensor, r: int, allowed: float) -> Tensor:
     return torch.linalg.eigh(gram).eigenvectors[:, -r:].to(dtype)
 
 
+def rank_of_energy(S: Tensor, energy: float) -> int:
+    """The least k with s_1^2 + ... + s_k^2 >= energy * sum(s^2), for S (k,) descending; rounding counts as zero."""
+    lost = S.double().square().flip(0).cumsum(0).flip(0)  # lost[k]: what the terms from k on hold
+    enough = lost <= (1 - energy + len(S) * torch.finfo(S.dtype).eps ** 2) * lost[:1]
+    return int(enough.to(torch.uint8).argmax()) if enough.any() else len(S)
+
+
 def qr(W: Tensor) -> tuple[Tensor, Tensor]:
     """W = Q R for W (n, m): Q (n, k) orthonormal, R (k, m) upper triangular with a diagonal >= 0."""
     Q, R = torch.linalg.qr(wide(W))

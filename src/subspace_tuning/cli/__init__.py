@@ -4,7 +4,16 @@ Exit codes: 0 all went well, 1 a run failed on the way (NaN loss, full disk), 2 
 130 interrupted.
 """
 
-from subspace_tuning.cli import bench, convert, demo, export, methods, train, use  # noqa: F401  each adds its commands
+from subspace_tuning.cli import (  # noqa: F401  each adds its commands
+    analyze,
+    bench,
+    convert,
+    demo,
+    export,
+    methods,
+    train,
+    use,
+)
 from subspace_tuning.cli.command import app
 
 __all__ = ["app"]

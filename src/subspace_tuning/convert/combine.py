@@ -7,16 +7,14 @@ from contextlib import ExitStack
 from functools import reduce
 from pathlib import Path
 
-import torch
 from peft import PeftModel
-from torch import Tensor
 
 from subspace_tuning.convert.certificate import Certificate
 from subspace_tuning.convert.change import Change
 from subspace_tuning.convert.export import Job, checked
-from subspace_tuning.convert.layers import changes_of, methods_of, seats, untie, without, write
+from subspace_tuning.convert.layers import answers_with, changes_of, methods_of, seats
 from subspace_tuning.convert.lora import Wanted
-from subspace_tuning.convert.probe import Probe, answers, probe
+from subspace_tuning.convert.probe import probe
 from subspace_tuning.convert.source import Source, opened
 from subspace_tuning.errors import BadInput, as_bad_input
 
@@ -54,7 +52,8 @@ def combine(
             terms = zip(weights or [1.0] * len(names), names, strict=True)
             changes = reduce(_plus, ({k: w * c for k, c in changes_of(model, [a]).items()} for w, a in terms))
         inputs = probe(model, sources[0].tokenizer, texts)
-        before = _written(model, changes, inputs)
+        frozen = {name: layer.frozen for name, layer in seats(model).items()}
+        before = answers_with(model, frozen, changes, inputs)
         job = Job(out, to, wanted or Wanted(), [str(a) for a in adapters], methods_of(model), sources[0], inputs)
         return job.run(model, changes, before)
 
@@ -74,20 +73,3 @@ def _loaded(sources: Sequence[Source]) -> tuple[PeftModel, list[str]]:
 
 def _plus(a: dict[str, Change], b: dict[str, Change]) -> dict[str, Change]:
     return {k: a[k] + b[k] if k in a and k in b else a.get(k) or b[k] for k in [*a, *(k for k in b if k not in a)]}
-
-
-@torch.no_grad()
-def _written(model: PeftModel, changes: dict[str, Change], inputs: Probe) -> list[Tensor]:
-    """The logits of the model with the changes written into its weights, which are then put back."""
-    held = {}
-    layers = {name: seats(model)[name].frozen for name in changes}
-    for name, frozen in layers.items():
-        untie(model, frozen.layer)
-        own = frozen.own_bias
-        held[name] = (frozen.dense().clone() if frozen.holds_matrix else None, None if own is None else own.clone())
-        write(frozen, changes[name])
-    with without(model):
-        found = answers(model, inputs)
-    for name, frozen in layers.items():
-        frozen.assign(*held[name])
-    return found

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 
 from subspace_tuning.algebra import NotALinearMap
 from subspace_tuning.convert.change import Change, change, exact
+from subspace_tuning.convert.probe import Probe, answers
 from subspace_tuning.errors import BadInput
 from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.weights import LayerWeight
@@ -67,6 +68,27 @@ def write(frozen: LayerWeight, change: Change) -> float:
     if own is not None and b is not None:
         missed += (exact(own) - b).square().sum().item()
     return missed**0.5
+
+
+@torch.no_grad()
+def answers_with(
+    model: nn.Module, frozen: Mapping[str, LayerWeight], changes: Mapping[str, Change], inputs: Probe
+) -> list[Tensor]:
+    """The logits with these changes in the weights of the base model, which are then put back; adapters are off."""
+    held = {}
+    for name in changes:
+        untie(model, frozen[name].layer)
+        layer, own = frozen[name], frozen[name].own_bias
+        W = layer.dense().clone() if layer.holds_matrix else None
+        held[name] = (W, None if own is None else own.clone())
+    try:
+        for name, change in changes.items():
+            write(frozen[name], change)
+        with without(model):
+            return answers(model, inputs)
+    finally:
+        for name, (W, b) in held.items():
+            frozen[name].assign(W, b)
 
 
 def untie(model: Any, layer: Any) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from subspace_tuning.convert.change import Change
 from subspace_tuning.errors import BadInput
+from subspace_tuning.linalg import rank_of_energy
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,7 @@ class Wanted:
             return min(self.rank, len(S))
         if self.exact or (self.energy is None and change.has_factors) or len(S) == 0:
             return len(S)
-        kept = self.energy if self.energy is not None else 1 - 0.999 * self.allowed**2
-        lost = S.square().flip(0).cumsum(0).flip(0)  # lost[k]: what the terms from k on hold
-        enough = lost <= (1 - kept) * lost[0]
-        return int(enough.to(torch.uint8).argmax()) if enough.any() else len(S)
+        return rank_of_energy(S, self.energy if self.energy is not None else 1 - 0.999 * self.allowed**2)
 
 
 class Fitted(NamedTuple):

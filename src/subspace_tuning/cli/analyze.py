@@ -1,0 +1,75 @@
+"""The command that looks at what training did: analyze."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from subspace_tuning.cli.command import command, print_json
+from subspace_tuning.cli.methods import AsJson
+from subspace_tuning.errors import BadInput
+
+
+@command(
+    "analyze",
+    examples=[
+        "subspace analyze runs/my-run -o looks/my-run",
+        "subspace analyze my-adapter --versus same-with-another-seed -o looks/seeds",
+        "subspace analyze fine-tuned-model --base base-model --layers 'query|value' --json",
+    ],
+)
+def analyze(
+    given: Annotated[
+        str, typer.Argument(metavar="ADAPTER|FINETUNED", help="A run, an adapter or a model.", show_default=False)
+    ],
+    base: Annotated[str | None, typer.Option(help="What a fine-tuned model started from.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A folder for analysis.json and the pictures.")
+    ] = None,
+    versus: Annotated[
+        Path | None, typer.Option(help="Another training of the same base, to compare subspaces.")
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="A fully fine-tuned model W*: tells the optimal scale s* of each change.")
+    ] = None,
+    rank: Annotated[int, typer.Option(min=1, help="Leading singular vectors that are compared.")] = 8,
+    layers: Annotated[str | None, typer.Option(help="A regular expression that finds names of layers.")] = None,
+    scales: Annotated[
+        str, typer.Option(help="Scales of intruder dimensions to try, with commas; '' for none.")
+    ] = "0,0.25,0.5,0.75",
+    as_json: AsJson = False,
+) -> None:
+    """Look at what training did to each weight: spectra, turned subspaces, ranks, intruders, inside or outside span(W).
+
+    Angles are in degrees. A reconstruction stays inside the span of W, an extension leaves it.
+    """
+    from subspace_tuning.cli.progress import counted
+    from subspace_tuning.theory.analyze import Look, save
+    from subspace_tuning.theory.analyze import analyze as look_at
+
+    try:
+        tried = tuple(float(x) for x in scales.split(",") if x.strip())
+    except ValueError:
+        raise BadInput(f"--scales are numbers with commas, got {scales!r}") from None
+    with counted("looking") as tick:
+        data = look_at(given, base, versus, target, Look(r=rank, scales=tried, layers=layers), tick)
+    written = save(data, output) if output is not None else []
+    if as_json:
+        print_json(data)
+        return
+    typer.echo(f"{'':44}{'change':>9}{'rank':>7}{'turn':>7}{'inside':>8}{'chance':>8}{'intruders':>11}")
+    for name, x in data["layers"].items():
+        turn = max(x["angles"]["left"] + x["angles"]["right"])
+        share = x["inside"]
+        typer.echo(
+            f"{name[-43:]:44}{x['relative_change']:9.4f}{x['stable_rank']['change']:7.2f}{turn:7.1f}"
+            f"{share['share']:8.3f}{share['chance']:8.3f}{len(x['intruders']):11}"
+        )
+    if "versus" in data:
+        alike = list(data["versus"]["layers"].values())
+        left, right = (sum(x[side] for x in alike) / len(alike) for side in ("left", "right"))
+        typer.echo(f"subspaces of {versus} are alike by {left:.3f} (left) and {right:.3f} (right)")
+    if written:
+        typer.echo(f"written to {output}: {', '.join(path.name for path in written)}")

@@ -1,0 +1,234 @@
+"""What did training do? Every layer of an adapter or a fine-tuned model, looked at through its subspaces."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import degrees
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from subspace_tuning.convert.change import Change
+from subspace_tuning.convert.layers import answers_with
+from subspace_tuning.convert.probe import differences, probe
+from subspace_tuning.errors import BadInput
+from subspace_tuning.linalg import SVD, svd
+from subspace_tuning.theory import subspaces as s
+from subspace_tuning.theory.project import optimal_scale
+from subspace_tuning.theory.trained import Trained, trained
+from subspace_tuning.version import VERSION
+
+KEPT = 128  # singular values of each spectrum that are told
+
+
+@dataclass(frozen=True)
+class Look:
+    """What to look at, and how closely."""
+
+    r: int = 8  # leading singular vectors whose turning and likeness is measured
+    energy: float = 0.9  # of W, within the subspaces that count as its span
+    intruders: int = 10  # leading singular vectors that are looked at
+    epsilon: float = 0.5  # below this cosine a singular vector is an intruder
+    scales: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)  # of intruders, to see what they do; none to leave it out
+    layers: str | None = None  # a regular expression that finds names of layers
+
+
+@dataclass
+class Layer:
+    """One layer's findings, and the singular vectors by which layers are compared."""
+
+    told: dict[str, Any]
+    change: SVD  # its leading terms
+    intruding: SVD  # terms of W'
+
+
+def analyze(
+    given: Path | str,
+    base: str | None = None,
+    versus: Path | str | None = None,
+    target: Path | str | None = None,
+    look: Look | None = None,
+    tick: Callable[[int], None] = lambda total: None,
+) -> dict[str, Any]:
+    """Plain data about what training did to each weight, and to the model.
+
+    versus: another adapter or model of the same base (another seed, rank or method) whose dW is compared.
+    target: a fully fine-tuned W*; tells the scale s* at which dW would come nearest to it (1: as it is).
+    """
+    look = look or Look()
+    with ExitStack() as stack:
+        subject = stack.enter_context(trained(given, base))
+        names = [name for name, c in subject.changes.items() if c.dW is not None and len(c.svd.S)]
+        names = [name for name in names if look.layers is None or re.search(look.layers, name)]
+        if not names:
+            raise BadInput(
+                f"{given} changes no weight matrix" + (f" that {look.layers!r} finds" if look.layers else "")
+            )
+        ideal = stack.enter_context(trained(target, base or subject.base)) if target else None
+        found = {}
+        for name in names:
+            found[name] = _layer(subject, name, look, ideal)
+            tick(len(names))
+        data: dict[str, Any] = {
+            "made_by": f"subspace-tuning {VERSION}",
+            "source": str(given),
+            "base": subject.base,
+            "methods": subject.methods,
+            "look": vars(look),
+            "summary": _summary([layer.told for layer in found.values()]),
+            "layers": {name: layer.told for name, layer in found.items()},
+            "between_layers": between_layers({name: layer.change for name, layer in found.items()}, look.r),
+        }
+        if versus is not None:
+            other = stack.enter_context(trained(versus, base or subject.base))
+            data["versus"] = {"source": str(versus), **_versus(found, other, look.r)}
+        if any(layer.told["intruders"] for layer in found.values()) and look.scales:
+            data["scaling_intruders"] = _scaling(subject, found, look.scales)
+        return data
+
+
+def _layer(subject: Trained, name: str, look: Look, ideal: Trained | None) -> Layer:
+    W, change = subject.W(name), subject.changes[name]
+    dW = change.dense()
+    before, after, terms = svd(W), svd(W + dW), change.svd
+    r = min(look.r, len(before.S))
+    turned = s.rotation(before, after, r)
+    share = s.inside(before, dW, look.energy)
+    which = s.intruders(before, after, look.intruders, look.epsilon)
+    told: dict[str, Any] = {
+        "shape": list(W.shape),
+        "relative_change": (dW.norm() / W.norm()).item(),
+        "singular_values": {k: t.S[:KEPT].tolist() for k, t in _three(before, after, terms)},
+        "effective_rank": {k: s.effective_rank(t.S) for k, t in _three(before, after, terms)},
+        "stable_rank": {k: s.stable_rank(t.S) for k, t in _three(before, after, terms)},
+        "angles": {"left": _degrees(turned.left), "right": _degrees(turned.right)},
+        "amplification": s.amplification(W, terms, min(r, len(terms.S))),
+        "inside": share._asdict(),
+        "intruders": which,
+    }
+    if name in subject.factors:
+        told["patterns"] = s.patterns(*subject.factors[name])._asdict()
+    if ideal is not None and name in ideal.changes:
+        W_star = W + ideal.changes[name].dense()
+        told["optimal_scale"] = optimal_scale(W, W_star, dW)
+    intruding = SVD(after.U[:, which], after.S[which], after.Vt[which])
+    return Layer(told, terms.top(look.r), intruding)
+
+
+def _three(before: SVD, after: SVD, change: SVD) -> list[tuple[str, SVD]]:
+    return [("before", before), ("after", after), ("change", change)]
+
+
+def _degrees(angles: Tensor) -> list[float]:
+    return [degrees(a) for a in angles.tolist()]
+
+
+def _summary(layers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means over layers."""
+    told = {
+        "layers": len(layers),
+        "relative_change": fmean(x["relative_change"] for x in layers),
+        "stable_rank_of_change": fmean(x["stable_rank"]["change"] for x in layers),
+        "effective_rank_of_change": fmean(x["effective_rank"]["change"] for x in layers),
+        "largest_angle": fmean(max(x["angles"]["left"] + x["angles"]["right"]) for x in layers),
+        "inside": fmean(x["inside"]["share"] for x in layers),
+        "inside_by_chance": fmean(x["inside"]["chance"] for x in layers),
+        "intruders": sum(len(x["intruders"]) for x in layers),
+    }
+    scales = [x["optimal_scale"] for x in layers if "optimal_scale" in x]
+    return told | ({"optimal_scale": fmean(scales)} if scales else {})
+
+
+def split(name: str) -> tuple[str, str]:
+    """The number of a layer and the kind of its module: encoder.layer.3.attention.query -> 3, attention.query."""
+    parts = name.split(".")
+    at = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    return ("", name) if at is None else (parts[at], ".".join(parts[at + 1 :]))
+
+
+def between_layers(changes: dict[str, SVD], r: int) -> dict[str, Any]:
+    """For each kind of module, psi(r, r) of dW between all its layers of one shape, on either side."""
+    kinds: dict[tuple[str, int, int], list[str]] = {}
+    for name, terms in changes.items():
+        kinds.setdefault((split(name)[1], len(terms.U), terms.Vt.shape[1]), []).append(name)
+    told = {}
+    for (kind, n, m), names in kinds.items():
+        if len(names) > 1:
+            sides = {"left": [changes[k].U for k in names], "right": [changes[k].Vt.T for k in names]}
+            told[kind] = {
+                "layers": [split(k)[0] for k in names],
+                "chance": {"left": r / n, "right": r / m},
+                **{side: [[_whole(X, Y) for Y in bases] for X in bases] for side, bases in sides.items()},
+            }
+    return told
+
+
+def _whole(X: Tensor, Y: Tensor) -> float:
+    return s.similarity(X, Y)[-1, -1].item()
+
+
+def _versus(found: dict[str, Layer], other: Trained, r: int) -> dict[str, Any]:
+    """psi(i, j) between the leading singular vectors of two dW, layer by layer and on average."""
+    layers, sums = {}, []
+    for name, layer in found.items():
+        change = other.changes.get(name)
+        if change is None or change.dW is None or change.shape != tuple(layer.told["shape"]):
+            continue
+        theirs, (n, m) = change.svd.top(r), change.shape
+        left = s.similarity(layer.change.U, theirs.U)
+        right = s.similarity(layer.change.Vt.T, theirs.Vt.T)
+        chance = {"left": r / n, "right": r / m}
+        layers[name] = {"left": left[-1, -1].item(), "right": right[-1, -1].item(), "chance": chance}
+        sums.append((left, right))
+    if not layers:
+        raise BadInput("the two have no changed layer in common")
+    shape = min(a.shape[0] for a, _ in sums), min(a.shape[1] for a, _ in sums)
+    mean = {
+        side: torch.stack([pair[k][: shape[0], : shape[1]] for pair in sums]).mean(0).tolist()
+        for k, side in enumerate(("left", "right"))
+    }
+    return {"layers": layers, "mean": mean}
+
+
+def _scaling(subject: Trained, found: dict[str, Layer], scales: Sequence[float]) -> list[dict[str, float]]:
+    """What scaling intruders down does to the logits: their distance to the trained and to the base model's."""
+    inputs = probe(subject.model, subject.tokenizer)
+    ours = answers_with(subject.model, subject.frozen, subject.changes, inputs)
+    base = answers_with(subject.model, subject.frozen, {}, inputs)
+    told = []
+    for scale in sorted({*scales, 1.0}):
+        changes = dict(subject.changes)
+        for name, layer in found.items():
+            U, S, Vt = layer.intruding
+            if len(S):
+                changes[name] = changes[name] + Change(((scale - 1) * U * S, Vt))
+        now = answers_with(subject.model, subject.frozen, changes, inputs)
+        to_ours, to_base = differences(ours, now), differences(base, now)
+        told.append(
+            {
+                "scale": scale,
+                "to_trained": to_ours.mean,
+                "to_base": to_base.mean,
+                "agreement_with_trained": to_ours.agreement,
+                "agreement_with_base": to_base.agreement,
+            }
+        )
+    return told
+
+
+def save(data: dict[str, Any], folder: Path | str) -> list[Path]:
+    """Write analysis.json and the pictures to a folder; returns what was written."""
+    from subspace_tuning.theory.pictures import draw
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "analysis.json"
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    return [path, *draw(data, folder)]
