@@ -16,7 +16,7 @@ def svd(W):
 
 
 def dora(f, W, b, p):
-    directions = W + lora_scale(f) * torch.einsum("nr,rm->nm", p["A"], p["B"]) - started(f, W)
+    directions = W + lora_scale(f) * torch.einsum("nr,rm->nm", p["A"], p["B"]) - started(f, W, p)
     norms = directions.square().sum(0).sqrt()
     return directions / (norms.detach() if f.detach else norms) * p["m"], b
 
@@ -130,6 +130,7 @@ VARIANTS = {
         {"r": 3, "detach": False},
         {"r": 2, "dropout": 0.5, "init": "orthogonal"},
         {"r": 2, "alpha": 4.0, "init": "pissa", "detach": False},
+        {"r": 3, "init": "corda"},
     ],
     "lora_xs": [{"r": 3}, {"r": 4, "dropout": 0.5}],
     "milora": [{"r": 3}],
