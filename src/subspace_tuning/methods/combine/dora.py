@@ -21,7 +21,7 @@ class DoRA(Factored):
     A in R^{n x r}, B in R^{r x m} starting at zero, m in R^m starting at the norms of W's columns, one for each output
     feature; the bias is not scaled. With ``detach`` (section 4.3) gradients take c for a constant; without it, and after
     another method, they pass through a matrix of W's size.
-    Source: arXiv:2402.09353, eqs. (5)-(6) and (11); arXiv:2407.05417, eqs. (32)-(33).
+    Source: arXiv:2402.09353, eqs. (5) and (11); arXiv:2407.05417, eqs. (32)-(33).
     """
 
     detach: bool = True

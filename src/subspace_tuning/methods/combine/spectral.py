@@ -18,7 +18,7 @@ class Spectral(OnTop):
     """phi(W) = [U_r + A, U_rest] S [V_r + B^T, V_rest]^T = W + A S_r V_r^T + (U_r + A) S_r B.
 
     A in R^{n x r} and B in R^{r x m} start at zero.
-    Source: arXiv:2405.13952, eq. (1); arXiv:2407.05417, eq. (37).
+    Source: arXiv:2405.13952; arXiv:2407.05417, eq. (37).
     """
 
     category = "combination"
@@ -40,7 +40,7 @@ class SpectralRotation(OnTop):
 
     R_U, R_V in R^{r x r} are orthogonal, in Cayley form (I - Q) (I + Q)^{-1}; each skew-symmetric Q is held as the
     r (r - 1) / 2 numbers above its diagonal (u and v), where the authors hold r^2.
-    Source: arXiv:2405.13952, eq. (2).
+    Source: arXiv:2405.13952.
     """
 
     category = "combination"

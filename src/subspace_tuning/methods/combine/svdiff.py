@@ -16,7 +16,7 @@ class SVDiff(OnSpectrum):
     """phi(W) = U relu(S + diag(d)) V^T.
 
     S holds the k = min(n, m) singular values of W; d in R^k starts at zero.
-    Source: arXiv:2303.11305, eq. (3); arXiv:2407.05417, eqs. (39)-(40).
+    Source: arXiv:2303.11305; arXiv:2407.05417, eqs. (39)-(40).
     """
 
     category = "combination"

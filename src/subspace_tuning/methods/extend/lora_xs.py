@@ -18,7 +18,7 @@ class LoRAXS(LowRank):
 
     Only M in R^{r x r} (R in the paper) is trained; A (n, r) and B (r, m) are the r largest terms of W's singular value
     decomposition. M starts at zero where the paper draws it with deviation 1e-5, so that phi(W) = W exactly.
-    Source: arXiv:2405.17604, section 3.
+    Source: arXiv:2405.17604.
     """
 
     category = "extension"

@@ -17,7 +17,7 @@ class PiCa(Method):
 
     U_r (n, r) are the singular vectors of W's r largest singular values, on the input side; B in R^{r x m} starts at
     zero. Each layer trains a B of its own; the paper also shares one B among the layers of a kind.
-    Source: arXiv:2505.20211, section 4.
+    Source: arXiv:2505.20211.
     """
 
     r: int = 8

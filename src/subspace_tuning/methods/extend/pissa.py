@@ -35,7 +35,7 @@ class PiSSA(Instead):
     A in R^{n x r} starts at A_0 = U_r S_r^{1/2}, B in R^{r x m} at B_0 = S_r^{1/2} V_r^T. The paper's residual
     W - A_0 B_0 is never written, and phi(W) - W has rank 2 r. With a scale, dropout or a core between A and B, it is
     LoRA(init="pissa") and the like.
-    Source: arXiv:2404.02948, eqs. (2)-(4).
+    Source: arXiv:2404.02948.
     """
 
     paper = "arXiv:2404.02948"
@@ -50,7 +50,7 @@ class MiLoRA(Instead):
     """phi(W) = W + A B - A_0 B_0, A_0 B_0 the r smallest terms of W's singular value decomposition.
 
     A in R^{n x r} starts at A_0 = U S^{1/2}, B in R^{r x m} at B_0 = S^{1/2} V^T, for the r smallest singular values.
-    Source: arXiv:2406.09044, section 3.
+    Source: arXiv:2406.09044.
     """
 
     paper = "arXiv:2406.09044"

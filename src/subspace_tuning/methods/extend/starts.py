@@ -3,8 +3,8 @@
 Each gives A0, B0 in the precision of W; a method that starts there adds s (A B - A0 B0), so that phi(W) = W at first.
 
     orthogonal   W^T = Q R; A0 = the first r rows of R, B0 those columns of Q    OLoRA, arXiv:2406.01775
-    pissa        s A0 B0 = the r largest terms of the SVD, shared evenly         PiSSA, arXiv:2404.02948, eqs. (2)-(3)
-    milora       s A0 B0 = the r smallest terms of the SVD, shared evenly        MiLoRA, arXiv:2406.09044, eqs. (4)-(5)
+    pissa        s A0 B0 = the r largest terms of the SVD, shared evenly         PiSSA, arXiv:2404.02948
+    milora       s A0 B0 = the r smallest terms of the SVD, shared evenly        MiLoRA, arXiv:2406.09044
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ class OSF(Method):
     stay as they are; U (n, k - h), s and V (m, k - h) are trained from the rest U_0, s_0, V_0. The paper projects the
     gradients of U and V by P and P'; with the projections inside phi their gradients are exactly these, and the head is
     kept whatever the optimiser does with them. PEFT projects gradients only, so that Adam's steps leak into the head.
-    Source: arXiv:2504.07097, section 3.
+    Source: arXiv:2504.07097.
     """
 
     kept: float = 0.5

@@ -15,7 +15,7 @@ class SVFit(OnTop):
 
     U_r (n, r) and V_r (m, r) are their singular vectors. The paper takes r so large that the r values hold nearly all
     of W (768 for RoBERTa-base, where it is SAM-PARSER).
-    Source: arXiv:2409.05926, section III.
+    Source: arXiv:2409.05926.
     """
 
     category = "reconstruction"
