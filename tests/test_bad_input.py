@@ -69,6 +69,7 @@ def trained(home, tmp_path, *words, code=BAD, **changes):
         ({"method": "ssb", "mpc": "o"}, ["mpc='o' needs factors A and B"]),
         ({"method": "lora", "mpc": "x"}, ["mpc", "'x'"]),
         ({"method": "full", "mpc": "o"}, ["method: full trains every weight"]),
+        ({"method": "head", "target_modules": ["key"]}, ["method: head trains the head alone"]),
         ({"checkpoint": "best", "evaluate_every": "end"}, ["set evaluate_every"]),
         ({"early_stopping": 2}, ["set checkpoint: best"]),
         ({"epochs": "many"}, ["epochs", "'many'", "number"]),

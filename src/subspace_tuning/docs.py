@@ -48,7 +48,7 @@ def methods_page(scores: dict[str, Any] | None) -> str:
     """docs/methods.md; with the measured table where there are scores."""
     parts = [HEAD, _table(ABILITIES, map(_abilities, entries()))]
     if scores:
-        parts.append(_measured(scores))
+        parts.append(measured(scores))
     for (category, mode), group in groupby(entries(), key=lambda e: (e.category, e.mode)):
         parts.append(f"## {category.capitalize()}{f', mode {mode}' if mode else ''}\n")
         parts += [_section(e) for e in group]
@@ -93,7 +93,7 @@ def _section(e: Entry) -> str:
     return "\n".join(told)
 
 
-def _measured(scores: dict[str, Any]) -> str:
+def measured(scores: dict[str, Any]) -> str:
     """The table of scores, each method's mean and spread over the seeds."""
     rows = (
         (

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from subspace_tuning import assets
 from subspace_tuning.errors import BadInput, as_bad_input
-from subspace_tuning.recipe import MINILM, Recipe
+from subspace_tuning.recipe import HEAD, MINILM, Recipe
 from subspace_tuning.tasks import Task
 from subspace_tuning.tuner.config import SubspaceConfig
 
@@ -100,9 +100,11 @@ def _outermost(model: nn.Module, missing: Iterable[str]) -> list[str]:
 
 
 def adapt(pretrained: Pretrained, recipe: Recipe) -> nn.Module:
-    """The model ready to train: everything for full fine-tuning, else the method's parameters and the head."""
+    """The model ready to train: the method's parameters and the head; without a method everything, or the head."""
     model, head = pretrained
-    if recipe.is_full:
+    if recipe.is_plain:
+        for name, parameter in model.named_parameters() if recipe.method == HEAD else ():
+            parameter.requires_grad_(_is_in(name, tuple(head)))
         return model
     torch.manual_seed(recipe.seed)
     with as_bad_input((ValueError, TypeError)):

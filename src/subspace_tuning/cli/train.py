@@ -28,7 +28,9 @@ def train(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Hub name or folder; without it the offline MiniLM.")] = None,
     task: Annotated[str | None, typer.Option(help="A GLUE task, movie_reviews, classification or regression.")] = None,
-    method: Annotated[str | None, typer.Option(help="A method's name, a|b, package.module:Class, or full.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="A method's name, a|b, package.module:Class, full or head.")
+    ] = None,
     rank: Annotated[int | None, typer.Option(help="The method's rank r.")] = None,
     fields: Annotated[list[str] | None, typer.Option("--set", help="A field of the method, such as r=8.")] = None,
     mpc: Annotated[str | None, typer.Option(help="Hold A and B to a pattern: o, d or n.")] = None,

@@ -1,0 +1,142 @@
+"""Trains every method of the registry for a short run, beside full fine-tuning and a linear probe (the head alone).
+
+The offline default model on the offline default data, with each method's default fields; the docs show the outcome.
+Usage, from the repository's root:
+
+    python benchmarks/method_table.py --rates                find learning rates, judged by rows held out of training
+    python benchmarks/method_table.py [--workers 2]          three seeds each: the table
+    make docs                                                docs/methods.md with the table
+
+--only, --steps and --seeds make it smaller, --folder writes it elsewhere. Finished runs are not run again, so an
+interrupted table goes on where it stopped. Writes docs/data/method_table.json (and method_rates.json).
+"""
+
+import argparse
+import json
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from subspace_tuning import METHODS, assets
+from subspace_tuning.docs import SCORES, measured
+from subspace_tuning.recipe import FULL, HEAD, Recipe, make
+from subspace_tuning.run_folder import Result, write
+from subspace_tuning.side_by_side import cores, run_all
+
+RUNS = Path("runs/method-table")
+BATCH = 16
+BASE = {
+    "model": "minilm",
+    "task": "movie_reviews",
+    "eval_samples": 500,
+    "max_length": 64,
+    "batch_size": BATCH,
+    "evaluate_every": "end",
+    "save_every": "never",
+}
+GRID = (1.0, 0.3, 3.0, 10.0)  # times the method's own learning rate
+GRID_SEED = 17  # not one of the table's
+
+
+def recipe_of(name: str, given: Namespace, **changes: Any) -> Recipe:
+    """The run of one method, where RUNS says."""
+    about = "-".join(f"{key}-{value:g}" for key, value in changes.items() if key in ("learning_rate", "seed"))
+    where = RUNS / f"{given.steps}-steps" / f"{name}-{about}"
+    sizes = {"train_samples": BATCH * given.steps, "max_steps": given.steps}
+    return make({**BASE, **sizes, "method": name, "output": str(where), **changes})
+
+
+def run(wanted: list[Recipe], workers: int | None) -> Iterator[tuple[Recipe, Result | None]]:
+    """The recipes with their results, None for one that failed, told as they end."""
+    for count, (number, outcome) in enumerate(run_all(wanted, workers), 1):
+        failed = isinstance(outcome, Exception)
+        told = outcome if failed else f"{outcome.score:.3f}  {outcome.seconds_per_step:.2f} s/step"
+        print(f"{count:3}/{len(wanted)}  {Path(wanted[number].output).name:40} {told}", flush=True)
+        yield wanted[number], None if failed else outcome
+
+
+def find_rates(names: list[str], given: Namespace) -> None:
+    """Each method's best rate of a small grid; the rows that the table is judged by are not looked at."""
+    path = given.folder / "method_rates.json"
+    found: dict[str, dict[str, float]] = json.loads(path.read_text())["grid"] if path.is_file() else {}
+    grid = {name: make({**BASE, "method": name}).resolved().learning_rate for name in names}
+    change = {"seed": GRID_SEED, "hold_out": True}
+    wanted = [
+        recipe_of(n, given, learning_rate=float(f"{f * rate:.1g}"), **change) for f in GRID for n, rate in grid.items()
+    ]
+    for recipe, result in run(wanted, given.workers):
+        if result is not None:
+            found.setdefault(recipe.method, {})[f"{recipe.learning_rate:g}"] = result.score
+    best = {name: float(max(scores, key=lambda rate: scores[rate])) for name, scores in sorted(found.items())}
+    about = f"Best of a grid after {given.steps} steps, judged by rows held out of the training rows, seed {GRID_SEED}."
+    save(path, {"about": about, "rates": best, "grid": found})
+
+
+def make_table(names: list[str], given: Namespace) -> None:
+    path = given.folder / "method_rates.json"
+    rates = json.loads(path.read_text())["rates"] if path.is_file() else {}
+    wanted = [
+        recipe_of(name, given, seed=seed, **({"learning_rate": rates[name]} if name in rates else {}))
+        for seed in range(given.seeds)
+        for name in names
+    ]
+    results: dict[str, list[Result]] = {}
+    for recipe, result in run(wanted, given.workers):
+        if result is not None:
+            results.setdefault(recipe.method, []).append(result)
+    if HEAD not in results:
+        raise SystemExit("the linear probe failed: there is nothing to compare with")
+    rows = sorted((row(name, found) for name, found in results.items()), key=lambda r: -r["score"])
+    some = results[HEAD][0]
+    about = (
+        f"{given.steps} steps of batch {BATCH} on movie-review sentences, MiniLM ({some.total / 1e6:.1f} M weights), "
+        f"{BASE['eval_samples']} sentences to judge by: {some.metric} in %, mean and standard deviation over "
+        f"{given.seeds} seeds. `{HEAD}` is the linear probe: the head alone. Default fields; seconds on one of "
+        f"{cores()} cores, {some.device}. Made by `python benchmarks/method_table.py`."
+    )
+    probe = mean(r.score for r in results[HEAD])
+    table = {"about": about, "metric": some.metric, "probe": probe, "versions": some.versions, "results": rows}
+    table["failed"] = sorted(set(names) - set(results))
+    save(given.folder / Path(SCORES).name, table)
+    print(measured(table))
+
+
+def row(name: str, found: list[Result]) -> dict[str, Any]:
+    scores = [r.score for r in found]
+    return {
+        "method": name,
+        "category": found[0].category,
+        "score": mean(scores),
+        "spread": stdev(scores) if len(scores) > 1 else 0.0,
+        "scores": scores,
+        "trainable": found[0].trainable,
+        "permille": found[0].permille,
+        "seconds_per_step": mean(r.seconds_per_step for r in found),
+        "learning_rate": found[0].learning_rate,
+    }
+
+
+def save(path: Path, data: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, json.dumps(data, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rates", action="store_true", help="find learning rates instead")
+    parser.add_argument("--only", nargs="*", default=[], help="methods; without it all")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=None)
+    parser.add_argument("--folder", type=Path, default=Path(SCORES).parent)
+    given = parser.parse_args()
+    assets.default_model(), assets.movie_reviews()  # fetched once, before runs start side by side
+    names = [HEAD, FULL, *sorted(METHODS)]
+    names = [name for name in names if name in (HEAD, *given.only)] if given.only else names
+    (find_rates if given.rates else make_table)(names, given)
+
+
+if __name__ == "__main__":
+    main()
