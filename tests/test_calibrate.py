@@ -203,6 +203,21 @@ def test_a_calibrated_adapter_is_stored_and_needs_no_calibration_again(method, l
     again.train()(**data).loss.backward()
 
 
+@each(method=[FishMask(share=0.1), LoRA(r=2, init="corda")])
+def test_adapters_of_transformers_own_calibrate_too(method, tmp_path):
+    model, data = bert(), batch()
+    model.add_adapter(SubspaceConfig(method=method))
+    with pytest.raises(RuntimeError, match="starts from data"):
+        model.train()(**data)
+    calibrate(model, [data], progress=False)
+    model.train()(**data).loss.backward()
+    model.save_pretrained(tmp_path)
+    again = bert()
+    again.load_adapter(str(tmp_path), is_trainable=True)
+    assert all(torch.equal(stored_numbers(again)[k], v) for k, v in stored_numbers(model).items())
+    again.train()(**data).loss.backward()
+
+
 def test_a_sparse_adapter_is_stored_sparse(tmp_path):
     model = get_peft_model(bert(hidden_size=64, intermediate_size=128), SubspaceConfig(method=FishMask(share=0.005)))
     calibrate(model, [batch()], progress=False)

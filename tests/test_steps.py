@@ -188,6 +188,29 @@ def test_diff_pruning_ends_sparse_and_is_stored_sparse(structured, tmp_path):
     again = PeftModel.from_pretrained(base, tmp_path / "end")
     assert torch.equal(delta(again), watch.seen[7])
     assert len(adapter_parameters(again)) == (3 if structured else 2) * len(layers(again))
+    with pytest.raises(RuntimeError, match="only PEFT's loading reads"):
+        load_by_transformers(tmp_path / "end")(**batch())
+
+
+def load_by_transformers(path, **values):
+    model = bert()
+    model.load_adapter(str(path), **values)
+    return model
+
+
+def test_pruned_differences_come_back_by_transformers_own_loading_and_by_resuming(tmp_path):
+    method, plain = DiffPruning(share=0.02, fixed=0.5), bert()
+    plain.add_adapter(SubspaceConfig(method=method))
+    train(plain, tmp_path / "a", 4, [StepCallback()])
+    plain.save_pretrained(tmp_path / "b")
+    again = load_by_transformers(tmp_path / "b")
+    assert all(torch.equal(adapter_parameters(again)[k], p) for k, p in adapter_parameters(plain).items())
+    config = SubspaceConfig(method=method)
+    train(get_peft_model(bert(), config), tmp_path / "c", 8, [StepCallback()], save_strategy="steps", save_steps=6)
+    model = get_peft_model(bert(), SubspaceConfig(method=method))
+    train(model, tmp_path / "c", 8, [StepCallback()], resume=str(tmp_path / "c" / "checkpoint-6"))
+    size = sum(p.numel() for p in values(model, "V").values())
+    assert sum(int((a > 0).sum()) for a in values(model, "a").values()) == round(0.02 * size)
 
 
 def test_diff_pruning_gates_are_random_in_training_only():

@@ -45,6 +45,7 @@ class SubspaceConfig(PeftConfig):
     exclude_modules, layers_to_transform, layers_pattern, modules_to_save: as in PEFT.
     rank_pattern, alpha_pattern: module name or regular expression -> another rank r or scale alpha.
     method_pattern: module name or regular expression -> another method.
+    packed: set on saving, where a method stores its parameters in another form than it trains them.
     init_weights: False starts from random parameters instead of phi(W) = W (for tests).
     """
 
@@ -59,6 +60,7 @@ class SubspaceConfig(PeftConfig):
     rank_pattern: dict[str, int] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
     method_pattern: dict[str, Any] = field(default_factory=dict)
+    packed: bool = False
     init_weights: bool = True
 
     def __init__(self, method: Any = "ssb", **values: Any):

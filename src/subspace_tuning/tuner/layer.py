@@ -47,7 +47,8 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         self.subspace_stored = nn.ModuleDict()  # saved, but not trained
         self.methods: dict[str, Method] = {}
         self.merged_adapters: list[str] = []
-        self.uncalibrated: set[str] = set()  # adapters whose start waits for data: see calibrate.py
+        self.unread: set[str] = set()  # adapters that a checkpoint holds in another form, until that one is read
+        self._uncalibrated: dict[str, nn.Parameter] = {}
         self.stepped = False  # whether anybody tells methods of the steps of training: see steps.py
         self._original: dict[str, Tensor] = {}
         self._tuned: dict[tuple[tuple[str, ...], bool], Tuned] = {}
@@ -77,7 +78,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         self._tuned.clear()
         self.stepped = False
         if method.calibration and init_weights:
-            self.uncalibrated.add(adapter)
+            self._uncalibrated[adapter] = next(iter(params.values()))
         if constants := {k: v for k, v in constants.items() if k not in stored}:
             self.subspace_constants[adapter] = BufferDict(constants, persistent=False)
         if stored:
@@ -91,12 +92,18 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         with torch.no_grad():
             for name, value in values.items():
                 held[name].copy_(value)
-        self.uncalibrated.discard(adapter)
+        self._uncalibrated.pop(adapter, None)
+
+    @property
+    def uncalibrated(self) -> set[str]:
+        """Adapters whose start waits for data (see calibrate.py), unless a loader put other parameters in place."""
+        held: Any = self.subspace_params
+        return {a for a, p in self._uncalibrated.items() if next(iter(held[a].values())) is p}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         params = f"{prefix}subspace_params."
-        loaded = {a for a in self.uncalibrated if any(k.startswith(f"{params}{a}.") for k in state_dict)}
-        self.uncalibrated -= loaded  # a checkpoint was calibrated before it was trained
+        for adapter in [a for a in self._uncalibrated if any(k.startswith(f"{params}{a}.") for k in state_dict)]:
+            del self._uncalibrated[adapter]  # a checkpoint was calibrated before it was trained
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _started(self, start: Start, constants: Constants) -> Tensor:
@@ -183,6 +190,11 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         return self._tuned_forward(x, active)
 
     def _tuned_forward(self, x: Tensor, adapters: list[str]) -> Tensor:
+        if self.unread.intersection(adapters):
+            raise RuntimeError(
+                f"the adapters {sorted(self.unread)} are stored in a form that only PEFT's loading reads: "
+                "load them with PeftModel.from_pretrained or PeftModel.load_adapter"
+            )
         W, E, b, after = self.tuned(adapters, self.training)
         y = E.apply(W.rows(x), None if b is None else b.now())
         return W.finish(y if after is None else after.apply(y))
@@ -239,7 +251,8 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
 
     def delete_adapter(self, adapter_name: str) -> None:
         self.methods.pop(adapter_name, None)
-        self.uncalibrated.discard(adapter_name)
+        self._uncalibrated.pop(adapter_name, None)
+        self.unread.discard(adapter_name)
         self._tuned.clear()
         super().delete_adapter(adapter_name)
 

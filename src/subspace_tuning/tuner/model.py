@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
@@ -101,6 +102,8 @@ class SubspaceModel(BaseTuner):
         layer = target if isinstance(target, SubspaceLayer) else SubspaceLayer(target)
         try:
             layer.add(adapter_name, method, peft_config.init_weights)
+            if peft_config.packed:
+                layer.unread.add(adapter_name)
         except Unsupported as error:
             raise Unsupported(f"{current_key}: {error}") from None
         except ValueError as error:
@@ -120,8 +123,11 @@ class SubspaceModel(BaseTuner):
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor], *args: Any, **kwargs: Any
     ) -> dict[str, Tensor]:
         held = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, *args, **kwargs)
-        for path, layer in _named_layers(model, adapter_name):
-            _each_as(held, f"{path}.subspace_params.{adapter_name}.", layer.methods[adapter_name].packed)
+        before = set(held)
+        if isinstance(model, PeftModel):  # transformers' own loading knows no other form
+            for path, layer in _named_layers(model, adapter_name):
+                _each_as(held, f"{path}.subspace_params.{adapter_name}.", layer.methods[adapter_name].packed)
+        config.packed = set(held) != before
         return held
 
     @classmethod
@@ -134,6 +140,7 @@ class SubspaceModel(BaseTuner):
             unpack = partial(layer.methods[adapter_name].unpacked, n=n, m=m)
             for start in ("", "base_model.model."):  # models with an adapter of transformers' own go without
                 _each_as(held, f"{start}{path}.subspace_params.", unpack)
+            layer.unread.discard(adapter_name)
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, held)
 
     def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
