@@ -33,6 +33,10 @@ def adalora(**values):
     return peft.AdaLoraConfig(**{**shape, "target_modules": BERT, "task_type": "SEQ_CLS", **values})
 
 
+def vera(targets, **values):
+    return peft.VeraConfig(r=5, target_modules=targets, **values)
+
+
 def ia3(targets, inputs, **values):
     return peft.IA3Config(target_modules=targets, feedforward_modules=inputs, **values)
 
@@ -59,6 +63,9 @@ ADAPTERS = {
     "dora_conv1d": (models.gpt2, lora(use_dora=True, target_modules=["c_attn"], fan_in_fan_out=True)),
     "adalora": (models.bert, adalora()),
     "adalora_convolution": (models.vit, adalora(target_modules=["projection", "fc1"], task_type=None)),
+    "vera": (models.bert, vera(["query", "value"])),
+    "vera_of_many_shapes": (models.bert, vera(["query", "intermediate.dense", "output.dense"], projection_prng_key=7)),
+    "vera_conv1d": (models.gpt2, vera(["c_attn"], fan_in_fan_out=True)),
     "ia3_bias": (models.bert, ia3(["key", "value", "intermediate.dense"], ["intermediate.dense"])),
     "ia3_ends": (models.bert, ia3(["key", "value", "output.dense"], ["output.dense"], task_type="SEQ_CLS")),
     "ia3_pattern": (models.llama, ia3(r".*\.(k_proj|v_proj|down_proj)", r".*\.down_proj")),
@@ -199,6 +206,18 @@ def test_an_option_of_a_later_peft_is_refused_by_name(made):
     path.write_text(json.dumps({**json.loads(path.read_text()), "use_next_idea": True}))
     with pytest.raises(BadInput, match="use_next_idea=True"):
         read_peft(theirs.folder)
+
+
+def test_vera_projections_that_cannot_be_told_are_refused(tmp_path):
+    with pytest.raises(BadInput, match="save_projection=True"):
+        read_peft(Made(models.bert, vera(["query"], save_projection=False), tmp_path / "left_out").folder)
+    theirs = Made(models.bert, vera(["query"]), tmp_path / "theirs")
+    path = theirs.folder / "adapter_model.safetensors"
+    save_file({k: v + 1 if "vera_A" in k else v for k, v in load_file(path).items()}, path)
+    with pytest.raises(BadInput, match="do not follow from its projection_prng_key"):
+        read_peft(theirs.folder)
+    with pytest.raises(BadInput, match="give the adapter's folder"):
+        SubspaceConfig.from_peft(vera(["query"]))
 
 
 def test_a_scaled_convolution_input_is_refused(tmp_path):

@@ -4,13 +4,19 @@ import torch
 
 
 def _uniform(seed, shape, variance):
+    """seed: a number, or a generator that goes on."""
     bound = (3 * variance) ** 0.5
-    return torch.empty(shape).uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed)).double()
+    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator).double()
 
 
 def vera(f, W, b, p):
     n, m = W.shape
-    A, B = _uniform(2 * f.seed, (n, f.r), 2 / n), _uniform(2 * f.seed + 1, (f.r, m), 2 / f.r)
+    if not f.cut_n:
+        A, B = _uniform(2 * f.seed, (n, f.r), 2 / n), _uniform(2 * f.seed + 1, (f.r, m), 2 / f.r)
+    else:
+        N, M, stream = f.cut_n, f.cut_m, torch.Generator().manual_seed(f.seed)
+        A, B = _uniform(stream, (f.r, N), 2 / N).T[:n], _uniform(stream, (M, f.r), 2 / f.r).T[:, :m]
     return W + torch.einsum("nr,r,rm,m->nm", A, p["d"], B, p["b"]), b
 
 
@@ -85,7 +91,7 @@ TRUTHS = {
 }
 ON_ROWS = {}
 VARIANTS = {
-    "vera": [{}, {"r": 5, "seed": 3}],
+    "vera": [{}, {"r": 5, "seed": 3}, {"r": 5, "seed": 3, "cut_n": 64, "cut_m": 72}],
     "moslora": [{"r": 4}, {"r": 2, "mixer": "orthogonal", "dropout": 0.5}],
     "randlora": [{"r": 4}, {"r": 5, "alpha": 2.0, "seed": 1}],
     "oft": [{}, {"b": 2}, {"b": 4}],

@@ -10,12 +10,14 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.method import Method
-from subspace_tuning.methods import SSL, AdaLoRA, DoRA, IA3Output, LoRA
+from subspace_tuning.methods import SSL, AdaLoRA, DoRA, IA3Output, LoRA, VeRA
+from subspace_tuning.methods.projections import projection_pair
 
 Tensors = Mapping[str, Tensor]
 
@@ -140,4 +142,37 @@ def _scales(name: str, t: Tensor, method: Method) -> Tensor:
 
 IA3 = Kind("IA3", _ia3, frozenset({"feedforward_modules", "init_ia3_weights"}), {"ia3_l": "d"}, "ia3_", _scales)
 
-KINDS = {kind.peft_type: kind for kind in (LORA, ADALORA, IA3)}
+SHARED_A, SHARED_B = "base_model.vera_A", "base_model.vera_B"
+
+
+def _vera(source: Source) -> dict[str, Any]:
+    """PEFT draws one pair of projections from the key, of the largest sizes; every layer cuts its own out of them."""
+    config, weights = source
+    if weights is None:
+        raise BadInput("the sizes of VeRA's projections stand in the weights alone; give the adapter's folder")
+    held = [[t for key, t in weights.items() if key.startswith(name)] for name in (SHARED_A, SHARED_B)]
+    if not all(held):
+        raise BadInput(
+            "the adapter was saved with save_projection=False, and the sizes of its projections cannot be told from "
+            "what is left; load it in PEFT and save it with save_projection=True"
+        )
+    A, B = held[0][0], held[1][0]
+    key, cut_n, cut_m = config["projection_prng_key"], A.shape[1], B.shape[0]
+    drawn = projection_pair(key, cut_n, cut_m, A.shape[0], torch.empty(0))
+    if not all(torch.allclose(t, d.T.to(t), rtol=1e-2) for t, d in zip((A, B), drawn, strict=True)):
+        raise BadInput("the projections of this VeRA adapter do not follow from its projection_prng_key")
+    d_initial = config.get("d_initial", 0.1)
+    return {"method": VeRA(r=config["r"], d_initial=d_initial, seed=key, cut_n=cut_n, cut_m=cut_m)}
+
+
+VERA = Kind(
+    "VERA",
+    _vera,
+    frozenset({"r", "d_initial", "projection_prng_key", "save_projection", "init_weights", "vera_dropout"}),
+    {"vera_lambda_d": "d", "vera_lambda_b": "b"},
+    "vera_",
+    _transposed,
+    frozenset({"vera_A", "vera_B"}),
+)
+
+KINDS = {kind.peft_type: kind for kind in (LORA, ADALORA, IA3, VERA)}

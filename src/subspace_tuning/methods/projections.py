@@ -6,6 +6,7 @@ Layers of one shape share one tensor for as long as any of them lives.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from weakref import WeakValueDictionary
 
 import torch
@@ -28,6 +29,23 @@ def projection(seed: int, key: int, shape: tuple[int, ...], fill: Callable[..., 
         found = fill(torch.empty(shape), generator).to(like)
         _kept[name] = found
     return found
+
+
+def projection_pair(seed: int, n: int, m: int, r: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """A (n, r), then B (r, m), from one stream as PEFT draws them: transposed, uniform with variance 2 / inputs."""
+    drawn = projection(seed // 2, seed % 2, (r * n + m * r,), _one_after_the_other(r * n, n, r), like)
+    return drawn[: r * n].view(r, n).T, drawn[r * n :].view(m, r).T
+
+
+@cache
+def _one_after_the_other(first: int, n: int, r: int) -> Callable[..., Tensor]:
+    def fill(both: Tensor, generator: torch.Generator) -> Tensor:
+        for part, inputs in ((both[:first], n), (both[first:], r)):
+            bound = (6 / inputs) ** 0.5
+            part.uniform_(-bound, bound, generator=generator)
+        return both
+
+    return fill
 
 
 def kaiming_uniform(M: Tensor, generator: torch.Generator) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, Weight
 from subspace_tuning.method import Method, Params, Start, zeros
-from subspace_tuning.methods.projections import kaiming_uniform, projection
+from subspace_tuning.methods.projections import kaiming_uniform, projection, projection_pair
 from subspace_tuning.registry import register
 
 
@@ -17,13 +17,15 @@ class VeRA(Method):
 
     A in R^{n x r} and B in R^{r x m} follow from the seed and their shapes, so that layers of one shape share them and
     nothing of them is stored; d in R^r starts at d_initial, b in R^m at zero. PEFT cuts the projections of all layers
-    out of a pair of the largest sizes instead.
+    out of one pair of the largest sizes instead; given these sizes, ``cut_n`` and ``cut_m``, so it is here.
     Source: arXiv:2310.11454, eq. (2).
     """
 
     r: int = 256
     d_initial: float = 0.1
     seed: int = 0
+    cut_n: int = 0
+    cut_m: int = 0
 
     category = "extension"
     formula = "r + m"
@@ -31,11 +33,19 @@ class VeRA(Method):
     learning_rate = 1e-2
     wide = True
 
+    def check(self, n: int, m: int) -> None:
+        super().check(n, m)
+        if self.cut_n and (n > self.cut_n or m > self.cut_m):
+            raise ValueError(f"{self.describe()}: a weight of {n} x {m} cannot be cut from that")
+
     def parameters(self, n: int, m: int) -> dict[str, Start]:
         return {"d": Start((self.r,), lambda t, _: t.fill_(self.d_initial)), "b": zeros(m)}
 
     def constants(self, W: Weight) -> dict[str, Tensor]:
         (n, m), like = W.shape, W.dense()
+        if self.cut_n:
+            A, B = projection_pair(self.seed, self.cut_n, self.cut_m, self.r, like)
+            return {"A": A[:n], "B": B[:, :m]}
         return {
             "A": projection(self.seed, 0, (n, self.r), kaiming_uniform, like),
             "B": projection(self.seed, 1, (self.r, m), kaiming_uniform, like),
