@@ -132,7 +132,7 @@ def test_between_layers_compares_what_has_one_shape():
     from subspace_tuning.linalg import svd
 
     change = svd(torch.randn(9, 7).double(), 2)
-    data = between_layers({"h.0.q": change, "h.1.q": change, "h.2.k": change}, 2)
+    data = between_layers({"h.0.q": change, "h.1.q": change, "h.2.k": change})
     assert set(data) == {"q"}
     assert data["q"]["layers"] == ["0", "1"]
     assert torch.tensor(data["q"]["left"]).flatten().tolist() == pytest.approx([1.0] * 4)

@@ -74,6 +74,11 @@ def write_model(model: Any, tokenizer: Any, card: str, folder: Path, like: str) 
 
 def _card(recipe: Recipe, result: Result) -> str:
     version = result.versions.get("subspace-tuning", "")
-    named = {MINILM: "sentence-transformers/all-MiniLM-L6-v2"}.get(result.model, result.model)
-    base = Path(named).name if Path(named).is_dir() else named  # a path of one's own is nobody's business
+    base = public_name(result.model)
     return CARD.format(recipe=recipe.dump(), version=version, **{**vars(result), "model": base})
+
+
+def public_name(model: str) -> str:
+    """What others call a model: its name on the hub, or the last part of a path, which is nobody's business."""
+    named = {MINILM: "sentence-transformers/all-MiniLM-L6-v2"}.get(model, model)
+    return Path(named).name if Path(named).is_dir() else named

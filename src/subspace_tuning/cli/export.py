@@ -1,4 +1,4 @@
-"""Commands that write adapters as what others can load: export, combine."""
+"""Commands that write adapters as what others can load, and compare: export, combine, diff."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from subspace_tuning.cli.command import command
+from subspace_tuning.cli.command import command, print_json
 from subspace_tuning.cli.methods import AsJson
 from subspace_tuning.errors import BadInput
 
@@ -96,6 +96,31 @@ def combine(
     wanted = Wanted(rank, energy, exact, max_error)
     numbers = _numbers(weights)
     _tell(lambda: write(adapters, out, to, numbers, how, wanted, base, _lines(probe)), out, as_json)
+
+
+@command("diff", examples=["subspace diff base-model fine-tuned-model", "subspace diff adapter-a adapter-b --json"])
+def diff(
+    a: Annotated[str, typer.Argument(help="The folder of a checkpoint or an adapter.", show_default=False)],
+    b: Annotated[str, typer.Argument(help="Another one.", show_default=False)],
+    everything: Annotated[bool, typer.Option("--all", help="Also tensors that are the same.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two checkpoints tensor by tensor: which changed, and by how much relative to A."""
+    from subspace_tuning.cli.progress import counted
+    from subspace_tuning.convert.diff import STATES
+    from subspace_tuning.convert.diff import diff as compare
+
+    with counted("comparing") as tick:
+        found = compare(a, b, tick)
+    if as_json:
+        print_json([d._asdict() for d in found])
+        return
+    for d in found:
+        if everything or d.state != "same":
+            size = "" if d.relative is None else f"{d.relative:10.3g}{d.largest:10.3g}"
+            typer.echo(f"{d.state:10} {'x'.join(map(str, d.shape)):>12} {size:20}  {d.name}")
+    counts = {state: sum(d.state == state for d in found) for state in STATES}
+    typer.echo(", ".join(f"{count} {state}" for state, count in counts.items() if count))
 
 
 def _tell(write: Callable[[], Certificate], out: Path, as_json: bool) -> None:

@@ -32,7 +32,7 @@ from subspace_tuning.convert.lora import Wanted
 from subspace_tuning.convert.probe import Differences, Probe, answers, differences, probe
 from subspace_tuning.convert.source import Source, opened
 from subspace_tuning.errors import BadInput
-from subspace_tuning.merged import write_model
+from subspace_tuning.merged import public_name, write_model
 from subspace_tuning.run_folder import whole_folder
 from subspace_tuning.version import VERSION
 
@@ -111,12 +111,15 @@ class Job:
         for name, fitted in fits.items():
             weights |= lora.stored(name, inner.get_submodule(name).get_base_layer(), fitted)
         about: Any = model.peft_config[model.active_adapters[0]]
-        named = {"base_model_name_or_path": self.source.base, "task_type": about.task_type, "revision": about.revision}
+        base = self.source.base if Path(self.source.base).is_dir() else public_name(self.source.base)
+        named = {"base_model_name_or_path": base, "task_type": about.task_type, "revision": about.revision}
         ranks = {name: fitted.rank for name, fitted in fits.items()}
         config = lora.lora_config(self.source.make_base(), ranks, modules_to_save=about.modules_to_save, **named)
         config.save_pretrained(str(folder))
         save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-        (folder / "README.md").write_text(CARD.format(base=self.source.base, made=self._made()), encoding="utf-8")
+        (folder / "README.md").write_text(
+            CARD.format(base=public_name(self.source.base), made=self._made()), encoding="utf-8"
+        )
         return layers
 
     def _merged(self, model: PeftModel, changes: dict[str, Change], folder: Path) -> dict[str, Layer]:
@@ -130,7 +133,7 @@ class Job:
                 bias, size, missed = ("kept" if change.lost_bias else "unchanged"), change.size(), write(frozen, change)
                 layers[name] = Layer(change.shape, None, True, missed / size if size else 0.0, bias)
         merged: Any = model.unload()
-        card = MERGED_CARD.format(base=self.source.base, made=self._made())
+        card = MERGED_CARD.format(base=public_name(self.source.base), made=self._made())
         write_model(merged, self.source.tokenizer, card, folder, like=self.source.base)
         return layers
 
@@ -167,9 +170,9 @@ class Job:
         worst = max(layers, key=lambda name: layers[name].error)
         return Certificate(
             made_by=f"subspace-tuning {VERSION}",
-            source=self.given,
+            source=[Path(given).name for given in self.given],
             methods=self.methods,
-            base=self.source.base,
+            base=public_name(self.source.base),
             to=self.to,
             asked=asdict(self.wanted),
             exact=all(layer.exact for layer in layers.values()),

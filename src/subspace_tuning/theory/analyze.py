@@ -84,7 +84,7 @@ def analyze(
             "look": vars(look),
             "summary": _summary([layer.told for layer in found.values()]),
             "layers": {name: layer.told for name, layer in found.items()},
-            "between_layers": between_layers({name: layer.change for name, layer in found.items()}, look.r),
+            "between_layers": between_layers({name: layer.change for name, layer in found.items()}),
         }
         if versus is not None:
             other = stack.enter_context(trained(versus, base or subject.base))
@@ -153,8 +153,8 @@ def split(name: str) -> tuple[str, str]:
     return ("", name) if at is None else (parts[at], ".".join(parts[at + 1 :]))
 
 
-def between_layers(changes: dict[str, SVD], r: int) -> dict[str, Any]:
-    """For each kind of module, psi(r, r) of dW between all its layers of one shape, on either side."""
+def between_layers(changes: dict[str, SVD]) -> dict[str, Any]:
+    """For each kind of module, psi of the leading terms of dW between all its layers of one shape, on either side."""
     kinds: dict[tuple[str, int, int], list[str]] = {}
     for name, terms in changes.items():
         kinds.setdefault((split(name)[1], len(terms.U), terms.Vt.shape[1]), []).append(name)
@@ -162,9 +162,10 @@ def between_layers(changes: dict[str, SVD], r: int) -> dict[str, Any]:
     for (kind, n, m), names in kinds.items():
         if len(names) > 1:
             sides = {"left": [changes[k].U for k in names], "right": [changes[k].Vt.T for k in names]}
+            widest = max(len(changes[k].S) for k in names)
             told[kind] = {
                 "layers": [split(k)[0] for k in names],
-                "chance": {"left": r / n, "right": r / m},
+                "chance": {"left": widest / n, "right": widest / m},
                 **{side: [[_whole(X, Y) for Y in bases] for X in bases] for side, bases in sides.items()},
             }
     return told
@@ -184,7 +185,8 @@ def _versus(found: dict[str, Layer], other: Trained, r: int) -> dict[str, Any]:
         theirs, (n, m) = change.svd.top(r), change.shape
         left = s.similarity(layer.change.U, theirs.U)
         right = s.similarity(layer.change.Vt.T, theirs.Vt.T)
-        chance = {"left": r / n, "right": r / m}
+        widest = max(left.shape)
+        chance = {"left": widest / n, "right": widest / m}
         layers[name] = {"left": left[-1, -1].item(), "right": right[-1, -1].item(), "chance": chance}
         sums.append((left, right))
     if not layers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil, isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def heat_maps(layers: Data) -> Figure:
         shown = [[x if isfinite(x) else nan for x in row] for row in grid]
         image = ax.imshow(shown, aspect="auto", cmap="viridis")
         ax.set_title(title, fontsize=9)
-        ax.set_xticks(range(len(kinds)), [_short(k) for k in kinds], rotation=60, ha="right", fontsize=7)
+        ax.set_xticks(range(len(kinds)), list(_short(kinds).values()), rotation=60, ha="right", fontsize=7)
         ax.set_yticks(range(len(numbers)), numbers, fontsize=7)
         figure.colorbar(image, ax=ax, fraction=0.05).ax.tick_params(labelsize=7)
     axes[0].set_ylabel("layer", fontsize=8)
@@ -84,13 +84,17 @@ def spectra(layers: Data) -> Figure:
         if kind not in chosen or told["relative_change"] > layers[chosen[kind]]["relative_change"]:
             chosen[kind] = name
     figure, axes = _grid(len(chosen), min(4, len(chosen)), 2.9, 2.4)
+    short = _short(chosen)
     for ax, (kind, name) in zip(axes, chosen.items(), strict=False):
         values = layers[name]["singular_values"]
         for key, colour, line in (("before", BEFORE, "-"), ("after", AFTER, "--"), ("change", CHANGE, "-")):
             ax.plot(range(1, len(values[key]) + 1), values[key], line, color=colour, linewidth=1.4, label=key)
         ax.set_yscale("log")
-        ax.set_title(f"{_short(kind)}, layer {split(name)[0]}".removesuffix(", layer "), fontsize=9)
+        ax.set_title(f"{short[kind]}, layer {split(name)[0]}".removesuffix(", layer "), fontsize=9)
         _plain(ax)
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("{x:g}")
+        ax.tick_params(axis="y", which="minor", labelsize=5)
     axes[0].set_ylabel("singular value", fontsize=8)
     axes[0].legend(frameon=False, fontsize=7)
     return figure
@@ -100,7 +104,7 @@ def angles(layers: Data) -> Figure:
     """Principal angles between the leading singular subspaces before and after, a line a layer."""
     numbers, kinds = _axes_of(layers)
     figure, axes = _grid(2 * len(kinds), len(kinds), 2.4, 2.1)
-    colours = colormaps["viridis"]
+    colours, short = colormaps["viridis"], _short(kinds)
     for row, side in enumerate(("left", "right")):
         for column, kind in enumerate(kinds):
             ax = axes[row * len(kinds) + column]
@@ -110,7 +114,7 @@ def angles(layers: Data) -> Figure:
                     values = told["angles"][side]
                     ax.plot(range(1, len(values) + 1), values, color=colours(0.9 * shade), linewidth=1.1)
             ax.set_ylim(0, 92)
-            ax.set_title(_short(kind) if row == 0 else "", fontsize=9)
+            ax.set_title(short[kind] if row == 0 else "", fontsize=9)
             _plain(ax)
             if column == 0:
                 ax.set_ylabel(f"{side}, degrees", fontsize=8)
@@ -119,16 +123,18 @@ def angles(layers: Data) -> Figure:
 
 
 def between(kinds: Data) -> Figure:
-    """How alike the changes of different layers are."""
-    figure, axes = _grid(2 * len(kinds), len(kinds), 2.4, 2.2)
+    """How alike the changes of different layers are; a layer with itself is left blank."""
+    figure, axes = _grid(2 * len(kinds), len(kinds), 2.4, 2.3)
+    short = _short(kinds)
     for column, (kind, told) in enumerate(kinds.items()):
         for row, side in enumerate(("left", "right")):
             ax = axes[row * len(kinds) + column]
-            image = ax.imshow(told[side], cmap="magma", vmin=0, vmax=1)
-            ax.set_title(f"{_short(kind)}, {side} (chance {told['chance'][side]:.2f})", fontsize=7)
+            grid = [[nan if i == j else x for j, x in enumerate(line)] for i, line in enumerate(told[side])]
+            image = ax.imshow(grid, cmap="magma", vmin=0)
+            ax.set_title(f"{short[kind]}, {side}\nchance {told['chance'][side]:.3f}", fontsize=7)
             ax.set_xticks(range(len(told["layers"])), told["layers"], fontsize=6)
             ax.set_yticks(range(len(told["layers"])), told["layers"], fontsize=6)
-    figure.colorbar(image, ax=axes, fraction=0.02)
+            figure.colorbar(image, ax=ax, fraction=0.046).ax.tick_params(labelsize=6)
     return figure
 
 
@@ -175,9 +181,18 @@ def _axes_of(layers: Data) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(number for number, _ in places)), list(dict.fromkeys(kind for _, kind in places))
 
 
-def _short(kind: str) -> str:
-    """The last two parts of a module's name."""
-    return ".".join(kind.split(".")[-2:])
+def _short(kinds: Iterable[str]) -> dict[str, str]:
+    """The last two parts of each name; more where that would make two of them one."""
+    kinds = list(kinds)
+
+    def last(kind: str, parts: int) -> str:
+        return ".".join(kind.split(".")[-parts:])
+
+    depth = dict.fromkeys(kinds, 2)
+    while len({last(k, depth[k]) for k in kinds}) < len(kinds) and max(depth.values()) < 9:
+        shown = [last(k, depth[k]) for k in kinds]
+        depth = {k: depth[k] + (shown.count(last(k, depth[k])) > 1) for k in kinds}
+    return {kind: last(kind, depth[kind]) for kind in kinds}
 
 
 def _plain(ax: Any) -> None:

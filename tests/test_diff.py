@@ -1,0 +1,64 @@
+"""Two checkpoints, tensor by tensor."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from subspace_tuning.cli import app
+from subspace_tuning.convert.diff import diff
+from subspace_tuning.errors import BadInput
+
+
+@pytest.fixture
+def pair(tmp_path):
+    a = {"w": torch.ones(2, 3), "b": torch.zeros(3), "gone": torch.ones(1), "ids": torch.arange(3), "v": torch.ones(4)}
+    b = {
+        "w": torch.full((2, 3), 1.5),
+        "b": torch.zeros(3),
+        "new": torch.ones(2),
+        "ids": torch.arange(3),
+        "v": torch.ones(5),
+    }
+    for name, tensors in (("a", a), ("b", b)):
+        (tmp_path / name).mkdir()
+    save_file(a, tmp_path / "a" / "model.safetensors")
+    names = list(b)
+    save_file({k: b[k] for k in names[:2]}, tmp_path / "b" / "model-00001-of-00002.safetensors")
+    save_file({k: b[k] for k in names[2:]}, tmp_path / "b" / "model-00002-of-00002.safetensors")
+    return str(tmp_path / "a"), str(tmp_path / "b")
+
+
+def test_every_tensor_has_its_state(pair):
+    found = {d.name: d for d in diff(*pair)}
+    assert {name: d.state for name, d in found.items()} == {
+        "w": "changed", "b": "same", "gone": "only in A", "ids": "same", "v": "reshaped", "new": "only in B"
+    }  # fmt: skip
+    assert found["w"].relative == pytest.approx(0.5)
+    assert found["w"].largest == pytest.approx(0.5)
+    assert found["v"].shape == (5,)
+
+
+def test_a_checkpoint_is_the_same_as_itself(pair):
+    assert {d.state for d in diff(pair[0], pair[0])} == {"same"}
+
+
+def test_the_command_line(pair, tmp_path):
+    run = CliRunner().invoke
+    done = run(app, ["diff", *pair])
+    assert done.stdout.splitlines()[-1] == "2 same, 1 changed, 1 reshaped, 1 only in A, 1 only in B"
+    assert "ids" not in done.stdout
+    assert "ids" in run(app, ["diff", *pair, "--all"]).stdout
+    assert len(json.loads(run(app, ["diff", *pair, "--json"]).stdout)) == 6
+    assert run(app, ["diff", pair[0], str(tmp_path / "none")]).exit_code == 2
+
+
+def test_what_is_no_checkpoint_is_told(pair, tmp_path):
+    with pytest.raises(BadInput, match="no .safetensors file"):
+        diff(pair[0], tmp_path)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(BadInput, match="damaged"):
+        diff(pair[0], tmp_path / "bad")
