@@ -12,6 +12,7 @@ from cases import (
     Case,
     adapter_parameters,
     each,
+    held_by,
     inputs,
     relative,
     seated,
@@ -21,6 +22,10 @@ from cases import (
     values_of,
 )
 from subspace_tuning import SSB, LoRA
+from subspace_tuning.algebra import Weight
+from subspace_tuning.method import Method, Params
+from subspace_tuning.methods import DoRA
+from subspace_tuning.theory import Search, project
 from subspace_tuning.weights import Unsupported
 
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "mul", "convolution_backward", "embedding_dense_backward", "sum"}
@@ -234,6 +239,39 @@ def test_training_mode_changes_nothing_but_dropout(case, kind):
         assert relative(outs.mean(0), calm) < 0.25  # the rows are kept in expectation
     else:
         torch.testing.assert_close(model(x), calm)
+
+
+SEVERAL_VALLEYS = {"loha", "randlora"}  # products of products, where the search may end in a lesser one
+
+
+@seated
+def test_projecting_what_a_method_reaches_finds_it_again(case, kind):
+    """W* = phi(W) for random parameters: the best fit captures all of W* - W."""
+    if not case.resolved.mergeable or case.resolved.sits_on == "output":
+        return
+    searched = type(case.method).project in (Method.project, DoRA.project)
+    if searched and kind not in KINDS[:2]:
+        return  # a search takes its time, and sees a matrix, whatever layer it is from
+    layer = tuned(case, kind, dtype=torch.float64).base_model.model.layer
+    found, W, W_star = project_planted(case, layer)
+    if case.method.name in SEVERAL_VALLEYS:
+        assert found.captured_energy > 0.8
+        return
+    assert found.captured_energy > 1 - 1e-6
+    E = case.resolved.phi(W, Params({**case.resolved.constants(W), **found.values}))
+    assert relative(E.dense() - W.dense(), W_star.dense() - W.dense()) < 1e-3 or case.resolved.sits_on == "bias"
+    held = held_by(layer)
+    assert {k: v.shape for k, v in found.values.items()} == {k: v.shape for k, v in held.items()}
+
+
+def project_planted(case, layer):
+    """The best fit to what the adapter on a layer makes of it; W and W*."""
+    made = layer.tuned(["default"])
+    W = Weight(made.W.dense().detach(), None if made.b is None else made.W.own_bias.detach())
+    W_star = Weight(made.E.dense().detach(), None if made.b is None else made.b.now().detach())
+    stored = dict(layer.subspace_stored["default"].items()) if "default" in layer.subspace_stored else None
+    patient = Search() if case.method.name in SEVERAL_VALLEYS else Search(gain=1e-9, tries=3, steps=200)
+    return project(case.resolved, W, W_star, patient, stored=stored), W, W_star
 
 
 @unseated

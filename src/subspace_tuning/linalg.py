@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 POWER_ITERATIONS = 200  # after that many the Gram matrix's own eigenvectors are cheaper
 
@@ -45,8 +46,22 @@ def svd(W: Tensor, r: int | None = None) -> SVD:
 
     The largest entry of each column of U is positive, so that every machine finds the same signs.
     """
-    whole = SVD(*_signed(*torch.linalg.svd(wide(W), full_matrices=False)))
+    whole = _whole(W)
     return whole if r is None else whole.top(r)
+
+
+_known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # of a tensor, while it lives and stays as it is
+
+
+def _whole(W: Tensor) -> SVD:
+    if W.is_inference():  # which does not tell when it changes
+        return SVD(*_signed(*torch.linalg.svd(wide(W), full_matrices=False)))
+    version, found = _known.get(W, (None, None))
+    if found is None or version != W._version:
+        with torch.no_grad():
+            found = SVD(*_signed(*torch.linalg.svd(wide(W), full_matrices=False)))
+        _known[W] = (W._version, found)
+    return found
 
 
 def _signed(U: Tensor, S: Tensor, Vt: Tensor) -> tuple[Tensor, Tensor, Tensor]:

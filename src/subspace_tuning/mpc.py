@@ -88,6 +88,9 @@ class Constrained(Method):
     def calibrated(self, W: Weight, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return self.method.calibrated(W, found)
 
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        return self.method.project(W, W_star)
+
     def output(self, m: int, p: Params) -> Expr | None:
         return self.method.output(m, p)
 

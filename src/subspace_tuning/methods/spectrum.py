@@ -1,8 +1,10 @@
 """What methods share that start from the singular value decomposition of W."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Expr, Weight
@@ -39,3 +41,8 @@ class OnTop(Method):
     def constants(self, W: Weight) -> dict[str, Tensor]:
         dense = W.dense()
         return svd(dense, self.r).to(dense.dtype)._asdict()
+
+
+def along(terms: Mapping[str, Tensor], M: Tensor) -> Tensor:
+    """u_i^T M v_i for M (n, m) and the singular vectors U (n, k), Vt (k, m): (k,)."""
+    return torch.linalg.vecdot(terms["U"].T @ M, terms["Vt"])

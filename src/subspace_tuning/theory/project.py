@@ -7,7 +7,7 @@ starts, a search goes on as long as it comes nearer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -44,18 +44,33 @@ class Projection:
         return 1 - self.left / self.whole if self.whole else 1.0
 
 
-def project(method: Method, W: Weight, W_star: Weight, how: Search | None = None, seed: int = 0) -> Projection:
+def project(
+    method: Method,
+    W: Weight,
+    W_star: Weight,
+    how: Search | None = None,
+    seed: int = 0,
+    stored: Mapping[str, Tensor] | None = None,
+) -> Projection:
     """The projection of W* onto what a method can make of W. Raises ValueError where the method is no map of a weight.
 
-    W and W_star carry their biases; a method that changes the bias is judged on [W; b^T], any other on W.
+    W and W_star carry their biases; a method that changes the bias is judged on [W; b^T], any other on W. ``stored``
+    are numbers that data gave (the start of LoRA-GA), where they are known.
     """
     if not method.mergeable or method.sits_on == "output":
         raise ValueError(f"{method.describe()} is not a map of the weight: there is nothing to project on")
     method.check(*W.shape)
-    reach = Reach(method, W, seed)
+    how = how or Search()
+    reach = Reach(method, W, seed, stored)
     target, base = reach.target(W_star), reach.target(W)
     whole = _energy(target - base)
-    best = min((_descend(reach, start, target, whole, how or Search()) for start in _starts(reach, W_star)), key=_left)
+    best: Found | None = None
+    for start in _starts(reach, W_star, how.tries):
+        found = _descend(reach, start, target, whole, how)
+        best = found if best is None or found.left < best.left else best
+        if best.left <= how.gain * whole:
+            break
+    assert best is not None
     reached = reach(best.values)
     return Projection(best.values, whole, best.left, optimal_scale(base, target, reached - base))
 
@@ -70,15 +85,12 @@ def _descend(reach: Reach, start: Values, target: Tensor, whole: float, how: Sea
     return found._replace(values={**fixed, **found.values})
 
 
-def _left(found: Found) -> float:
-    return found.left
-
-
-def _starts(reach: Reach, W_star: Weight) -> Iterator[Values]:
+def _starts(reach: Reach, W_star: Weight, tries: int) -> Iterator[Values]:
     """Where to search from: the method's own projection, or where training starts."""
     method, W = reach.method, reach.W
     if not isinstance(method, Composition):
         yield reach.resting | method.project(W, W_star)
+        yield from (reach.rested(seed) for seed in range(1, tries))
         return
     target = reach.target(W_star)
     for i in range(len(method.members)):  # the best of one member alone, then of the others on what that one left

@@ -1,8 +1,8 @@
 """Nonlinear least squares for methods without a closed form (Levenberg and Marquardt, matrix-free).
 
-Each step minimises ||phi(p) + J d - W*||^2 + damping ||d||^2 over moves d of all parameters by conjugate gradients, with
-J d and J^T r by automatic differentiation. A step is taken only where it comes nearer to W*, so that the search never
-loses what it started from.
+Each step minimises ||phi(p) + J d - W*||^2 + damping ||d||^2 over moves d of all parameters by conjugate gradients,
+with J d and J^T r by automatic differentiation and each parameter measured by its own effect. A step is taken only
+where it comes nearer to W*, so that the search never loses what it started from.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 Values = dict[str, Tensor]
+PROBES = 4
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,12 @@ class Search:
     """When to stop.
 
     gain: the search is over when a step could gain, or several did gain, less than this part of ||W* - W||^2.
+    tries: how many starts, the first being the method's own projection; more only while W* is not reached.
+    steps, inner: at most so many, of the search and of conjugate gradients within each.
     """
 
     gain: float = 1e-7
+    tries: int = 1
     steps: int = 60
     inner: int = 40
 
@@ -58,7 +62,7 @@ class _Point:
 
     def __init__(self, phi: Callable[[Values], Tensor], values: Values, target: Tensor):
         self.phi, self.values = phi, values
-        reached, self._pull = torch.func.vjp(phi, values)
+        reached, self._pull = torch.func.vjp(phi, values)  # type: ignore[misc]
         self.rest = target - reached
         self.left = _finite(self.rest.square().sum(dtype=torch.float64).item())
         self._toward: Values | None = None
@@ -82,26 +86,38 @@ class _Point:
 
     def move(self, damping: float, inner: int) -> tuple[Values, float]:
         """The damped Gauss-Newton step and the gain that the linear model promises."""
-        g = self.toward
+        g, sizes = self.toward, self.sizes()
         d = {k: torch.zeros_like(v) for k, v in g.items()}
-        r, p = dict(g), dict(g)
-        rr = first = _dot(r, r)
-        damping = damping * self.pushed(g).square().sum().item() / max(first, 1e-300)
+        r = dict(g)
+        z = {k: r[k] / sizes[k] for k in r}
+        p, rz = z, _dot(r, z)
+        first = rz
         for _ in range(inner):
             (Ap,) = self._pull(self.pushed(p))
-            Ap = {k: Ap[k] + damping * p[k] for k in p}
+            Ap = {k: Ap[k] + damping * sizes[k] * p[k] for k in p}
             curvature = _dot(p, Ap)
             if not curvature > 0:
                 break
-            a = rr / curvature
+            a = rz / curvature
             d = {k: d[k] + a * p[k] for k in d}
             r = {k: r[k] - a * Ap[k] for k in r}
-            rr, last = _dot(r, r), rr
-            if rr <= 1e-8 * first:
+            z = {k: r[k] / sizes[k] for k in r}
+            rz, last = _dot(r, z), rz
+            if rz <= 1e-10 * first:
                 break
-            p = {k: r[k] + (rr / last) * p[k] for k in p}
-        pushed = self.pushed(d)
-        return d, 2 * _dot(g, d) - pushed.square().sum().item()
+            p = {k: z[k] + (rz / last) * p[k] for k in p}
+        return d, 2 * _dot(g, d) - self.pushed(d).square().sum().item()
+
+    def sizes(self) -> Values:
+        """The diagonal of J^T J, estimated by random signs, so that parameters of all scales move alike."""
+        generator = torch.Generator().manual_seed(0)
+        found = {k: torch.zeros_like(v) for k, v in self.values.items()}
+        for _ in range(PROBES):
+            signs = torch.randint(2, self.rest.shape, generator=generator, dtype=torch.int8)
+            (pulled,) = self._pull(signs.to(self.rest).mul_(2).sub_(1))
+            found = {k: found[k] + pulled[k].square() / PROBES for k in found}
+        floor = max((v.max().item() for v in found.values() if v.numel()), default=0.0)
+        return {k: v.clamp_min(max(1e-8 * floor, 1e-30)) for k, v in found.items()}
 
 
 def _dot(a: Values, b: Values) -> float:

@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
-from subspace_tuning.algebra import Expr, Hadamard
+from torch import Tensor
+
+from subspace_tuning.algebra import Expr, Hadamard, Weight
 from subspace_tuning.method import Method, Params, Start, kaiming, zeros
+from subspace_tuning.nearest import hadamard_low_rank
 from subspace_tuning.registry import register
 
 
@@ -28,3 +31,7 @@ class HiRA(Method):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         return W + Hadamard(W, p.A, p.B)
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        A, B = hadamard_low_rank(W.dense(), W_star.dense() - W.dense(), self.r)
+        return {"A": A, "B": B}

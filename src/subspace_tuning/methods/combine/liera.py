@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from subspace_tuning.algebra import Expr, Hadamard
+from subspace_tuning.algebra import Expr, Hadamard, Weight
 from subspace_tuning.method import Params, Start, kaiming, zeros
 from subspace_tuning.methods.extend.lora import LowRank
+from subspace_tuning.nearest import hadamard_low_rank
 from subspace_tuning.registry import register
 
 
@@ -44,3 +45,8 @@ class LieRA(LowRank):
             return torch.expm1(self.s * M)
 
         return W + self.dropped(Hadamard(W, p.A, p.B, h), p)
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        """To first order; the search goes on from there where the map is exponential."""
+        A, B = hadamard_low_rank(W.dense(), W_star.dense() - W.dense(), self.r)
+        return {"A": A / self.s, "B": B}

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from subspace_tuning.algebra import Diag, Expr
+from subspace_tuning.algebra import Diag, Expr, Weight
 from subspace_tuning.method import Params, Start, zeros
-from subspace_tuning.methods.spectrum import OnSpectrum
+from subspace_tuning.methods.spectrum import OnSpectrum, along
 from subspace_tuning.registry import register
 
 
@@ -30,3 +31,7 @@ class SVDiff(OnSpectrum):
     def phi(self, W: Expr, p: Params) -> Expr:
         s = torch.relu(p.S + p.d)
         return self.between(W, p, Diag(s), Diag(s - p.S))
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        terms = self.constants(W)
+        return {"d": torch.relu(along(terms, W_star.dense())) - terms["S"]}

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from subspace_tuning.algebra import Diag, Expr
+from subspace_tuning.algebra import Diag, Expr, Weight
+from subspace_tuning.linalg import truncated_svd
 from subspace_tuning.method import Params, Seat, Start, normal, steps_of, zeros
 from subspace_tuning.methods.extend.lora import LowRank
 from subspace_tuning.mpc import orthonormal
@@ -64,6 +65,10 @@ class AdaLoRA(LowRank):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         return W + self.s * (self.dropped(p.A, p) @ Diag(p.d) @ p.B)
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        U, d, B = truncated_svd((W_star.dense() - W.dense()) / self.s, self.init_r)
+        return {"A": U, "d": d, "B": B}
 
     def penalty(self, p: Params) -> Tensor | None:
         return self.orthogonality * orthonormal(p.A.dense(), p.B.dense()) if self.orthogonality else None

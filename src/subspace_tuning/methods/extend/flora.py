@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from subspace_tuning.algebra import Expr
+from subspace_tuning.algebra import Expr, Weight
 from subspace_tuning.method import Constants, Params, Start
 from subspace_tuning.methods.extend.lora import Factored
 from subspace_tuning.registry import register
@@ -29,6 +29,10 @@ class FLoRA(Factored):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         return self.extended(W, self.dropped(p.A, p) @ p.M @ p.B, p)
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        best = super().project(W, W_star)
+        return {**best, "M": torch.eye(self.r).to(best["B"])}
 
 
 def _identity(M: Tensor, _: Constants) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from subspace_tuning.algebra import Diag, Expr
+from subspace_tuning.algebra import Diag, Expr, Weight
 from subspace_tuning.linalg import svd
 from subspace_tuning.method import Constants, Params, Seat, Start, kaiming, steps_of, zeros
 from subspace_tuning.methods.extend.lora import LowRank
@@ -46,6 +46,10 @@ class LoRADash(LowRank):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         return W + self.s * (self.dropped(p.A, p) @ p.B) + p.U @ Diag(p.d) @ p.Vt
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        """LoRA's: which directions training would choose is not known."""
+        return self.nearest(W_star.dense() - W.dense())
 
     def before_step(self, seats: Sequence[Seat], step: int, total: int) -> None:
         if step <= steps_of(self.launch, total):

@@ -35,3 +35,8 @@ class LoRAXS(LowRank):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         return W + self.s * (self.dropped(p.A, p) @ p.M @ p.B)
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        A, B = self.constants(W).values()  # A^T A = S^2, B B^T = I
+        inside = A.T @ (W_star.dense() - W.dense()) @ B.T
+        return {"M": inside / (self.s * A.square().sum(0).unsqueeze(1))}

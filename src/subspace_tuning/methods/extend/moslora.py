@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from subspace_tuning.algebra import Expr
+from subspace_tuning.algebra import Expr, Weight
 from subspace_tuning.method import Params, Start, kaiming, zeros
 from subspace_tuning.methods.extend.lora import LowRank
 from subspace_tuning.registry import register
@@ -38,3 +39,7 @@ class MoSLoRA(LowRank):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         return W + self.s * (self.dropped(p.A, p) @ p.M @ p.B)
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        best = self.nearest(W_star.dense() - W.dense())
+        return {**best, "M": torch.eye(self.r).to(best["B"])}

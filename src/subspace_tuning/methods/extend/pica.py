@@ -35,3 +35,6 @@ class PiCa(Method):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         return W + p.U @ p.B
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        return {"B": self.constants(W)["U"].T @ (W_star.dense() - W.dense())}

@@ -7,6 +7,7 @@ from torch import Tensor
 from subspace_tuning.algebra import Expr, Weight
 from subspace_tuning.method import Method, Params, Start, constant
 from subspace_tuning.methods.extend.starts import milora, pissa
+from subspace_tuning.nearest import low_rank
 from subspace_tuning.registry import register
 
 
@@ -25,6 +26,11 @@ class Instead(Method):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         return W + p.A @ p.B - p.A0 @ p.B0
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        A0, B0 = self.constants(W).values()
+        A, B = low_rank(W_star.dense() - W.dense() + A0 @ B0, self.r)
+        return {"A": A, "B": B}
 
 
 @register("pissa")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from subspace_tuning.algebra import Expr, matrix
+from subspace_tuning.algebra import Expr, Weight, matrix
+from subspace_tuning.linalg import truncated_svd
 from subspace_tuning.method import Constants, Params, Seat, Start, zeros
 from subspace_tuning.methods.extend.lora import LowRank
 from subspace_tuning.registry import register
@@ -46,6 +47,10 @@ class StelLA(LowRank):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         return W + self.s * (self.dropped(p.U, p) @ p.S @ matrix(p.V.numbers.T))
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        U, S, Vt = truncated_svd((W_star.dense() - W.dense()) / self.s, self.r)
+        return {"U": U, "S": torch.diag(S), "V": Vt.T}
 
     def before_step(self, seats: Sequence[Seat], step: int, total: int) -> None:
         for seat in seats:

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
-from subspace_tuning.algebra import Diag, Expr
+import torch
+from torch import Tensor
+
+from subspace_tuning.algebra import Diag, Expr, Weight
 from subspace_tuning.method import Params, Start, ones
 from subspace_tuning.methods.extend.lora import Factored
 from subspace_tuning.registry import register
@@ -26,3 +29,7 @@ class TriLoRA(Factored):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         return self.extended(W, self.dropped(p.A, p) @ Diag(p.d) @ p.B, p)
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        best = super().project(W, W_star)
+        return {**best, "d": torch.ones_like(best["B"][:, 0])}

@@ -60,6 +60,12 @@ class OSF(Method):
         Vt = Dense(Live.of(_beside, p.Vt.numbers.T, p.Vht.numbers.T).T)
         return W + U @ Diag(p.s) @ Vt - p.U0 @ Diag(p.s0) @ p.V0t
 
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        head = self.constants(W)
+        rest = _beside(_beside(W_star.dense(), head["Uh"]).T, head["Vht"].T).T
+        U, s, Vt = svd(rest, len(head["s0"]))
+        return {"U": U, "s": s, "Vt": Vt}
+
 
 def _beside(U: Tensor, head: Tensor) -> Tensor:
     """What of the columns of U stands at right angles to the orthonormal columns of the head."""

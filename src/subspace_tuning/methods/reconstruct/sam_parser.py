@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
-from subspace_tuning.algebra import Diag, Expr
+from torch import Tensor
+
+from subspace_tuning.algebra import Diag, Expr, Weight
 from subspace_tuning.method import Params, Start, constant
-from subspace_tuning.methods.spectrum import OnSpectrum
+from subspace_tuning.methods.spectrum import OnSpectrum, along
 from subspace_tuning.registry import register
 
 
@@ -28,3 +30,6 @@ class SAMParser(OnSpectrum):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         return self.between(W, p, Diag(p.s), Diag(p.s - p.S))
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        return {"s": along(self.constants(W), W_star.dense())}

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
-from subspace_tuning.algebra import Diag, Expr
+from torch import Tensor
+
+from subspace_tuning.algebra import Diag, Expr, Weight
 from subspace_tuning.method import Params, Start, constant
-from subspace_tuning.methods.spectrum import OnTop
+from subspace_tuning.methods.spectrum import OnTop, along
 from subspace_tuning.registry import register
 
 
@@ -29,3 +31,6 @@ class SVFit(OnTop):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         return W + p.U @ Diag(p.s - p.S) @ p.Vt
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        return {"s": along(self.constants(W), W_star.dense())}

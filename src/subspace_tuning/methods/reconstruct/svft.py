@@ -71,3 +71,8 @@ class SVFT(OnSpectrum):
         k = min(W.shape)
         M = Sparse(p.places, p.M, (k, k))
         return self.between(W, p, Diag(p.S) + M, M)
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        terms = self.constants(W)
+        inside = terms["U"].T @ (W_star.dense() - W.dense()) @ terms["Vt"].T
+        return {"M": inside.flatten()[terms["places"]]}
