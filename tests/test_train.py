@@ -3,8 +3,9 @@
 import json
 
 import pytest
+import torch
 import yaml
-from transformers import TrainerCallback
+from transformers import AutoModel, TrainerCallback
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.predict import Predictor
@@ -48,6 +49,16 @@ def test_result_says_what_was_trained(finished):
     assert result.peak_memory_mb > 0
     assert result.seconds >= result.seconds_per_step > 0
     assert {"torch", "transformers", "peft", "subspace-tuning"} <= set(result.versions)
+
+
+def test_the_linear_probe_trains_the_head_alone(tmp_path):
+    result = run(make(recipe(tmp_path, method="head", epochs=1)))
+    assert (result.method, result.category, result.trainable, result.trainable_with_head) == ("head", "head", 0, 34)
+    start = AutoModel.from_pretrained(tmp_path / "model")
+    trained = AutoModel.from_pretrained(tmp_path / "run" / "model")
+    for (name, before), after in zip(start.named_parameters(), trained.parameters(), strict=True):
+        assert torch.equal(before, after), name
+    assert Predictor(tmp_path / "run")([("a good film",)])
 
 
 def test_same_seed_same_score_another_seed_another_model(finished, tmp_path):
