@@ -16,7 +16,7 @@ class HiRA(Method):
     """phi(W) = W + W o (A B).
 
     A in R^{n x r}, B in R^{r x m} starting at zero; W o (A B) has rank up to rank(W) r.
-    Source: HiRA, ICLR 2025 (openreview.net/forum?id=TwJrTz9cRS), eq. (5).
+    Source: HiRA, ICLR 2025 (openreview.net/forum?id=TwJrTz9cRS).
     """
 
     r: int = 8

@@ -66,7 +66,7 @@ class Houlsby(Bottleneck):
 
     Two in each block, on the outputs of the sub-layers' last weights. The paper starts near the identity, from small
     random numbers; here B starts at zero, and the adapter as the identity itself.
-    Source: arXiv:1902.00751, section 2.1; arXiv:2407.05417, eq. (27).
+    Source: arXiv:1902.00751; arXiv:2407.05417, eq. (27).
     """
 
     h: str = "gelu"

@@ -15,7 +15,7 @@ class LoHa(Method):
     A1, A2 in R^{n x r}, B1, B2 in R^{r x m}, B2 starting at zero, the others normal. The product has rank up to r^2 and
     exactly the factors of all products of columns and of rows; these meet x, until r^2 (n + m) outgrows n m and the
     planner lays the product out.
-    Source: arXiv:2108.06098, eq. (2); arXiv:2309.14859, section 3.3.
+    Source: arXiv:2108.06098; arXiv:2309.14859.
     """
 
     r: int = 8

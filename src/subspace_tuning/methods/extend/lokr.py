@@ -15,7 +15,7 @@ class LoKr(Method):
     C in R^{n1 x m1}, D1 in R^{n2 x r}, D2 in R^{r x m2} starting at zero, for n = n1 n2 and m = m1 m2 with n1 <= n2 and
     m1 <= m2 as close as they come (``factor`` caps n1 and m1). Where r is half the larger side of D or more, D is
     trained whole, from zero; d counts its numbers.
-    Source: arXiv:2309.14859, section 3.3.
+    Source: arXiv:2309.14859.
     """
 
     r: int = 8

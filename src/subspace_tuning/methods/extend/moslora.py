@@ -18,7 +18,7 @@ class MoSLoRA(LowRank):
 
     A in R^{n x r}, B in R^{r x m} starting at zero, mixer M in R^{r x r} starting random: ``kaiming`` or
     ``orthogonal``, the two starts that the paper finds to work best. FLoRA's form, which starts M at the identity.
-    Source: arXiv:2406.11909, eq. (8).
+    Source: arXiv:2406.11909.
     """
 
     mixer: str = "kaiming"

@@ -15,7 +15,7 @@ class Parallel(Method):
 
     A in R^{n x r}, B in R^{r x m} starting at zero; with s != 1 it is the Scaled Parallel Adapter (the paper's s is 4).
     The same map as LoRA with alpha = s r held to MPC_n.
-    Source: arXiv:2110.04366, eq. (9) and section 3.4; arXiv:2407.05417, eq. (30).
+    Source: arXiv:2110.04366; arXiv:2407.05417, eq. (30).
     """
 
     r: int = 8

@@ -12,7 +12,7 @@ class Pfeiffer(Bottleneck):
     """y -> y + h(y A + a) B + b, after the feed-forward.
 
     One in each block; half as many numbers as Houlsby's of the same size r, hence twice the size by default.
-    Source: arXiv:2005.00247, section 3.2.1; arXiv:2407.05417, eq. (27).
+    Source: arXiv:2005.00247; arXiv:2407.05417, eq. (27).
     """
 
     r: int = 16

@@ -22,7 +22,7 @@ class RandLoRA(Method):
     and their shapes and are stored nowhere.
 
     The trained side of the sum has as many numbers as W, so that its gradient is dense.
-    Source: arXiv:2502.00987, eq. (4).
+    Source: arXiv:2502.00987.
     """
 
     r: int = 8

@@ -24,7 +24,7 @@ class StelLA(LowRank):
     gradients G become Riemannian, G - U G^T U; the optimiser's own step is projected onto the tangent space and drawn
     back onto the manifold by the polar decomposition. ``scaling`` c (the paper takes the model's width) divides the
     steps of a factor with k rows by sqrt(k / c).
-    Source: arXiv:2510.01938, section 3 (there with W transposed: U is on the output side).
+    Source: arXiv:2510.01938 (there with W transposed: U is on the output side).
     """
 
     scaling: float | None = None

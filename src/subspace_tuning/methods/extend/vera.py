@@ -18,7 +18,7 @@ class VeRA(Method):
     A in R^{n x r} and B in R^{r x m} follow from the seed and their shapes, so that layers of one shape share them and
     nothing of them is stored; d in R^r starts at d_initial, b in R^m at zero. PEFT cuts the projections of all layers
     out of one pair of the largest sizes instead; given these sizes, ``cut_n`` and ``cut_m``, so it is here.
-    Source: arXiv:2310.11454, eq. (2).
+    Source: arXiv:2310.11454.
     """
 
     r: int = 256

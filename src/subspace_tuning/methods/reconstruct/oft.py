@@ -20,7 +20,7 @@ class OFT(Method):
     diagonal (q, row by row, block after block) and starts at zero. b is the block size; N = n // b, and where b does
     not divide n a last block takes the c = n mod b features left over. PEFT parametrises the inverse rotation, and
     replaces the Cayley form by five terms of its series unless told otherwise.
-    Source: arXiv:2306.07280, eqs. (4)-(6).
+    Source: arXiv:2306.07280.
     """
 
     b: int = 32
