@@ -22,7 +22,7 @@ def pair(tmp_path):
         "ids": torch.arange(3),
         "v": torch.ones(5),
     }
-    for name, tensors in (("a", a), ("b", b)):
+    for name in ("a", "b"):
         (tmp_path / name).mkdir()
     save_file(a, tmp_path / "a" / "model.safetensors")
     names = list(b)
@@ -56,7 +56,7 @@ def test_the_command_line(pair, tmp_path):
 
 
 def test_what_is_no_checkpoint_is_told(pair, tmp_path):
-    with pytest.raises(BadInput, match="no .safetensors file"):
+    with pytest.raises(BadInput, match=r"no \.safetensors file"):
         diff(pair[0], tmp_path)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "model.safetensors").write_bytes(b"nothing")

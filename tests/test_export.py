@@ -218,6 +218,7 @@ def test_the_certificate_is_written(made, tmp_path):
         "rank",
         "exact",
         "error",
+        "rounding",
         "bias",
     }
 
@@ -234,6 +235,20 @@ def test_a_change_in_thin_factors_and_as_numbers_is_the_same():
     assert torch.allclose((2.0 * thin + full).dense(), 3 * full.dense())
     assert fit(thin, Wanted()).rank == 3
     assert fit(0.0 * thin, Wanted()).rank == 0
+
+
+def test_rounding_is_no_loss(made, tmp_path):
+    """A layer that training never reached: A B - A0 B0 is nothing but rounding."""
+    tiny_change = Change(1e-9 * torch.randn(9, 7).double(), grain=1e-6)
+    assert fit(tiny_change, Wanted(rank=1)).rounding
+    assert not fit(1e6 * tiny_change, Wanted(rank=1)).rounding
+    base = tmp_path / "base"
+    bert().save_pretrained(base)
+    model = get_peft_model(type(bert()).from_pretrained(base), SubspaceConfig(method=LoRA(r=2, init="pissa")))
+    for parameter in model.parameters():
+        parameter.data.mul_(1 + 1e-7)
+    model.save_pretrained(tmp_path / "still")
+    export(tmp_path / "still", tmp_path / "out")
 
 
 def test_weighted_sums_of_families(made, tmp_path):

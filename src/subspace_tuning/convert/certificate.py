@@ -18,6 +18,7 @@ class Layer(NamedTuple):
     rank: int | None  # of the written factors; None where the weight itself was written
     exact: bool  # what was written is the change but for rounding
     error: float  # ||[dW - written; db - written]||_F / ||[dW; db]||_F
+    rounding: bool  # what is missed is no more than rounding W to single precision comes to
     bias: str  # unchanged | kept | lost
 
 

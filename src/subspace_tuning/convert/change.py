@@ -22,11 +22,13 @@ class Change:
     """dW (n, m) and db (m,) of a layer.
 
     dW is held as L (n, k) and R (k, m) with dW = L R where the method has this form exactly, else as its numbers; it is
-    None on a layer without a matrix. db is None where the bias stays as it is.
+    None on a layer without a matrix. db is None where the bias stays as it is. grain: how much rounding W to single
+    precision comes to, below which nothing is missed.
     """
 
     dW: Tensor | Factors | None
     db: Tensor | None = None
+    grain: float = 0.0
 
     @property
     def has_factors(self) -> bool:
@@ -83,16 +85,17 @@ class Change:
         dW = self.dW
         if dW is not None:
             dW = weight * dW if isinstance(dW, Tensor) else (weight * dW[0], dW[1])
-        return Change(dW, None if self.db is None else weight * self.db)
+        return Change(dW, None if self.db is None else weight * self.db, self.grain)
 
     def __add__(self, other: Change) -> Change:
         db = self.db if other.db is None else other.db if self.db is None else self.db + other.db
+        grain = max(self.grain, other.grain)
         if self.dW is None or other.dW is None:
-            return Change(self.dW if other.dW is None else other.dW, db)
+            return Change(self.dW if other.dW is None else other.dW, db, grain)
         if isinstance(self.dW, tuple) and isinstance(other.dW, tuple):
             (L1, R1), (L2, R2) = self.dW, other.dW
-            return Change((torch.cat([L1, L2], 1), torch.cat([R1, R2])), db)
-        return Change(self.dense() + other.dense(), db)
+            return Change((torch.cat([L1, L2], 1), torch.cat([R1, R2])), db, grain)
+        return Change(self.dense() + other.dense(), db, grain)
 
 
 def change(layer: SubspaceLayer, adapters: Sequence[str]) -> Change:
@@ -112,7 +115,8 @@ def change(layer: SubspaceLayer, adapters: Sequence[str]) -> Change:
     db = None if b is before or b is None or before is None else b - before
     if not frozen.holds_matrix:
         return Change(None, db)
-    return Change(_narrow(E.delta_factors()) or E.dense() - W.dense(), db)
+    grain = torch.finfo(torch.float32).eps * W.dense().norm().item()
+    return Change(_narrow(E.delta_factors()) or E.dense() - W.dense(), db, grain)
 
 
 def exact(t: Tensor) -> Tensor:

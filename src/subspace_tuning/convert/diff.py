@@ -59,7 +59,7 @@ def _files(folder: str | Path) -> dict[str, Path]:
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise BadInput(f"there is no .safetensors file in {path}; give the folder of a checkpoint or an adapter")
-    found = {}
+    found: dict[str, Path] = {}
     for file in files:
         try:
             with safe_open(file, "pt") as opened:

@@ -97,9 +97,9 @@ class Job:
             fitted = lora.fit(change, self.wanted) if change.dW is not None else None
             bias = "lost" if change.lost_bias else "unchanged"
             if fitted is None:
-                layers[name] = Layer(change.shape, None, not change.lost_bias, float(change.lost_bias), bias)
+                layers[name] = Layer(change.shape, None, not change.lost_bias, float(change.lost_bias), False, bias)
                 continue
-            layers[name] = Layer(change.shape, fitted.rank, fitted.exact, fitted.error, bias)
+            layers[name] = Layer(change.shape, fitted.rank, fitted.exact, fitted.error, fitted.rounding, bias)
             if fitted.rank:
                 fits[name] = fitted
         self._refuse(layers)
@@ -131,7 +131,8 @@ class Job:
                     raise BadInput(f"{name} is quantised: load the base model in 16 or 32 bits to merge into it")
                 untie(model, frozen.layer)
                 bias, size, missed = ("kept" if change.lost_bias else "unchanged"), change.size(), write(frozen, change)
-                layers[name] = Layer(change.shape, None, True, missed / size if size else 0.0, bias)
+                error = missed / size if size else 0.0
+                layers[name] = Layer(change.shape, None, True, error, missed <= change.grain, bias)
         merged: Any = model.unload()
         card = MERGED_CARD.format(base=public_name(self.source.base), made=self._made())
         write_model(merged, self.source.tokenizer, card, folder, like=self.source.base)
@@ -149,7 +150,7 @@ class Job:
         allowed = self.wanted.allowed if self.to == "lora" else self.wanted.max_error
         if allowed is None:
             return
-        bad = {name: layer for name, layer in layers.items() if layer.error > allowed}
+        bad = {name: layer for name, layer in layers.items() if layer.error > allowed and not layer.rounding}
         if not bad:
             return
         worst = max(bad, key=lambda name: bad[name].error)

@@ -66,6 +66,7 @@ class Fitted(NamedTuple):
     B: Tensor
     exact: bool  # A B is dW but for rounding
     error: float  # ||[dW - A B; db]|| / ||[dW; db]||
+    rounding: bool  # what is missed is no more than rounding W to single precision comes to
 
     @property
     def rank(self) -> int:
@@ -79,7 +80,8 @@ def fit(change: Change, wanted: Wanted) -> Fitted:
     root = terms.S.sqrt()
     A, B = (terms.U * root).float(), (root.unsqueeze(1) * terms.Vt).float()
     whole = r == len(change.svd.S) and not change.lost_bias
-    return Fitted(A, B, whole, change.missed_by(A, B) / size if size else 0.0)
+    missed = change.missed_by(A, B)
+    return Fitted(A, B, whole, missed / size if size else 0.0, missed <= change.grain)
 
 
 def lora_config(model: nn.Module, ranks: Mapping[str, int], **values: Any) -> LoraConfig:

@@ -49,9 +49,10 @@ MEASURES: dict[str, Measure] = {"relative_change": relative_change, "stable_rank
 class SubspaceCallback(TrainerCallback):
     """Logs means over some layers, as subspace/relative_change and so on, through the Trainer's trackers.
 
-    ``log`` is the Trainer's own: ``trainer.add_callback(SubspaceCallback(trainer.log))``. It looks first at step
-    ``first``, and again whenever the time spent on looking, the next look included, stays below ``share`` of the time spent on
-    training so far: looks get rarer by themselves where they are dear. ``layers`` at most, evenly spaced, are looked at.
+    ``log`` is the Trainer's own: ``trainer.add_callback(SubspaceCallback(trainer.log))``. The first look is at step
+    ``first``; another follows whenever the time spent on looking, that look included, stays below ``share`` of the time
+    spent on training so far, so that looks get rarer where they are dear. ``layers`` at most, evenly spaced, are looked
+    at.
     """
 
     def __init__(
