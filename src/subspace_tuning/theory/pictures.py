@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from subspace_tuning.theory.analyze import split
 
@@ -92,9 +93,10 @@ def spectra(layers: Data) -> Figure:
         ax.set_yscale("log")
         ax.set_title(f"{short[kind]}, layer {split(name)[0]}".removesuffix(", layer "), fontsize=9)
         _plain(ax)
+        ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter("{x:g}")
-        ax.tick_params(axis="y", which="minor", labelsize=5)
+        ax.tick_params(axis="y", which="minor", labelsize=6)
     axes[0].set_ylabel("singular value", fontsize=8)
     axes[0].legend(frameon=False, fontsize=7)
     return figure
