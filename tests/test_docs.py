@@ -48,7 +48,7 @@ def test_every_method_is_in_the_pages():
     page, table = docs.methods_page(None), docs.readme_table()
     for entry in docs.entries():
         assert f"### {entry.name}\n" in page
-        assert f"| `{entry.name}` |" in table
+        assert f"[`{entry.name}`](docs/methods.md#{entry.name})" in table
     assert len({line.replace("\\|", "").count("|") for line in table.splitlines()}) == 1
 
 

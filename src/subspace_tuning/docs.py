@@ -56,8 +56,12 @@ def methods_page(scores: dict[str, Any] | None) -> str:
 
 
 def readme_table() -> str:
-    rows = ((f"`{e.name}`", e.category, _code(e.equation), _code(e.parameters), _yes(e.mergeable)) for e in entries())
-    return _table(("method", "category", "equation", "parameters", "merges"), rows)
+    """Every method's name, by what it does to W; the equations are a click away."""
+    rows = (
+        (f"{category}{f', mode {mode}' if mode else ''}", " ".join(f"[`{e.name}`]({PAGE}#{e.name})" for e in group))
+        for (category, mode), group in groupby(entries(), key=lambda e: (e.category, e.mode))
+    )
+    return _table(("what is done to W", "methods"), rows)
 
 
 def with_table(readme: str, table: str) -> str:

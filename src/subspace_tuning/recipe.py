@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from subspace_tuning.errors import BadInput, as_bad_input, nearest
 from subspace_tuning.method import Composition, Method
+from subspace_tuning.mpc import WEIGHT
 from subspace_tuning.registry import from_data, to_data
 from subspace_tuning.tasks import Task, task_of
 from subspace_tuning.tasks.task import GLUE
@@ -50,7 +51,7 @@ class Recipe(BaseModel):
     # by which method
     method: Any = "ssb"
     mpc: Literal["o", "d", "n"] | None = None
-    mpc_weight: float = Field(0.1, ge=0)
+    mpc_weight: float = Field(WEIGHT, ge=0)
     target_modules: list[str] | str | None = None
     exclude_modules: list[str] | str | None = None
     layers_to_transform: list[int] | int | None = None

@@ -12,7 +12,7 @@ from peft.utils.other import get_pattern_key
 
 from subspace_tuning import registry
 from subspace_tuning.method import Method
-from subspace_tuning.mpc import constrain
+from subspace_tuning.mpc import WEIGHT, constrain
 from subspace_tuning.tuner.bridge import SUBSPACE
 
 CARD = """
@@ -51,7 +51,7 @@ class SubspaceConfig(PeftConfig):
 
     method: Any = "ssb"
     mpc: str | None = None
-    mpc_weight: float = 0.1
+    mpc_weight: float = WEIGHT
     target_modules: set[str] | str | None = None
     exclude_modules: set[str] | str | None = None
     layers_to_transform: list[int] | int | None = None
