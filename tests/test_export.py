@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import tiny
 from cases import CASES, _label, each, relative
 from models import ALL, SEQ2SEQ, batch, bert, gpt2
-from subspace_tuning import SSB, SSL, BitFit, FLoRA, LoRA, SubspaceConfig, TriLoRA
+from subspace_tuning import IA3, SSB, SSL, BitFit, FLoRA, LoRA, SubspaceConfig, TriLoRA
 from subspace_tuning.cli import app
 from subspace_tuning.convert.certificate import CERTIFICATE
 from subspace_tuning.convert.change import Change, change
@@ -171,7 +171,7 @@ def test_what_is_no_map_of_the_weight_is_refused(made, tmp_path):
             export(folder, tmp_path / "out", to)
 
 
-@each(method=[LoRA(r=2), SSB(), BitFit(), SSB() | LoRA(r=2)])
+@each(method=[LoRA(r=2), SSL(), IA3(), SSB(), BitFit(), SSB() | LoRA(r=2)])
 def test_merged_models_are_plain(method, made, tmp_path):
     folder, model = made(config(method, task_type="SEQ_CLS"))
     certificate = export(folder, tmp_path / "out", "merged")

@@ -9,6 +9,8 @@ import typer
 
 from subspace_tuning.cli.command import command, print_json
 from subspace_tuning.cli.methods import AsJson
+from subspace_tuning.cli.use import Imports
+from subspace_tuning.cli.use import _import as import_all
 from subspace_tuning.errors import BadInput
 
 
@@ -39,6 +41,7 @@ def analyze(
     scales: Annotated[
         str, typer.Option(help="Scales of intruder dimensions to try, with commas; '' for none.")
     ] = "0,0.25,0.5,0.75",
+    imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
     """Look at what training did to each weight: spectra, turned subspaces, ranks, intruders, inside or outside span(W).
@@ -53,6 +56,7 @@ def analyze(
         tried = tuple(float(x) for x in scales.split(",") if x.strip())
     except ValueError:
         raise BadInput(f"--scales are numbers with commas, got {scales!r}") from None
+    import_all(imports)
     with counted("looking") as tick:
         data = look_at(given, base, versus, target, Look(r=rank, scales=tried, layers=layers), tick)
     written = save(data, output) if output is not None else []

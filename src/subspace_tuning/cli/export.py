@@ -10,6 +10,8 @@ import typer
 
 from subspace_tuning.cli.command import command, print_json
 from subspace_tuning.cli.methods import AsJson
+from subspace_tuning.cli.use import Imports
+from subspace_tuning.cli.use import _import as import_all
 from subspace_tuning.errors import BadInput
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def export(
     max_error: MaxError = None,
     base: Base = None,
     probe: ProbeFile = None,
+    imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
     """Write an adapter as a plain LoRA adapter or a merged model, with a certificate of what was kept.
@@ -58,6 +61,7 @@ def export(
     from subspace_tuning.convert.export import export as write
     from subspace_tuning.convert.lora import Wanted
 
+    import_all(imports)
     wanted = Wanted(rank, energy, exact, max_error)
     _tell(lambda: write(adapter, out, to, wanted, base, _lines(probe)), out, as_json)
 
@@ -84,6 +88,7 @@ def combine(
     max_error: MaxError = None,
     base: Base = None,
     probe: ProbeFile = None,
+    imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
     """Write several adapters, of any families, as one LoRA adapter or one merged model, with a certificate.
@@ -93,6 +98,7 @@ def combine(
     from subspace_tuning.convert.combine import combine as write
     from subspace_tuning.convert.lora import Wanted
 
+    import_all(imports)
     wanted = Wanted(rank, energy, exact, max_error)
     numbers = _numbers(weights)
     _tell(lambda: write(adapters, out, to, numbers, how, wanted, base, _lines(probe)), out, as_json)

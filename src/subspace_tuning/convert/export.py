@@ -127,7 +127,7 @@ class Job:
         with torch.no_grad():
             for name, change in changes.items():
                 frozen = seats(model)[name].frozen
-                if not frozen.layer.weight.is_floating_point():
+                if frozen.holds_matrix and not frozen.layer.weight.is_floating_point():
                     raise BadInput(f"{name} is quantised: load the base model in 16 or 32 bits to merge into it")
                 untie(model, frozen.layer)
                 bias, size, missed = ("kept" if change.lost_bias else "unchanged"), change.size(), write(frozen, change)

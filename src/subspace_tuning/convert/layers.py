@@ -93,7 +93,8 @@ def answers_with(
 
 def untie(model: Any, layer: Any) -> None:
     """Give a layer a weight of its own where it shares one: the adapter changes it here and nowhere else."""
-    sharing = [m for m in model.modules() if m is not layer and m._parameters.get("weight") is layer.weight]
+    own = layer._parameters.get("weight")
+    sharing = own is not None and any(m._parameters.get("weight") is own for m in model.modules() if m is not layer)
     if sharing:
         layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
         model.config.tie_word_embeddings = False
