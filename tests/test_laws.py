@@ -25,7 +25,7 @@ from subspace_tuning import SSB, LoRA
 from subspace_tuning.algebra import Weight
 from subspace_tuning.method import Method, Params
 from subspace_tuning.methods import DoRA
-from subspace_tuning.theory import Search, project
+from subspace_tuning.theory import PATIENT, Search, project
 from subspace_tuning.weights import Unsupported
 
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "mul", "convolution_backward", "embedding_dense_backward", "sum"}
@@ -270,7 +270,7 @@ def project_planted(case, layer):
     W = Weight(made.W.dense().detach(), None if made.b is None else made.W.own_bias.detach())
     W_star = Weight(made.E.dense().detach(), None if made.b is None else made.b.now().detach())
     stored = dict(layer.subspace_stored["default"].items()) if "default" in layer.subspace_stored else None
-    patient = Search() if case.method.name in SEVERAL_VALLEYS else Search(gain=1e-9, tries=3, steps=200)
+    patient = Search() if case.method.name in SEVERAL_VALLEYS else PATIENT
     return project(case.resolved, W, W_star, patient, stored=stored), W, W_star
 
 

@@ -25,12 +25,17 @@ class Search:
     gain: the search is over when a step could gain, or several did gain, less than this part of ||W* - W||^2.
     tries: how many starts, the first being the method's own projection; more only while W* is not reached.
     steps, inner: at most so many, of the search and of conjugate gradients within each.
+    within: conjugate gradients stop at this part of the first residual.
     """
 
-    gain: float = 1e-7
+    gain: float = 1e-5
     tries: int = 1
-    steps: int = 60
-    inner: int = 40
+    steps: int = 30
+    inner: int = 20
+    within: float = 1e-2
+
+
+PATIENT = Search(gain=1e-9, tries=3, steps=200, inner=40, within=1e-5)
 
 
 class Found(NamedTuple):
@@ -43,9 +48,9 @@ def search(phi: Callable[[Values], Tensor], start: Values, target: Tensor, unit:
     here = _Point(phi, start, target)
     damping, idle = 1e-3, 0
     for _ in range(how.steps):
-        if here.left <= 1e-14 * unit or here.best_gain() <= how.gain * 1e-3 * unit:
+        if here.left <= 1e-14 * unit or here.best_gain() <= how.gain * 0.1 * unit:
             break
-        move, promised = here.move(damping, how.inner)
+        move, promised = here.move(damping, how)
         there = _Point(phi, {k: here.values[k] + move[k] for k in move}, target)
         gained = here.left - there.left
         if gained > 0:
@@ -84,7 +89,7 @@ class _Point:
         size = self.pushed(g).square().sum().item()
         return _dot(g, g) ** 2 / size if size > 0 else 0.0
 
-    def move(self, damping: float, inner: int) -> tuple[Values, float]:
+    def move(self, damping: float, how: Search) -> tuple[Values, float]:
         """The damped Gauss-Newton step and the gain that the linear model promises."""
         g, sizes = self.toward, self.sizes()
         d = {k: torch.zeros_like(v) for k, v in g.items()}
@@ -92,7 +97,7 @@ class _Point:
         z = {k: r[k] / sizes[k] for k in r}
         p, rz = z, _dot(r, z)
         first = rz
-        for _ in range(inner):
+        for _ in range(how.inner):
             (Ap,) = self._pull(self.pushed(p))
             Ap = {k: Ap[k] + damping * sizes[k] * p[k] for k in p}
             curvature = _dot(p, Ap)
@@ -103,7 +108,7 @@ class _Point:
             r = {k: r[k] - a * Ap[k] for k in r}
             z = {k: r[k] / sizes[k] for k in r}
             rz, last = _dot(r, z), rz
-            if rz <= 1e-10 * first:
+            if rz <= how.within**2 * first:
                 break
             p = {k: z[k] + (rz / last) * p[k] for k in p}
         return d, 2 * _dot(g, d) - self.pushed(d).square().sum().item()

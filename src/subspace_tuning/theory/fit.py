@@ -1,0 +1,272 @@
+"""How near each family comes to a fully fine-tuned checkpoint: layer by layer, within the memory of a few weights.
+
+Each finished (layer, method) is a line of ``layers.jsonl`` in the fit's folder, so that an interrupted fit goes on
+where it stopped and a later one with more methods computes only these.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from subspace_tuning import registry
+from subspace_tuning.algebra import Weight
+from subspace_tuning.method import Composition, Method
+from subspace_tuning.methods.extend.lora import Factored
+from subspace_tuning.run_folder import write
+from subspace_tuning.theory.checkpoint import Checkpoint
+from subspace_tuning.theory.places import Place, Places, shared
+from subspace_tuning.theory.project import project
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LayerFit:
+    """One method on one layer; ``skipped`` says why it has no fit there, and the numbers are then zero."""
+
+    whole: float = 0.0  # ||W* - W||^2
+    left: float = 0.0  # ||W* - phi(W)||^2
+    parameters: int = 0
+    scale: float = 1.0  # s* (eq. 20)
+    r: int | None = None
+    skipped: str = ""
+
+    @property
+    def captured_energy(self) -> float:
+        return 1 - self.left / self.whole if self.whole else 1.0
+
+
+@dataclass(frozen=True)
+class Family:
+    """One method on all layers; ``total`` numbers of the base model are what per mille refers to."""
+
+    method: Method
+    layers: dict[str, LayerFit]
+    total: int
+
+    @property
+    def fitted(self) -> dict[str, LayerFit]:
+        return {name: fit for name, fit in self.layers.items() if not fit.skipped}
+
+    @property
+    def captured_energy(self) -> float:
+        whole = sum(fit.whole for fit in self.fitted.values())
+        return 1 - sum(fit.left for fit in self.fitted.values()) / whole if whole else 1.0
+
+    @property
+    def parameters(self) -> int:
+        return sum(fit.parameters for fit in self.fitted.values())
+
+    @property
+    def permille(self) -> float:
+        return 1000 * self.parameters / self.total
+
+    @property
+    def per_parameter(self) -> float:
+        return self.captured_energy / self.parameters if self.parameters else 0.0
+
+    @property
+    def scale(self) -> float:
+        """s* of the layers, each weighted by its ||W* - W||^2."""
+        whole = sum(fit.whole for fit in self.fitted.values())
+        return sum(fit.scale * fit.whole for fit in self.fitted.values()) / whole if whole else 1.0
+
+    def to_data(self) -> dict[str, Any]:
+        layers = {}
+        for name, f in self.fitted.items():
+            layers[name] = {"captured_energy": f.captured_energy, "parameters": f.parameters, "scale": f.scale}
+            layers[name] |= {} if f.r is None else {"r": f.r}
+        return {
+            "name": self.method.name,
+            "method": self.method.describe(),
+            "captured_energy": self.captured_energy,
+            "parameters": self.parameters,
+            "permille": self.permille,
+            "captured_energy_per_parameter": self.per_parameter,
+            "scale": self.scale,
+            "layers": layers,
+            "skipped": {name: f.skipped for name, f in self.layers.items() if f.skipped},
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    families: list[Family]
+    places: Places
+    unchanged: list[str]  # layers in which W* = W
+    refused: dict[str, str]  # method -> why it cannot be fitted at all
+
+    def to_data(self) -> dict[str, Any]:
+        return {
+            "families": [family.to_data() for family in self.families],
+            "tied": self.places.tied,
+            "missing": self.places.missing,
+            "unchanged": self.unchanged,
+            "refused": self.refused,
+        }
+
+
+def choose(names: Iterable[str] | None, rank: int) -> tuple[list[Method], dict[str, str]]:
+    """The methods of these names (without them all that are maps of a weight) at a rank, and why others are not."""
+    wanted = list(names) if names is not None else sorted(registry.METHODS)
+    methods, refused = [], {}
+    for name in wanted:
+        try:
+            method = registry.build(name).with_fields(r=rank)
+        except registry.UnknownMethod:
+            raise
+        except (ValueError, TypeError) as error:
+            refused[name] = str(error)
+            continue
+        if method.mergeable and method.sits_on != "output":
+            methods.append(method)
+        else:
+            refused[name] = "not a map of the weight"
+    if names is not None and not methods:
+        raise ValueError("; ".join(f"{name}: {why}" for name, why in refused.items()))
+    return methods, refused
+
+
+class Fit:
+    """Fits methods to the layers of two checkpoints and keeps what is finished in a folder."""
+
+    def __init__(self, base: Checkpoint, tuned: Checkpoint, folder: Path, energy: float | None = None):
+        self.base, self.tuned, self.folder, self.energy = base, tuned, folder, energy
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lines = folder / "layers.jsonl"
+        self._done = self._read()
+
+    @classmethod
+    def named(cls, base: Checkpoint, tuned: Checkpoint, energy: float | None = None) -> Fit:
+        """With a folder under runs/ that is the same for the same files."""
+        digest = hashlib.sha256(f"{base.digest()} {tuned.digest()}".encode()).hexdigest()[:8]
+        return cls(base, tuned, Path("runs") / f"fit-{Path(tuned.name).name}-{digest}", energy)
+
+    def run(
+        self,
+        methods: list[Method],
+        layers: str | None = None,
+        keep: Method | None = None,
+        tick: Callable[[int], None] = lambda total: None,
+    ) -> Report:
+        """Fit every method to every layer; the parameters of ``keep`` stay in the folder."""
+        places = shared(self.base, self.tuned, layers)
+        found: dict[Method, dict[str, LayerFit]] = {method: {} for method in methods}
+        unchanged = []
+        for place in places.places:
+            seated = [method for method in methods if _seated(method, place)]
+            results = self._layer(place, seated, keep)
+            if results is None:
+                unchanged.append(place.name)
+            for method, fit in (results or {}).items():
+                found[method][place.name] = fit
+            tick(len(places.places))
+        families = [Family(method, fits, self.base.total) for method, fits in found.items()]
+        families.sort(key=lambda family: -family.captured_energy)
+        report = Report(families, places, unchanged, {})
+        write(self.folder / "result.json", json.dumps(report.to_data(), indent=2) + "\n")
+        return report
+
+    def values(self, method: Method, place: str) -> Tensors:
+        """The kept parameters of a method on a layer."""
+        return load_file(self._kept(method, place))
+
+    def _layer(self, place: Place, methods: list[Method], keep: Method | None) -> dict[Method, LayerFit] | None:
+        if not methods:
+            return {}
+        missing = [
+            m for m in methods if self._key(place, m) not in self._done or (m == keep and not self._is_kept(m, place))
+        ]
+        if missing and self._key(place, None) not in self._done:
+            W, W_star = place.read(self.base, place.base), place.read(self.tuned, place.tuned)
+            for method in missing if _differ(W, W_star) else [None]:
+                self._write(place, method, None if method is None else self._fitted(place, method, W, W_star, keep))
+        if self._key(place, None) in self._done:
+            return None
+        return {method: self._done[self._key(place, method)] for method in methods}
+
+    def _fitted(self, place: Place, method: Method, W: Weight, W_star: Weight, keep: Method | None) -> LayerFit:
+        at = self._ranked(method, W, W_star)
+        try:
+            found = project(at, W, W_star)
+        except ValueError as error:
+            return LayerFit(skipped=str(error))
+        if method == keep:
+            path = self._kept(method, place.name)
+            path.parent.mkdir(exist_ok=True)
+            save_file({k: v.contiguous() for k, v in found.values.items()}, path)
+        r = getattr(at, "r", None) if at is not method else None
+        return LayerFit(found.whole, found.left, at.count(*W.shape), found.scale, r)
+
+    def _ranked(self, method: Method, W: Weight, W_star: Weight) -> Method:
+        """With ``energy``, a low-rank extension at the least rank that captures it."""
+        if self.energy is None or not isinstance(method, Factored):
+            return method
+        S = torch.linalg.svdvals(W_star.dense() - W.dense()).double().square().cumsum(0)
+        return method.with_fields(r=int((self.energy * S[-1] > S).sum()) + 1)
+
+    def _key(self, place: Place, method: Method | None) -> str:
+        if method is None:
+            return f"{place.name} unchanged"
+        energy = f" energy={self.energy}" if self.energy is not None and isinstance(method, Factored) else ""
+        return f"{place.name} {method.describe()}{energy}"
+
+    def _kept(self, method: Method, place: str) -> Path:
+        told = hashlib.sha256(f"{place} {method.describe()} {self.energy}".encode()).hexdigest()[:16]
+        return self.folder / "parameters" / f"{told}.safetensors"
+
+    def _is_kept(self, method: Method, place: Place) -> bool:
+        if self._done[self._key(place, method)].skipped:
+            return True
+        try:
+            return bool(self.values(method, place.name))
+        except (OSError, SafetensorError):
+            return False
+
+    def _write(self, place: Place, method: Method | None, fit: LayerFit | None) -> None:
+        key, fit = self._key(place, method), fit or LayerFit()
+        self._done[key] = fit
+        with self._lines.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": key} | dataclasses.asdict(fit)) + "\n")
+
+    def _read(self) -> dict[str, LayerFit]:
+        """The lines that were written to their end; another one is taken off."""
+        text = self._lines.read_text(encoding="utf-8") if self._lines.is_file() else ""
+        if text and not text.endswith("\n"):
+            text = text[: text.rfind("\n") + 1]
+            write(self._lines, text)
+        done = {}
+        for line in text.splitlines():
+            data = json.loads(line)
+            key = data.pop("key")
+            done[key] = LayerFit(**data)
+        return done
+
+
+def _seated(method: Method, place: Place) -> bool:
+    """Biases for methods on biases, matrices for the others."""
+    members = method.members if isinstance(method, Composition) else (method,)
+    n, _ = place.size
+    return all("bias" in place.base if f.sits_on == "bias" else n > 0 for f in members)
+
+
+def _differ(W: Weight, W_star: Weight) -> bool:
+    b, b_star = W.own_bias, W_star.own_bias
+    return not torch.equal(W.dense(), W_star.dense()) or (b is not None and not torch.equal(b, b_star))  # type: ignore[arg-type]
+
+
+def rank_pattern(fits: Mapping[str, LayerFit]) -> dict[str, int]:
+    """As SubspaceConfig takes it."""
+    return {re.escape(name): fit.r for name, fit in fits.items() if fit.r is not None}

@@ -1,0 +1,157 @@
+"""The layers that two checkpoints share, read one at a time as weights W and W*."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+
+from subspace_tuning.algebra import Weight
+from subspace_tuning.errors import BadInput
+from subspace_tuning.theory.checkpoint import Checkpoint
+from subspace_tuning.tuner.targets import HEADS
+from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer: its module's name in the fine-tuned model, and its tensors' names in both checkpoints."""
+
+    name: str
+    layer: nn.Module  # without numbers
+    base: dict[str, str]  # weight, bias -> key
+    tuned: dict[str, str]
+
+    def read(self, checkpoint: Checkpoint, keys: dict[str, str]) -> Weight:
+        layer = copy.deepcopy(self.layer)
+        for name, key in keys.items():
+            setattr(layer, name, nn.Parameter(checkpoint.read(key), requires_grad=False))
+        W = weight_of(layer)
+        if W.holds_matrix:
+            return Weight(W.dense(), W.own_bias)
+        assert W.own_bias is not None
+        return Weight(W.own_bias.new_zeros(0, W.own_bias.numel()), W.own_bias)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        W = weight_of(self.layer)
+        return W.shape if W.holds_matrix else (0, W.shape[1])
+
+
+@dataclass
+class Places:
+    """What two checkpoints share, and what keeps the other layers out."""
+
+    places: list[Place] = field(default_factory=list)
+    tied: dict[str, str] = field(default_factory=dict)  # layer -> the one whose numbers it shares
+    missing: dict[str, str] = field(default_factory=dict)  # layer -> what is missing where
+    heads: list[str] = field(default_factory=list)  # modules that only the fine-tuned model has
+
+
+def shared(base: Checkpoint, tuned: Checkpoint, pattern: str | None = None) -> Places:
+    """The layers of both; without a pattern all but embeddings and heads, with one those whose name it finds."""
+    model = _skeleton(tuned)
+    prefix = getattr(model, "base_model_prefix", "") or ""
+    tied_to = dict(getattr(model, "all_tied_weights_keys", None) or {})
+    try:
+        wanted = re.compile(pattern) if pattern is not None else None
+    except re.error as error:
+        raise BadInput(f"--layers is a regular expression, got {pattern!r}: {error}") from error
+    found = Places()
+    for name, layer in model.named_modules():
+        W = _weight(layer)
+        if W is None:
+            continue
+        if (
+            name.split(".")[0] in HEADS
+            and not _key(base, f"{name}.weight", prefix)
+            and _key(tuned, f"{name}.weight", prefix)
+        ):
+            found.heads.append(name)
+            continue
+        if not (_by_default(name, layer) if wanted is None else wanted.search(name)):
+            continue
+        names = [k for k in ("weight", "bias") if isinstance(getattr(layer, k, None), Tensor)]
+        names = names if W.holds_matrix else ["bias"]
+        keys = {k: (_key(base, f"{name}.{k}", prefix), _key(tuned, f"{name}.{k}", prefix)) for k in names}
+        shape = tuple(getattr(layer, names[0]).shape)
+        lost = [
+            f"{name}.{k} in {where}" for k, pair in keys.items() for where, key in _sides(base, tuned, pair) if not key
+        ]
+        source = tied_to.get(f"{name}.{names[0]}")
+        if lost and source is not None:
+            found.tied[name] = source.rpartition(".")[0]
+        elif lost:
+            found.missing[name] = ", ".join(lost)
+        elif any(c.shape(k) != shape for c, k in zip((base, tuned), keys[names[0]], strict=True)):
+            sizes = [tuple(c.shape(k)) for c, k in zip((base, tuned), keys[names[0]], strict=True)]
+            found.missing[name] = f"sizes differ: {sizes[0]} and {sizes[1]}, expected {shape}"
+        else:
+            ours, theirs = ({k: pair[i] for k, pair in keys.items()} for i in (0, 1))
+            found.places.append(Place(name, layer, ours, theirs))
+    if not found.places:
+        said = f" whose name {pattern!r} finds" if pattern is not None else ""
+        raise BadInput(f"{base.name} and {tuned.name} share no layer{said}; are they the same architecture?")
+    return found
+
+
+def _sides(base: Checkpoint, tuned: Checkpoint, pair: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    return zip((base.name, tuned.name), pair, strict=True)
+
+
+def _key(checkpoint: Checkpoint, key: str, prefix: str) -> str:
+    """The key under which a checkpoint has a tensor, with or without the base model's prefix; empty if it lacks it."""
+    old = re.sub(r"LayerNorm\.(weight|bias)$", lambda m: "LayerNorm." + {"weight": "gamma", "bias": "beta"}[m[1]], key)
+    for name in dict.fromkeys((key, old)):
+        for candidate in (name, name.removeprefix(prefix + "."), f"{prefix}.{name}"):
+            if candidate in checkpoint:
+                return candidate
+    return ""
+
+
+def _weight(layer: nn.Module) -> LayerWeight | None:
+    try:
+        return weight_of(layer)
+    except Unsupported:
+        return None
+
+
+def _by_default(name: str, layer: nn.Module) -> bool:
+    return not (isinstance(layer, nn.Embedding) or HEADS & set(name.split(".")))
+
+
+def _skeleton(checkpoint: Checkpoint) -> nn.Module:
+    """The model without its numbers; of a checkpoint without a config, its matrices as linear layers."""
+    data = checkpoint.config()
+    if data is None or "model_type" not in data:
+        return _plain(checkpoint)
+    try:
+        config = AutoConfig.for_model(**data)
+        cls = getattr(transformers, (config.architectures or [""])[0], None)
+        with torch.device("meta"):
+            return AutoModel.from_config(config) if cls is None else cls(config)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"cannot make sense of the config of {checkpoint.name}: {error}") from error
+
+
+def _plain(checkpoint: Checkpoint) -> nn.Module:
+    root = nn.Module()
+    for key in checkpoint.keys():  # noqa: SIM118
+        name, _, kind = key.rpartition(".")
+        size = checkpoint.shape(key)
+        if kind != "weight" or len(size) != 2 or "embed" in name:
+            continue
+        parent = root
+        *path, last = name.split(".")
+        for part in path:
+            if part not in parent._modules:
+                parent.add_module(part, nn.Module())
+            parent = parent.get_submodule(part)
+        parent.add_module(last, nn.Linear(size[1], size[0], bias=f"{name}.bias" in checkpoint, device="meta"))
+    return root
