@@ -5,6 +5,15 @@ Judged by rows held out of the training data, two seeds each. Usage, from the re
     python benchmarks/mpc_weight.py [--workers 2]
 
 Prints mean scores and writes runs/mpc-weight/grid.json; finished runs are not run again.
+
+Accuracy in % of seeds 1 and 2 (100 steps of 32 sentences, learning rate 1e-3, two CPU cores):
+
+    weight    0            0.001        0.01         0.1
+    MPC_o     79.5  81.4   80.0  81.8   77.2  78.9   67.3  68.8
+    MPC_d                  79.3  82.5   77.2  80.9      -
+
+Two seeds and 1,000 sentences: 0.001 cannot be told from no constraint at all, 0.01 and more slow so short a training
+down. The default is 0.001, the largest weight of the grid that does no harm.
 """
 
 import argparse
