@@ -40,7 +40,9 @@ class Factor(NamedTuple):
         if self.rule == "sum":
             adds = (len(self.inner) - 1) * tokens * self.m
             return adds + sum(f.on_rows(tokens, training) for f in self.inner)
-        forward = {"diag": tokens * self.n, "sparse": 2 * tokens * self.entries}.get(self.kind, 2 * tokens * self.n * self.m)
+        forward = {"diag": tokens * self.n, "sparse": 2 * tokens * self.entries}.get(
+            self.kind, 2 * tokens * self.n * self.m
+        )
         return forward * (1 + training + (training and self.trainable > 0))
 
 
