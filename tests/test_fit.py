@@ -8,7 +8,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from models import bert
+from models import bert, gpt2, vit
 from subspace_tuning import METHODS, SSB, LoRA
 from subspace_tuning.algebra import Weight
 from subspace_tuning.theory import captured_energy, optimal_scale, project
@@ -164,7 +164,15 @@ def test_a_saved_fit_is_an_adapter_that_peft_loads(checkpoints, tmp_path, words)
         assert len({fit["parameters"] for fit in family["layers"].values()}) > 1
 
 
-def test_shards_dtypes_missing_and_tied_weights(checkpoints, tmp_path):
+def test_tied_weights_are_told(tmp_path):
+    gpt2().save_pretrained(tmp_path / "base")
+    gpt2().save_pretrained(tmp_path / "tuned")
+    report = fitted(tmp_path, "--methods", "ssl", "--layers", "lm_head|c_fc")
+    assert report["tied"] == {"lm_head": "transformer.wte"}
+    assert len(report["families"][0]["layers"]) == 2
+
+
+def test_shards_dtypes_and_missing_weights(checkpoints, tmp_path):
     """Two shards with an index, one in bfloat16, one in double; a layer left out."""
     tensors = load_file(checkpoints / "tuned/model.safetensors")
     lost = "bert.encoder.layer.0.intermediate.dense.weight"
@@ -182,6 +190,27 @@ def test_shards_dtypes_missing_and_tied_weights(checkpoints, tmp_path):
     report = json.loads(out)
     assert list(report["missing"]) == [lost.removesuffix(".weight")]
     assert len(report["families"][0]["layers"]) >= 10
+
+
+@pytest.mark.parametrize("make", [gpt2, vit])
+def test_layers_of_every_kind_and_checkpoints_with_other_names(make, tmp_path):
+    """Conv1D; convolutions; names that transformers changes on saving; a composition."""
+    model = make()
+    model.save_pretrained(tmp_path / "base")
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+    model.save_pretrained(tmp_path / "tuned")
+    report = fitted(tmp_path, "--save", "ssb|ssl", tmp_path / "adapter")
+    loaded = PeftModel.from_pretrained(type(model).from_pretrained(tmp_path / "base"), tmp_path / "adapter")
+    old = type(model).from_pretrained(tmp_path / "base").state_dict()
+    new = loaded.merge_and_unload().state_dict()
+    assert len(report["families"][0]["layers"]) >= 8
+    assert report["missing"] == {}
+    for name, fit in report["families"][0]["layers"].items():
+        key = f"{name}.weight"
+        got = captured_energy(old[key], model.state_dict()[key], new[key])
+        assert got == pytest.approx(fit["captured_energy"], abs=1e-4)
 
 
 def test_a_bare_file_of_matrices_is_a_checkpoint(tmp_path):

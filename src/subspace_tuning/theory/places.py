@@ -6,11 +6,14 @@ import copy
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from subspace_tuning.algebra import Weight
 from subspace_tuning.errors import BadInput
@@ -57,7 +60,7 @@ class Places:
 def shared(base: Checkpoint, tuned: Checkpoint, pattern: str | None = None) -> Places:
     """The layers of both; without a pattern all but embeddings and heads, with one those whose name it finds."""
     model = _skeleton(tuned)
-    prefix = getattr(model, "base_model_prefix", "") or ""
+    ours, theirs = _called(base, model), _called(tuned, model)
     tied_to = dict(getattr(model, "all_tied_weights_keys", None) or {})
     try:
         wanted = re.compile(pattern) if pattern is not None else None
@@ -68,18 +71,14 @@ def shared(base: Checkpoint, tuned: Checkpoint, pattern: str | None = None) -> P
         W = _weight(layer)
         if W is None:
             continue
-        if (
-            name.split(".")[0] in HEADS
-            and not _key(base, f"{name}.weight", prefix)
-            and _key(tuned, f"{name}.weight", prefix)
-        ):
+        if name.split(".")[0] in HEADS and f"{name}.weight" in theirs and f"{name}.weight" not in ours:
             found.heads.append(name)
             continue
         if not (_by_default(name, layer) if wanted is None else wanted.search(name)):
             continue
         names = [k for k in ("weight", "bias") if isinstance(getattr(layer, k, None), Tensor)]
         names = names if W.holds_matrix else ["bias"]
-        keys = {k: (_key(base, f"{name}.{k}", prefix), _key(tuned, f"{name}.{k}", prefix)) for k in names}
+        keys = {k: (ours.get(f"{name}.{k}", ""), theirs.get(f"{name}.{k}", "")) for k in names}
         shape = tuple(getattr(layer, names[0]).shape)
         lost = [
             f"{name}.{k} in {where}" for k, pair in keys.items() for where, key in _sides(base, tuned, pair) if not key
@@ -93,8 +92,8 @@ def shared(base: Checkpoint, tuned: Checkpoint, pattern: str | None = None) -> P
             sizes = [tuple(c.shape(k)) for c, k in zip((base, tuned), keys[names[0]], strict=True)]
             found.missing[name] = f"sizes differ: {sizes[0]} and {sizes[1]}, expected {shape}"
         else:
-            ours, theirs = ({k: pair[i] for k, pair in keys.items()} for i in (0, 1))
-            found.places.append(Place(name, layer, ours, theirs))
+            first, second = ({k: pair[i] for k, pair in keys.items()} for i in (0, 1))
+            found.places.append(Place(name, layer, first, second))
     if not found.places:
         said = f" whose name {pattern!r} finds" if pattern is not None else ""
         raise BadInput(f"{base.name} and {tuned.name} share no layer{said}; are they the same architecture?")
@@ -105,14 +104,17 @@ def _sides(base: Checkpoint, tuned: Checkpoint, pair: tuple[str, str]) -> Iterat
     return zip((base.name, tuned.name), pair, strict=True)
 
 
-def _key(checkpoint: Checkpoint, key: str, prefix: str) -> str:
-    """The key under which a checkpoint has a tensor, with or without the base model's prefix; empty if it lacks it."""
-    old = re.sub(r"LayerNorm\.(weight|bias)$", lambda m: "LayerNorm." + {"weight": "gamma", "bias": "beta"}[m[1]], key)
-    for name in dict.fromkeys((key, old)):
-        for candidate in (name, name.removeprefix(prefix + "."), f"{prefix}.{name}"):
-            if candidate in checkpoint:
-                return candidate
-    return ""
+def _called(checkpoint: Checkpoint, model: nn.Module) -> dict[str, str]:
+    """The model's names of tensors -> the checkpoint's, which may be older or lack the base model's prefix."""
+    if not isinstance(model, PreTrainedModel):
+        return {key: key for key in checkpoint.keys()}  # noqa: SIM118
+    renamings: Any = [t for t in get_model_conversion_mapping(model) if isinstance(t, WeightRenaming)]
+    own: Any = model.state_dict()
+    found = {}
+    for key in checkpoint.keys():  # noqa: SIM118
+        new, _ = rename_source_key(key, renamings, [], model.base_model_prefix, own)
+        found[key if key in own and new not in own else new] = key
+    return found
 
 
 def _weight(layer: nn.Module) -> LayerWeight | None:
