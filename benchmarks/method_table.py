@@ -20,9 +20,10 @@ from statistics import mean, stdev
 from typing import Any
 
 from subspace_tuning import METHODS, assets
+from subspace_tuning.aside import write
 from subspace_tuning.docs import SCORES, measured
 from subspace_tuning.recipe import FULL, HEAD, Recipe, make
-from subspace_tuning.run_folder import Result, write
+from subspace_tuning.run_folder import Result
 from subspace_tuning.side_by_side import cores, run_all
 
 RUNS = Path("runs/method-table")

@@ -7,10 +7,11 @@ import torch
 import yaml
 from transformers import AutoModel, TrainerCallback
 
+from subspace_tuning.aside import whole_folder, write
 from subspace_tuning.errors import BadInput
 from subspace_tuning.predict import Predictor
 from subspace_tuning.recipe import make
-from subspace_tuning.run_folder import Result, RunFolder, whole_folder, write
+from subspace_tuning.run_folder import Result, RunFolder
 from subspace_tuning.train import run
 from tiny import data, jsonl, model, recipe, rows
 

@@ -15,9 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from subspace_tuning.aside import write
 from subspace_tuning.errors import BadInput, RunFailed
 from subspace_tuning.recipe import Recipe, make, read
-from subspace_tuning.run_folder import Result, write
+from subspace_tuning.run_folder import Result
 from subspace_tuning.side_by_side import cores, run_all
 
 OUTPUT = Path("runs/demo")

@@ -14,10 +14,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from subspace_tuning.aside import write
 from subspace_tuning.catalogue import Entry, catalogue
 from subspace_tuning.errors import BadInput
 from subspace_tuning.registry import METHODS
-from subspace_tuning.run_folder import write
 
 PAGE, README, SCORES = "docs/methods.md", "README.md", "docs/data/method_table.json"
 MARKER = "<!-- methods -->"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from subspace_tuning.aside import whole_folder
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.predict import Predictor
 from subspace_tuning.pretrained import location
 from subspace_tuning.recipe import MINILM, Recipe
-from subspace_tuning.run_folder import Result, RunFolder, whole_folder
+from subspace_tuning.run_folder import Result, RunFolder
 
 CARD = """---
 library_name: transformers

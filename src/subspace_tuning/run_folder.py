@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from subspace_tuning.aside import whole_folder, write
 from subspace_tuning.errors import BadInput
 from subspace_tuning.recipe import Recipe, make, read
 
@@ -159,28 +158,3 @@ def _step(line: str) -> int:
         return json.loads(line)["step"]
     except (ValueError, KeyError):  # a line that was cut off
         return 1 << 62
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file aside, then rename it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-@contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that takes its place only when all went well; one that was there before is replaced."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        yield aside
-        if path.exists():
-            shutil.rmtree(path)
-        aside.rename(path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from subspace_tuning.aside import whole_folder
 from subspace_tuning.convert.kinds import KINDS, Kind, Source
 from subspace_tuning.errors import BadInput, as_bad_input
-from subspace_tuning.run_folder import whole_folder
 from subspace_tuning.tuner.config import SubspaceConfig
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -7,8 +7,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from subspace_tuning.aside import whole_folder
 from subspace_tuning.errors import BadInput
-from subspace_tuning.run_folder import whole_folder
 from subspace_tuning.theory.fit import Family, Fit, Report, rank_pattern
 from subspace_tuning.tuner.config import SubspaceConfig
 
