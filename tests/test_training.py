@@ -81,7 +81,8 @@ def test_every_method_compiles_without_graph_breaks(case):
     torch.testing.assert_close(traced(x), layer(x))
     mine = list(layer.subspace_params.parameters())
     want = torch.autograd.grad(layer(x).square().sum(), mine)
-    torch.testing.assert_close(torch.autograd.grad(traced(x).square().sum(), mine), want)
+    got = torch.autograd.grad(traced(x).square().sum(), mine)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)  # compilers add in another order
 
 
 def test_a_compiled_model_sees_its_parameters_change():
@@ -153,7 +154,7 @@ def test_a_penalty_joins_the_loss_exactly_once_in_training(case):
 def test_a_penalty_joins_the_loss_once_with_add_adapter_and_several_adapters():
     model, data = bert(), batch()
     for name in "ab":
-        model.add_adapter(Case(LoRA(r=2), "o").config(init_weights=False), adapter_name=name)
+        model.add_adapter(Case(LoRA(r=2), "o").config(init_weights=False, mpc_weight=0.1), adapter_name=name)
     model.add_adapter(Case(SSB()).config(init_weights=False), adapter_name="free")
     for name in ("b", "a", "free"):
         model.set_adapter(name)

@@ -56,8 +56,12 @@ class AdaLoRA(LowRank):
         return self.alpha / (self.init_r**0.5 if self.rank_stabilized else self.init_r)
 
     def check(self, n: int, m: int) -> None:
+        super().check(n, m)
         if self.init_r > min(n, m):
-            raise ValueError(f"{self.describe()}: init_r is larger than this weight allows, which is {n} x {m}")
+            raise ValueError(
+                f"{self.describe()}: init_r={self.init_r} is larger than this weight allows, which is {n} x {m}; "
+                f"choose init_r <= {min(n, m)} or leave the module out"
+            )
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
         r = self.init_r
