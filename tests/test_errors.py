@@ -53,7 +53,9 @@ def test_a_rank_is_a_whole_number_above_zero(name):
 @each(name=[name for name in RANKED if not METHODS[name].wide])
 def test_a_rank_larger_than_the_weight_allows(name):
     further = {"init_r": 17} if hasattr(METHODS[name], "init_r") else {}
-    refused(SubspaceConfig(method=name, r=17, **further), r"layer\.0\..*rank r=17 is larger than .* 16 x 16; choose r <= 16")
+    refused(
+        SubspaceConfig(method=name, r=17, **further), r"layer\.0\..*rank r=17 is larger than .* 16 x 16; choose r <= 16"
+    )
 
 
 def test_a_rank_that_only_a_later_layer_refuses_leaves_no_trace():
