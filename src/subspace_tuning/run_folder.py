@@ -2,6 +2,7 @@
 
 config.yaml     the resolved recipe
 metrics.jsonl   one line a log or evaluation
+log.txt         in a sweep: what it printed; error.txt: how it last failed
 checkpoints/    while it runs: what resuming needs
 adapter/        the trained parameters and the head (model/ for full fine-tuning)
 result.json     written last: a folder that has it is finished
@@ -48,6 +49,8 @@ class Result:
     device: str
     threads: int
     versions: dict[str, str]
+    hold_out: bool = False  # judged by rows held out of training, as searches are
+    finished: str = ""  # when, UTC
 
     @classmethod
     def from_json(cls, text: str) -> Result:
@@ -70,9 +73,7 @@ class RunFolder:
         """The folder that a resolved recipe names, or one named for what it says."""
         if recipe.output:
             return cls(recipe.output)
-        model = Path(recipe.model).name
-        method = "".join(c if c.isalnum() or c in "._-" else "-" for c in recipe.method_label).strip("-")
-        return cls(Path("runs") / f"{recipe.task}-{model}-{method}-seed{recipe.seed}-{recipe.digest()[:6]}")
+        return cls(Path("runs") / f"{name_of(recipe)}-{recipe.digest()[:6]}")
 
     def recipe(self) -> Recipe:
         path = self.path / "config.yaml"
@@ -118,7 +119,7 @@ class RunFolder:
         if not (self.path / "config.yaml").is_file():
             return
         self.recipe()  # raises for a config.yaml of something else
-        for name in ("result.json", "metrics.jsonl"):
+        for name in ("result.json", "metrics.jsonl", "log.txt", "error.txt"):
             (self.path / name).unlink(missing_ok=True)
         for name in ("checkpoints", "adapter", "model"):
             shutil.rmtree(self.path / name, ignore_errors=True)
@@ -151,6 +152,12 @@ class RunFolder:
             save(folder)
         write(self.path / "result.json", result.to_json() + "\n")
         shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+
+def name_of(recipe: Recipe) -> str:
+    """What a recipe is about, as part of a folder's name."""
+    method = "".join(c if c.isalnum() or c in "._-" else "-" for c in recipe.method_label).strip("-")
+    return f"{recipe.task}-{Path(recipe.model).name}-{method}-seed{recipe.seed}"
 
 
 def _step(line: str) -> int:

@@ -7,6 +7,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, cast
@@ -150,6 +151,8 @@ def _result(
         threads=torch.get_num_threads(),
         versions={"subspace-tuning": VERSION, "python": platform.python_version()}
         | {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
+        hold_out=recipe.hold_out,
+        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
 
 

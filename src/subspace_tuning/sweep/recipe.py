@@ -1,0 +1,204 @@
+"""A sweep as a YAML file: axes, what to leave out, and how learning rates are tuned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from subspace_tuning.errors import BadInput, nearest
+from subspace_tuning.recipe import Recipe, read
+
+AXES = ("model", "task", "method", "seed", "output", "hold_out")  # fields of a run that the sweep itself decides
+_STRICT = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class MethodEntry(BaseModel):
+    """One contender: the method, the fields of a recipe that are its own, and its own values on two axes."""
+
+    model_config = _STRICT
+
+    method: Any
+    learning_rates: list[PositiveFloat] | None = Field(default=None, min_length=1)
+    ranks: list[PositiveInt] | None = Field(default=None, min_length=1)
+    fields: dict[str, Any] = {}  # of a recipe
+
+    @classmethod
+    def of(cls, given: Any) -> MethodEntry:
+        """From a method as ``method:`` in a recipe takes it, or a mapping with ``method`` and fields of a recipe."""
+        if not (isinstance(given, dict) and "method" in given):
+            return cls(method=given)
+        own = {key: given[key] for key in ("method", "learning_rates", "ranks") if key in given}
+        fields = {key: value for key, value in given.items() if key not in own}
+        _check_fields("a method's", fields, allowed=())
+        return cls(**own, fields=fields)
+
+
+class Exclusion(BaseModel):
+    """Runs to leave out: those for which all that is said here is true."""
+
+    model_config = _STRICT
+
+    method: str | None = None  # as tables show it, with its rank or without
+    task: str | None = None
+    model: str | None = None
+    r: PositiveInt | None = None
+    seed: int | None = None
+
+
+class Search(BaseModel):
+    """Optuna: so many trials for each method, rank, task and model, the hopeless ones cut short by ASHA."""
+
+    model_config = _STRICT
+
+    trials: PositiveInt
+    low: PositiveFloat = 0.1  # times the method's own learning rate
+    high: PositiveFloat = 10.0
+    evaluations: PositiveInt = 4  # a trial, between which it may be cut short
+
+
+class Optuna(BaseModel):
+    model_config = _STRICT
+
+    optuna: Search
+
+
+class Tuning(BaseModel):
+    """How each contender finds its learning rate: with as many runs as any other, judged by held-out training rows."""
+
+    model_config = _STRICT
+
+    factors: list[PositiveFloat] | None = Field(default=None, min_length=1)  # times the method's own learning rate
+    seeds: list[int] = Field(default=[17], min_length=1)
+    search: Literal["grid"] | Optuna = "grid"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Tuning:
+        if self.search != "grid" and self.factors:
+            raise ValueError("optuna chooses the learning rates itself; leave out factors, or take search: grid")
+        return self
+
+
+class SweepRecipe(BaseModel):
+    """Which runs to make: every model x task x method x rank x learning rate x seed, less the exclusions."""
+
+    model_config = _STRICT
+
+    output: str
+    base: dict[str, Any] = {}  # fields of every run's recipe
+    models: list[str] | None = Field(default=None, min_length=1)
+    tasks: list[str | dict[str, Any]] | None = Field(default=None, min_length=1)
+    methods: list[Any] = Field(min_length=1)
+    ranks: list[PositiveInt] | None = Field(default=None, min_length=1)  # for the methods that have a rank
+    learning_rates: list[PositiveFloat] | None = Field(default=None, min_length=1)
+    seeds: list[int] = Field(default=[0], min_length=1)
+    exclude: list[Exclusion] = []
+    tuning: Tuning | None = None
+    retries: NonNegativeInt = 1
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> SweepRecipe:
+        _check_fields("base's", self.base, allowed=("model", "task"))
+        for task in self.task_fields:
+            _check_fields("a task's", {k: v for k, v in task.items() if k != "task"}, allowed=())
+        for name in ("models", "ranks", "learning_rates", "seeds"):
+            values = getattr(self, name) or []
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} names a value twice: {values}")
+        if self.tuning is not None:
+            self._tunes_fairly(self.tuning)
+        return self
+
+    def _tunes_fairly(self, tuning: Tuning) -> None:
+        both = sorted(set(tuning.seeds) & set(self.seeds))
+        if both:
+            raise ValueError(
+                f"tuning.seeds and seeds share {both}: a run that chose the learning rate must not be judged by it; "
+                f"give tuning seeds of its own"
+            )
+        if self.learning_rates:
+            raise ValueError(
+                "learning_rates is an axis of final runs, tuning chooses their rate; leave one of them out"
+            )
+        lists = {_name(entry.method): entry.learning_rates for entry in self.entries if entry.learning_rates}
+        if tuning.search != "grid":
+            if lists:
+                raise ValueError(f"optuna searches every method's rate; leave out the learning_rates of {min(lists)}")
+            return
+        without = [_name(entry.method) for entry in self.entries if not entry.learning_rates]
+        if tuning.factors is None and without:
+            raise ValueError(f"tuning has no factors and {without[0]} no learning_rates of its own; give one of them")
+        budgets = {name: len(rates) for name, rates in lists.items() if rates}
+        budgets |= {name: len(tuning.factors or []) for name in without}
+        if len(set(budgets.values())) > 1:
+            told = ", ".join(f"{name} {n}" for name, n in budgets.items())
+            raise ValueError(f"tuning budgets differ ({told}); give every method the same number of learning rates")
+
+    @property
+    def entries(self) -> list[MethodEntry]:
+        return [MethodEntry.of(given) for given in self.methods]
+
+    @property
+    def task_fields(self) -> list[dict[str, Any]]:
+        """Each task as fields of a recipe."""
+        if self.tasks is None:
+            return [{"task": self.base["task"]} if "task" in self.base else {}]
+        return [{"task": task} if isinstance(task, str) else task for task in self.tasks]
+
+    def dump(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
+
+
+def _name(method: Any) -> str:
+    return str(method.get("name", method)) if isinstance(method, dict) else str(method)
+
+
+def _check_fields(whose: str, fields: dict[str, Any], allowed: tuple[str, ...]) -> None:
+    known = [key for key in Recipe.model_fields if key not in AXES or key in allowed]
+    for key in fields:
+        if key in AXES and key not in allowed:
+            raise ValueError(f"{whose} {key} is not its own to set: the sweep decides it; leave it out")
+        if key not in known:
+            raise ValueError(
+                f"{whose} {key!r} is no field of a recipe: {nearest(key, known)}known are {', '.join(known)}"
+            )
+
+
+def make(values: dict[str, Any]) -> SweepRecipe:
+    """A sweep from plain data. Raises BadInput that names the key, what it was given and what was expected."""
+    known = SweepRecipe.model_fields
+    for key in values:
+        if key not in known:
+            hint = nearest(key, known) or ("fields of the runs go into base: " if key in Recipe.model_fields else "")
+            raise BadInput(f"the sweep has an unknown key {key!r}: {hint}known keys are {', '.join(known)}")
+    try:
+        return SweepRecipe(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        said = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "missing":
+            raise BadInput(f"the sweep lacks {key}, such as {_EXAMPLES.get(key, '...')}") from error
+        raise BadInput(f"the sweep's {key} is {first['input']!r}: {said}" if key else said) from error
+
+
+_EXAMPLES = {"output": "output: runs/my-sweep", "methods": "methods: [full, ssb, lora]"}
+
+
+def read_sweep(path: Path) -> SweepRecipe:
+    """The sweep of a YAML file."""
+    return make(read(path))
+
+
+__all__ = ["Exclusion", "MethodEntry", "Search", "SweepRecipe", "Tuning", "make", "read_sweep"]
