@@ -49,6 +49,17 @@ def recipe_of(name: str, given: Namespace, **changes: Any) -> Recipe:
     return make({**BASE, **sizes, "method": name, "output": str(where), **changes})
 
 
+def rates_in(folder: Path) -> dict[str, float]:
+    """The best rates that --rates has found; without it none, and methods keep their own."""
+    path = folder / "method_rates.json"
+    return json.loads(path.read_text())["rates"] if path.is_file() else {}
+
+
+def judged(name: str, seed: int, rates: dict[str, float], given: Namespace) -> Recipe:
+    """A method's run for the table."""
+    return recipe_of(name, given, seed=seed, **({"learning_rate": rates[name]} if name in rates else {}))
+
+
 def run(wanted: list[Recipe], workers: int | None) -> Iterator[tuple[Recipe, Result | None]]:
     """The recipes with their results, None for one that failed, told as they end."""
     for count, (number, outcome) in enumerate(run_all(wanted, workers), 1):
@@ -76,13 +87,8 @@ def find_rates(names: list[str], given: Namespace) -> None:
 
 
 def make_table(names: list[str], given: Namespace) -> None:
-    path = given.folder / "method_rates.json"
-    rates = json.loads(path.read_text())["rates"] if path.is_file() else {}
-    wanted = [
-        recipe_of(name, given, seed=seed, **({"learning_rate": rates[name]} if name in rates else {}))
-        for seed in range(given.seeds)
-        for name in names
-    ]
+    rates = rates_in(given.folder)
+    wanted = [judged(name, seed, rates, given) for seed in range(given.seeds) for name in names]
     results: dict[str, list[Result]] = {}
     for recipe, result in run(wanted, given.workers):
         if result is not None:

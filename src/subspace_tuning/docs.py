@@ -46,7 +46,7 @@ def entries() -> list[Entry]:
 
 def methods_page(scores: dict[str, Any] | None) -> str:
     """docs/methods.md; with the measured table where there are scores."""
-    parts = [HEAD, _table(ABILITIES, map(_abilities, entries()))]
+    parts = [HEAD, table(ABILITIES, map(_abilities, entries()))]
     if scores:
         parts.append(measured(scores))
     for (category, mode), group in groupby(entries(), key=lambda e: (e.category, e.mode)):
@@ -61,15 +61,15 @@ def readme_table() -> str:
         (f"{category}{f', mode {mode}' if mode else ''}", " ".join(f"[`{e.name}`]({PAGE}#{e.name})" for e in group))
         for (category, mode), group in groupby(entries(), key=lambda e: (e.category, e.mode))
     )
-    return _table(("what is done to W", "methods"), rows)
+    return table(("what is done to W", "methods"), rows)
 
 
-def with_table(readme: str, table: str) -> str:
-    """README.md with the table between its two marker lines."""
-    parts = readme.split(MARKER)
+def with_table(page: str, made: str, marker: str = MARKER, name: str = README) -> str:
+    """A page, README.md without a name, with what is made between its two marker lines."""
+    parts = page.split(marker)
     if len(parts) != 3:
-        raise BadInput(f"{README} holds the line {MARKER} {len(parts) - 1} times; the table goes between two of them")
-    return f"{parts[0]}{MARKER}\n{table}{MARKER}{parts[2]}"
+        raise BadInput(f"{name} holds the line {marker} {len(parts) - 1} times; the table goes between two of them")
+    return f"{parts[0]}{marker}\n{made}{marker}{parts[2]}"
 
 
 def pages(root: Path) -> dict[Path, str]:
@@ -111,10 +111,10 @@ def measured(scores: dict[str, Any]) -> str:
         for row in scores["results"]
     )
     header = ("method", scores["metric"], "over the probe", "per mille", "s/step", "learning rate")
-    return f"## Measured\n\n{scores['about']}\n\n{_table(header, rows)}"
+    return f"## Measured\n\n{scores['about']}\n\n{table(header, rows)}"
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -52,24 +52,25 @@ def score_against_parameters(results: Sequence[tuple[str, Result]], path: Path) 
     axes.margins(x=0.12, y=0.12)
     axes.legend(frameon=False, loc="lower right", fontsize=9)
     figure.canvas.draw()
-    _label_points(axes, results)
+    points = [(title, r.permille, 100 * r.score, COLOURS[r.category]) for title, r in results]
+    label_points(axes, points, full)
     figure.savefig(path.with_suffix(".png"), dpi=160)
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
 
-def _label_points(axes, results: Sequence[tuple[str, Result]]) -> None:
-    """Write each name beside its point: of right and left, near and far, the first place that is free.
+def label_points(axes, points: Sequence[tuple[str, float, float, str]], line: float | None = None) -> None:
+    """Write each name beside its point (name, x, y, colour): of right and left, near and far, the first free place.
 
-    Not free are points, other names, and the height of full fine-tuning, where the line is.
+    Not free are points, other names, and the height of a line across.
     """
     scale = 72 / axes.figure.dpi  # pixels -> points
-    dots = axes.transData.transform([(r.permille, 100 * r.score) for _, r in results]) * scale
+    dots = axes.transData.transform([(x, y) for _, x, y, _ in points]) * scale
     _, _, right_edge, _ = axes.bbox.extents * scale
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in dots]
-    taken += [
-        (0, y - 1, right_edge, y + 1) for (_, r), (_, y) in zip(results, dots, strict=True) if r.category == "full"
-    ]
-    for (title, result), (x, y) in zip(results, dots, strict=True):
+    if line is not None:
+        _, height = axes.transData.transform((points[0][1], line)) * scale
+        taken.append((0, height - 1, right_edge, height + 1))
+    for (title, *at, colour), (x, y) in zip(points, dots, strict=True):
         width = 5.0 * len(title)
         places = [(dx, dy) for dy in (0, 11, -11, 22, -22, 33, -33) for dx in (7, -7 - width)]
         free = (
@@ -81,12 +82,12 @@ def _label_points(axes, results: Sequence[tuple[str, Result]]) -> None:
         taken.append(_box(x + dx, y + dy, width))
         axes.annotate(
             title,
-            (result.permille, 100 * result.score),
+            at,
             (dx, dy),
             textcoords="offset points",
             fontsize=8.5,
             va="center",
-            color=COLOURS[result.category],
+            color=colour,
             arrowprops={"arrowstyle": "-", "color": "#9ca3af", "linewidth": 0.6, "shrinkB": 3}
             if abs(dy) > 10
             else None,

@@ -118,13 +118,17 @@ class Report:
         }
 
 
-def choose(names: Iterable[str] | None, rank: int) -> tuple[list[Method], dict[str, str]]:
-    """The methods of these names (without them all that are maps of a weight) at a rank, and why others are not."""
+def choose(names: Iterable[str] | None, rank: int | None) -> tuple[list[Method], dict[str, str]]:
+    """The methods of these names (without them all that are maps of a weight), and why others are not.
+
+    At a rank, or with their default fields.
+    """
     wanted = list(names) if names is not None else sorted(registry.METHODS)
     methods, refused = [], {}
     for name in wanted:
         try:
-            method = registry.build(name).with_fields(r=rank)
+            method = registry.build(name)
+            method = method if rank is None else method.with_fields(r=rank)
         except registry.UnknownMethod:
             raise
         except (ValueError, TypeError) as error:
