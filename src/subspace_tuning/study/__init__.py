@@ -1,0 +1,1 @@
+"""A study: what many runs say, with how much certainty, beside what the paper says."""
