@@ -6,6 +6,7 @@ from subspace_tuning.methods.combine.liera import LieRA
 from subspace_tuning.methods.combine.spectral import Spectral, SpectralRotation
 from subspace_tuning.methods.combine.svdiff import SVDiff
 from subspace_tuning.methods.extend.adalora import AdaLoRA
+from subspace_tuning.methods.extend.flexlora import FlexLoRA
 from subspace_tuning.methods.extend.flora import FLoRA
 from subspace_tuning.methods.extend.houlsby import Houlsby
 from subspace_tuning.methods.extend.loha import LoHa
@@ -53,6 +54,7 @@ __all__ = [
     "DoRA",
     "FLoRA",
     "FishMask",
+    "FlexLoRA",
     "HiRA",
     "Houlsby",
     "IA3Output",

@@ -7,16 +7,15 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, Weight
-from subspace_tuning.linalg import truncated_svd
-from subspace_tuning.method import Params, Seat, Start, normal, steps_of, zeros
-from subspace_tuning.methods.extend.lora import LowRank
+from subspace_tuning.method import Params, Seat
+from subspace_tuning.methods.extend.triplets import Triplets
 from subspace_tuning.mpc import orthonormal
 from subspace_tuning.registry import register
 
 
 @register("adalora")
 @dataclass(frozen=True)
-class AdaLoRA(LowRank):
+class AdaLoRA(Triplets):
     """phi(W) = W + s A diag(d) B, s = alpha / init_r, few d_i left in the end.
 
     A in R^{n x init_r} and B in R^{init_r x m} start normal, d in R^init_r at zero. All layers together keep
@@ -30,14 +29,9 @@ class AdaLoRA(LowRank):
     """
 
     init_r: int = 12
-    tinit: float = 0.1
-    tfinal: float = 0.3
-    delta_t: int = 10
     beta1: float = 0.85
     beta2: float = 0.85
-    orthogonality: float = 0.1
 
-    category = "extension"
     formula = "init_r (n + m + 1)"
     paper = "arXiv:2303.10512"
 
@@ -48,8 +42,6 @@ class AdaLoRA(LowRank):
         for name in ("beta1", "beta2"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise ValueError(f"{self.name}: {name} is in (0, 1), got {getattr(self, name)!r}")
-        if self.delta_t < 1 or self.tinit < 0 or self.tfinal < 0 or self.orthogonality < 0:
-            raise ValueError(f"{self.describe()}: delta_t >= 1, tinit >= 0, tfinal >= 0, orthogonality >= 0 expected")
 
     @property
     def s(self) -> float:
@@ -63,34 +55,21 @@ class AdaLoRA(LowRank):
                 f"choose init_r <= {min(n, m)} or leave the module out"
             )
 
-    def parameters(self, n: int, m: int) -> dict[str, Start]:
-        r = self.init_r
-        return {"A": normal(n, r, std=0.02), "d": zeros(r), "B": normal(r, m, std=0.02)}
+    def room(self, n: int, m: int) -> int:
+        return self.init_r
 
     def phi(self, W: Expr, p: Params) -> Expr:
         return W + self.s * (self.dropped(p.A, p) @ Diag(p.d) @ p.B)
 
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
-        U, d, B = truncated_svd((W_star.dense() - W.dense()) / self.s, self.init_r)
-        return {"A": U, "d": d, "B": B}
+        return self.terms(W_star.dense() - W.dense(), self.init_r)
 
     def penalty(self, p: Params) -> Tensor | None:
         return self.orthogonality * orthonormal(p.A.dense(), p.B.dense()) if self.orthogonality else None
 
-    def phases(self, total: int) -> tuple[int, int]:
-        """The last step of the warmup, and the step with the last allocation."""
-        first, last = steps_of(self.tinit, total), total - steps_of(self.tfinal, total)
-        if first >= last:
-            raise ValueError(
-                f"{self.describe()}: {total} steps of training leave none for the allocation between tinit and tfinal"
-            )
-        return first, last
-
     def budget(self, step: int, total: int) -> float:
         """How many d_i a layer keeps on average (eq. 12)."""
-        first, last = self.phases(total)
-        left = 1 - min(1.0, max(0.0, (step - first) / (last - first)))
-        return self.r + (self.init_r - self.r) * left**3
+        return self.r + (self.init_r - self.r) * (1 - self.progress(step, total)) ** 3
 
     def before_step(self, seats: Sequence[Seat], step: int, total: int) -> None:
         _, last = self.phases(total)

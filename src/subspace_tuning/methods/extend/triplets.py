@@ -1,0 +1,61 @@
+"""What AdaLoRA and FlexLoRA share: triplets that come and go in a middle phase of training."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from subspace_tuning.linalg import truncated_svd
+from subspace_tuning.method import Start, normal, steps_of, zeros
+from subspace_tuning.methods.extend.lora import LowRank
+
+STD = 0.02  # of the numbers in A and B before they are trained
+
+
+@dataclass(frozen=True)
+class Triplets(LowRank):
+    """phi(W) = W + s A diag(d) B: triplets of a column of A, a number d_i and a row of B.
+
+    A and B start normal, d at zero. Which triplets there are is settled anew every ``delta_t`` steps, from step
+    ``tinit`` on until ``tfinal`` steps are left: numbers of steps, or below 1 shares of all steps. ``orthogonality``
+    weighs ||A^T A - I||_F^2 + ||B B^T - I||_F^2 in the loss, which is MPC_o; 0 leaves it out.
+    """
+
+    tinit: float = 0.1
+    tfinal: float = 0.3
+    delta_t: int = 10
+    orthogonality: float = 0.1
+
+    category = "extension"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.delta_t < 1 or self.tinit < 0 or self.tfinal < 0 or self.orthogonality < 0:
+            raise ValueError(f"{self.describe()}: delta_t >= 1, tinit >= 0, tfinal >= 0, orthogonality >= 0 expected")
+
+    @abstractmethod
+    def room(self, n: int, m: int) -> int:
+        """How many triplets the parameters of a weight in R^{n x m} have room for."""
+
+    def parameters(self, n: int, m: int) -> dict[str, Start]:
+        c = self.room(n, m)
+        return {"A": normal(n, c, std=STD), "d": zeros(c), "B": normal(c, m, std=STD)}
+
+    def terms(self, D: Tensor, r: int) -> dict[str, Tensor]:
+        """The r triplets with s A diag(d) B nearest to D (n, m)."""
+        A, d, B = truncated_svd(D / self.s, r)
+        return {"A": A, "d": d, "B": B}
+
+    def phases(self, total: int) -> tuple[int, int]:
+        """The last step of the warmup, and the step with the last allocation."""
+        first, last = steps_of(self.tinit, total), total - steps_of(self.tfinal, total)
+        if first >= last:
+            raise ValueError(
+                f"{self.describe()}: {total} steps of training leave none for the allocation between tinit and tfinal"
+            )
+        return first, last
+
+    def progress(self, step: int, total: int) -> float:
+        """From 0 at the end of the warmup to 1 at the last allocation."""
+        first, last = self.phases(total)
+        return min(1.0, max(0.0, (step - first) / (last - first)))
