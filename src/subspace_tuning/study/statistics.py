@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.stats import t as students_t
 from statsmodels.stats.multitest import multipletests
 
@@ -23,7 +24,7 @@ CELL = [*ARM, "task"]
 NEEDED = [*CELL, "seed", "score"]
 ALPHA = 0.05
 TOO_FEW = "too few runs to tell"
-Blocks = Sequence[pd.DataFrame]  # one a task, a row a seed, a column an arm; see paired
+Blocks = Sequence[NDArray]  # one a task: (seeds, arms), the baseline's column last; see paired
 
 
 class Arm(NamedTuple):
@@ -93,8 +94,9 @@ def arms(runs: pd.DataFrame) -> dict[Arm, pd.Series]:
 
 def paired(*scores: pd.Series) -> Blocks:
     """A block a task: a row a seed that all have, a column each; without tasks of one such seed if others have more."""
-    together = pd.concat(scores, axis=1, join="inner", keys=range(len(scores)))
-    blocks = [block for _, block in together.groupby("task", sort=True)]
+    together = pd.concat(scores, axis=1, join="inner", keys=range(len(scores))).sort_index()
+    _, starts = np.unique(together.index.get_level_values("task"), return_index=True)
+    blocks = np.split(together.to_numpy(), starts[1:]) if len(together) else []
     return [block for block in blocks if len(block) > 1] or blocks
 
 
@@ -107,7 +109,7 @@ def difference(many: Sequence[Blocks]) -> list[Estimate]:
 
 def share(many: Sequence[Blocks]) -> list[Estimate]:
     """Average of the first columns over blocks, divided by the average of the last; NaN unless that is positive."""
-    strata = [[np.stack([b.iloc[:, :-1].mean(axis=1), b.iloc[:, -1]]) for b in blocks] for blocks in many]
+    strata = [[np.stack([block[:, :-1].mean(axis=1), block[:, -1]]) for block in blocks] for blocks in many]
     sums = [np.sum([pair.mean(axis=-1) for pair in each], axis=0) if each else (np.nan, np.nan) for each in strata]
     intervals = ratio_intervals([each if b > 0 else [] for each, (_, b) in zip(strata, sums, strict=True)])
     ratios = [float(a / b) if b > 0 else np.nan for a, b in sums]
@@ -121,8 +123,8 @@ def spread(many: Sequence[Blocks]) -> list[Estimate]:
     """
     logs = []
     for blocks in many:
-        deviations = [block.std(ddof=1).to_numpy() for block in blocks]
-        kept = [np.log(d) for d in deviations if np.all(d > 0)]  # NaN, of one run, is not
+        deviations = [block.std(axis=0, ddof=1) for block in blocks if len(block) > 1]
+        kept = [np.log(d) for d in deviations if np.all(d > 0)]
         logs.append(np.array([d[:-1].mean() - d[-1] for d in kept]))
     intervals = mean_intervals([[each] if len(each) else [] for each in logs])
     effects = [float(np.exp(each.mean())) if len(each) else np.nan for each in logs]
@@ -132,8 +134,8 @@ def spread(many: Sequence[Blocks]) -> list[Estimate]:
     ]
 
 
-def differences_of(blocks: Blocks) -> list[np.ndarray]:
-    return [(block.iloc[:, :-1].mean(axis=1) - block.iloc[:, -1]).to_numpy() for block in blocks]
+def differences_of(blocks: Blocks) -> list[NDArray]:
+    return [block[:, :-1].mean(axis=1) - block[:, -1] for block in blocks]
 
 
 def pairs(blocks: Blocks) -> int:
