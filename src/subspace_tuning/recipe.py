@@ -10,6 +10,7 @@ import csv
 import hashlib
 import json
 from dataclasses import fields
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from subspace_tuning.tasks.task import GLUE
 MINILM = "minilm"  # the offline default model, see assets.py
 FULL = "full"  # full fine-tuning: a baseline, no method of the registry
 HEAD = "head"  # a linear probe, the other baseline: the head alone is trained
+_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C where PyYAML has it: four times as fast
 PLAIN_LEARNING_RATES = {FULL: 5e-5, HEAD: 1e-2}
 
 
@@ -141,7 +143,7 @@ class Recipe(BaseModel):
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
     def dump(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
 
 
 def _label(method: Method) -> str:
@@ -150,6 +152,7 @@ def _label(method: Method) -> str:
     return f"{method.name}({','.join(kept)})" if kept else method.name
 
 
+@cache
 def _paper_values(task: str) -> tuple[float | None, int, float]:
     """Learning rate, batch size and epochs of the paper for a GLUE task (arXiv:2407.05417, Tables V and VI)."""
     if task not in GLUE:

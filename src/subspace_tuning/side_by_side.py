@@ -68,15 +68,9 @@ def _crashed(running: dict[int, multiprocessing.process.BaseProcess]) -> Outcome
 
 
 def _run(number: int, recipe: Recipe, again: bool, threads: int, done: multiprocessing.Queue) -> None:
-    from transformers.utils import logging
-
     from subspace_tuning.train import run
 
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    torch.set_num_threads(threads)
+    quiet(threads)
     try:
         outcome: Result | Exception = run(recipe, again=again)
     except (BadInput, RunFailed) as error:
@@ -86,3 +80,14 @@ def _run(number: int, recipe: Recipe, again: bool, threads: int, done: multiproc
     except KeyboardInterrupt:
         return  # the parent was interrupted too and tells of it
     done.put((number, outcome))
+
+
+def quiet(threads: int) -> None:
+    """This process is for runs: so many threads, and libraries that keep to themselves."""
+    from transformers.utils import logging
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.set_num_threads(threads)

@@ -36,6 +36,7 @@ from subspace_tuning.tuner.steps import StepCallback
 from subspace_tuning.version import VERSION
 
 Row = dict[str, Any]
+Load = Callable[[str, Task, int], Pretrained]
 
 
 def run(
@@ -44,8 +45,10 @@ def run(
     again: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     say: Callable[[str], None] = lambda text: None,
+    load: Load = load_model,
 ) -> Result:
-    """Train as the recipe says and return the result; ``say`` is told in words what is worth knowing.
+    """Train as the recipe says and return the result; ``say`` is told in words what is worth knowing;
+    ``load`` makes the pretrained model.
 
     A finished run is not run again but read, unless ``again``; an interrupted one goes on from its last checkpoint.
     Raises BadInput for a recipe that cannot be run and RunFailed for a run that came to nothing.
@@ -60,7 +63,7 @@ def run(
         return done
     folder.open(recipe)
     try:
-        return _run(recipe, folder, callbacks, say)
+        return _run(recipe, folder, callbacks, say, load)
     except Exception as error:
         if not is_disk_full(error):
             raise
@@ -69,10 +72,16 @@ def run(
         raise RunFailed(told) from error
 
 
-def _run(recipe: Recipe, folder: RunFolder, callbacks: Sequence[TrainerCallback], say: Callable[[str], None]) -> Result:
+def _run(
+    recipe: Recipe,
+    folder: RunFolder,
+    callbacks: Sequence[TrainerCallback],
+    say: Callable[[str], None],
+    load_pretrained: Load,
+) -> Result:
     task = recipe.task_object()
     train_rows, eval_rows = encoded(recipe, task)
-    pretrained = load_model(recipe.model, task, recipe.seed)
+    pretrained = load_pretrained(recipe.model, task, recipe.seed)
     _fit_padding(pretrained, recipe)
     model = adapt(pretrained, recipe)
     watch = Watch(folder)

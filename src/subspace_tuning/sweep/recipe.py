@@ -87,6 +87,8 @@ class Tuning(BaseModel):
     def _fits_together(self) -> Tuning:
         if self.search != "grid" and self.factors:
             raise ValueError("optuna chooses the learning rates itself; leave out factors, or take search: grid")
+        if self.search != "grid" and len(self.seeds) > 1:
+            raise ValueError(f"optuna judges a trial by one run, got the tuning seeds {self.seeds}; give one")
         return self
 
 

@@ -1,0 +1,134 @@
+"""The loop of a sweep: hand out what is missing, retry what failed, and let nothing stop the others."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from subspace_tuning.errors import RunFailed
+from subspace_tuning.sweep.plan import Run
+from subspace_tuning.sweep.pool import Pool
+from subspace_tuning.sweep.worker import Outcome, note_error
+
+LOOK_AGAIN = 1.0  # seconds until a run that another process is at is looked at again
+
+
+class Source(Protocol):
+    """Where runs come from."""
+
+    @property
+    def left(self) -> bool:
+        """Whether there are runs to come, now or once something is told."""
+
+    def next(self) -> Run | None: ...
+
+    def tell(self, run: Run, outcome: Outcome) -> None: ...
+
+
+class Listed:
+    """Runs that are known from the start."""
+
+    def __init__(self, runs: Iterable[Run]):
+        self._runs = deque(runs)
+
+    @property
+    def left(self) -> bool:
+        return bool(self._runs)
+
+    def next(self) -> Run | None:
+        return self._runs.popleft() if self._runs else None
+
+    def tell(self, run: Run, outcome: Outcome) -> None:
+        pass
+
+
+@dataclass
+class Progress:
+    """How far a sweep is; ``changed`` is called whenever a run begins or ends."""
+
+    total: int = 0
+    finished: int = 0  # also before this sweep began
+    failed: dict[str, str] = field(default_factory=dict)  # run -> what it said
+    running: dict[str, float] = field(default_factory=dict)  # run -> when it began, on time.monotonic
+    seconds: list[float] = field(default_factory=list)  # of the runs that ended here
+    jobs: int = 1
+    changed: Callable[[Progress, Run, Outcome | None], None] = lambda progress, run, outcome: None
+
+    @property
+    def mean_seconds(self) -> float | None:
+        return sum(self.seconds) / len(self.seconds) if self.seconds else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        mean = self.mean_seconds
+        return None if mean is None else mean * (self.total - self.finished - len(self.failed)) / self.jobs
+
+    def begins(self, run: Run) -> None:
+        self.running[run.name] = time.monotonic()
+        self.failed.pop(run.name, None)
+        self.changed(self, run, None)
+
+    def ends(self, run: Run, outcome: Outcome) -> None:
+        took = time.monotonic() - self.running.pop(run.name)
+        if outcome.status in ("finished", "cut short"):
+            self.finished += 1
+            self.seconds.append(took)
+        elif outcome.status != "busy":
+            self.failed[run.name] = outcome.said
+        self.changed(self, run, outcome)
+
+
+class TimeIsUp(Exception):
+    """The sweep may take no longer."""
+
+
+def work_off(source: Source, pool: Pool, retries: int, progress: Progress, until: float | None = None) -> None:
+    """Perform all runs of a source, each failed one ``retries`` times more.
+
+    until: a moment of ``time.monotonic`` at which running ones are left as they are, to go on from their checkpoints
+    another time; none begins that would not be ready by then, as far as can be told. Raises TimeIsUp then, and
+    RunFailed when the disk is full.
+    """
+    tries: Counter[str] = Counter()
+    again: deque[Run] = deque()
+    elsewhere: deque[tuple[float, Run]] = deque()
+    at_work = 0
+    while source.left or again or elsewhere or at_work:
+        while pool.free and not _is_late(progress, until):
+            run = _due(elsewhere) or (again.popleft() if again else source.next())
+            if run is None:
+                break
+            progress.begins(run)
+            pool.submit(run)
+            at_work += 1
+        for run, outcome in pool.wait(LOOK_AGAIN) if at_work else ():
+            at_work -= 1
+            progress.ends(run, outcome)
+            if outcome.status == "full":
+                raise RunFailed("the disk is full; free some space, and the same command goes on where it stopped")
+            if outcome.status == "busy":
+                elsewhere.append((time.monotonic() + LOOK_AGAIN, run))
+                continue
+            if outcome.status == "crashed":
+                note_error(run, outcome.said)
+            tries[run.name] += 1
+            if outcome.status in ("failed", "crashed") and tries[run.name] <= retries:
+                again.append(run)
+            else:
+                source.tell(run, outcome)
+        if until is not None and (time.monotonic() >= until or (not at_work and _is_late(progress, until))):
+            raise TimeIsUp
+        if not at_work:
+            time.sleep(0.05)
+
+
+def _due(elsewhere: deque[tuple[float, Run]]) -> Run | None:
+    return elsewhere.popleft()[1] if elsewhere and elsewhere[0][0] <= time.monotonic() else None
+
+
+def _is_late(progress: Progress, until: float | None) -> bool:
+    """Whether a run that begins now would not end in time."""
+    return until is not None and time.monotonic() + (progress.mean_seconds or 0.0) > until

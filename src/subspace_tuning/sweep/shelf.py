@@ -1,0 +1,54 @@
+"""Training one run after the other in one process: the model and the data are read once, and no run sees another's.
+
+Each run gets a copy of the model as it was read. The head starts from the run's seed, so that it is made anew by
+``load_model`` the first time a seed comes up; the encoded data stays with ``train.encoded``.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+from functools import lru_cache
+
+import torch
+
+from subspace_tuning import train
+from subspace_tuning.pretrained import Pretrained, load_model
+from subspace_tuning.run_folder import Result
+from subspace_tuning.sweep.plan import Run
+from subspace_tuning.tasks import Task
+
+Head = dict[str, torch.Tensor]
+
+
+def train_kept(run: Run) -> Result:
+    """The runner of a sweep: what ``train.run`` does, with what earlier runs of this process have read."""
+    from subspace_tuning.sweep.search import callbacks
+
+    try:
+        return train.run(run.recipe, callbacks=callbacks(run), load=kept)
+    finally:
+        gc.collect()  # models and trainers refer to each other
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def kept(name: str, task: Task, seed: int = 0) -> Pretrained:
+    """What ``load_model`` returns, without reading again what this process has read."""
+    whole, head = _whole(name, task), _head(name, task, seed)
+    model = copy.deepcopy(whole.model)
+    model.load_state_dict(head, strict=False)
+    return Pretrained(model, list(whole.head))
+
+
+@lru_cache(maxsize=1)
+def _whole(name: str, task: Task) -> Pretrained:
+    return load_model(name, task)
+
+
+@lru_cache(maxsize=64)
+def _head(name: str, task: Task, seed: int) -> Head:
+    """The parameters that the checkpoint does not carry."""
+    made = _whole(name, task) if seed == 0 else load_model(name, task, seed)
+    state = made.model.state_dict()
+    return {key: value.clone() for key, value in state.items() if key.startswith(tuple(f"{h}." for h in made.head))}
