@@ -3,6 +3,7 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["SUBSPACE_SVD_GB"] = "0"  # nothing in the user's cache: see test_svd_store.py
 
 import pytest
 import torch

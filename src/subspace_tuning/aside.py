@@ -11,9 +11,16 @@ from pathlib import Path
 
 def write(path: Path, text: str) -> None:
     """Write a file aside, then rename it."""
+    with whole_file(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to write that takes its place only when all went well; one that was there before is replaced."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        aside.write_text(text, encoding="utf-8")
+        yield aside
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

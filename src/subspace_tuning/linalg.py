@@ -5,13 +5,16 @@ On the meta device they give shapes without numbers, which is all that counting 
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-POWER_ITERATIONS = 200  # after that many the Gram matrix's own eigenvectors are cheaper
+ROUNDS = 40  # of filtering; after that many the Gram matrix's own eigenvectors are cheaper
+DEGREE, GROWTH = 20, 1e5  # of a filter, at most: its degree, and how much more one direction grows than another
+SINGLE = 1e-5  # the tolerance from which on rounding in single precision does not count
 
 
 class SVD(NamedTuple):
@@ -74,9 +77,8 @@ def truncated_svd(M: Tensor, r: int, tolerance: float = 1e-6, seed: int = 0) -> 
     """The r largest terms of the SVD of M (n, m), found at random from a seed, their error verified.
 
     The squares of the returned singular values fall short of those of the exact ones by at most ``tolerance`` times
-    ||M||_F^2, all r together; power iterations go on until that is certain. What is left outside the found subspace
-    bounds the shortfall and often suffices; else the exact eigenvalues of the smaller Gram matrix do, which cost far
-    less than singular vectors. The same seed gives the same bits.
+    ||M||_F^2, all r together; a random subspace is filtered until that is proven. What is left outside the subspace
+    bounds the shortfall and often suffices; else ``_proven`` does. The same seed gives the same bits.
     """
     M = wide(M)
     k, width = min(M.shape), 2 * r + 8
@@ -87,23 +89,85 @@ def truncated_svd(M: Tensor, r: int, tolerance: float = 1e-6, seed: int = 0) -> 
         return SVD(*_signed(Vt.T, S, U.T))
     start = torch.randn(M.shape[1], width, generator=torch.Generator().manual_seed(seed)).to(M)
     Q, _ = torch.linalg.qr(M @ start)
-    allowed = tolerance * M.square().sum(dtype=torch.float64).item()
-    B = Q.T @ M
-    if (M - Q @ B).square().sum(dtype=torch.float64).item() > allowed:
-        B = (Q := _iterated(M, Q, r, allowed)).T @ M
+    B, energy = Q.T @ M, _energy(M)
+    if energy - _energy(B) > tolerance * energy:
+        exact = M if tolerance >= SINGLE else M.double()
+        B = (Q := _filtered(_gram(exact), Q, r, tolerance * energy)).T @ M
     U, S, Vt = torch.linalg.svd(B, full_matrices=False)
     return SVD(*_signed(Q @ U[:, :r], S[:r], Vt[:r]))
 
 
-def _iterated(M: Tensor, Q: Tensor, r: int, allowed: float) -> Tensor:
-    """Q (n, l) after as many power iterations as it takes for r dimensions of it to hold all but ``allowed``."""
-    gram = sum((part @ part.T for part in map(Tensor.double, M.split(1024, dim=1))), start=M.new_zeros(()).double())
-    best, dtype, Q = torch.linalg.eigvalsh(gram)[-r:].sum(), Q.dtype, Q.double()
-    for _ in range(POWER_ITERATIONS):
-        Q, _ = torch.linalg.qr(gram @ Q)
-        if best - torch.linalg.eigvalsh(Q.T @ gram @ Q)[-r:].sum() <= allowed:
-            return Q.to(dtype)
-    return torch.linalg.eigh(gram).eigenvectors[:, -r:].to(dtype)
+def _energy(M: Tensor) -> float:
+    return torch.linalg.vecdot(M, M).sum(dtype=torch.float64).item()
+
+
+def _gram(M: Tensor) -> Tensor:
+    """M M^T for M (n, m), each half of it computed once."""
+    if len(M) <= 256:
+        return M @ M.T
+    upper, lower = M.tensor_split(2)
+    across = upper @ lower.T
+    return torch.cat([torch.cat([_gram(upper), across], 1), torch.cat([across.T, _gram(lower)], 1)])
+
+
+def _filtered(G: Tensor, Q: Tensor, r: int, allowed: float) -> Tensor:
+    """r orthonormal vectors, U (n, r), with tr(U^T G U) proven to be largest but for ``allowed``; from Q (n, l).
+
+    Chebyshev polynomials of G, bounded where the smaller eigenvalues lie, raise the larger ones in Q.
+    """
+    dtype, Q = Q.dtype, Q.to(G)
+    for _ in range(ROUNDS):
+        GQ = G @ Q
+        found, turn = torch.linalg.eigh(Q.T @ GQ)
+        Q, GQ = Q @ turn, GQ @ turn
+        U, top, cut = Q[:, -r:], found[-r:], found[0].clamp_min(found[-1] * torch.finfo(G.dtype).eps).item()
+        left = (GQ[:, -r:] - U * top).square().sum(0)
+        missing = (left / (top - cut).clamp_min(torch.finfo(G.dtype).tiny)).max().item()  # to first order
+        if missing <= allowed / (4 * r) and _proven(G, U, top, allowed):
+            return U.to(dtype)
+        short = min(max(math.sqrt(8 * r * missing / allowed), 4.0), GROWTH)  # how much the last direction has to grow
+        degree = min(_degree(short, top[0].item() / cut), _degree(GROWTH, top[-1].item() / cut))
+        Q, _ = torch.linalg.qr(_chebyshev(G, Q, GQ, cut, degree))
+    return torch.linalg.eigh(G).eigenvectors[:, -r:].to(dtype)
+
+
+def _degree(growth: float, x: float) -> int:
+    """The least d with T_d(2 x - 1) >= growth."""
+    return min(DEGREE, math.ceil(math.acosh(growth) / math.acosh(max(2 * x - 1, 1 + 1e-6))))
+
+
+def _chebyshev(G: Tensor, Q: Tensor, GQ: Tensor, cut: float, degree: int) -> Tensor:
+    """T_d(2 G / cut - I) Q: within +-1 times what eigenvalues of G below ``cut`` hold, growing fast above."""
+    before, now = Q, GQ * (2 / cut) - Q
+    for _ in range(degree - 1):
+        before, now = now, torch.addmm(before + 2 * now, G, now, beta=-1, alpha=4 / cut)
+    return now
+
+
+def _proven(G: Tensor, U: Tensor, found: Tensor, allowed: float) -> bool:
+    """Whether the r largest eigenvalues of G (n, n) add up to at most sum(found) + allowed, found (r,) ascending.
+
+    After Ky Fan, they add up to at most r c + tr(Z) for every c and Z >= 0 with c I + Z - G >= 0. Here Z lies in the
+    span of the orthonormal U (n, r), and a Cholesky factorisation shows the rest.
+    """
+    r = len(found)
+    counts = torch.arange(1, r + 1, device=G.device)
+    level = ((found.cumsum(0) + allowed / 2) / counts).min()  # sum of max(found, level) = sum(found) + allowed / 2
+    lift = (found + allowed / (2 * r) - level).clamp_min(0)
+    rest = torch.addmm(G, U * lift, U.T, beta=-1)
+    rest.diagonal().add_(level)
+    return _is_positive(rest)
+
+
+def _is_positive(A: Tensor, block: int = 256) -> bool:
+    """Whether the symmetric A is positive definite: a Cholesky factorisation of which nothing is kept."""
+    while len(A):
+        L, failed = torch.linalg.cholesky_ex(A[:block, :block])
+        if failed:
+            return False
+        X = torch.linalg.solve_triangular(L, A[:block, block:], upper=False)
+        A = torch.addmm(A[block:, block:], X.T, X, alpha=-1)
+    return True
 
 
 def rank_of_energy(S: Tensor, energy: float) -> int:

@@ -7,11 +7,14 @@ Exit codes: 0 all went well, 1 a run failed on the way (NaN loss, full disk), 2 
 from subspace_tuning.cli import (  # noqa: F401  each adds its commands
     analyze,
     bench,
+    cache,
     convert,
     demo,
     export,
     fit,
     methods,
+    reproduce,
+    report,
     train,
     use,
 )

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Expr, Weight
-from subspace_tuning.linalg import svd
 from subspace_tuning.method import Method, Params
+from subspace_tuning.svd_store import top_svd, whole_svd
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class OnSpectrum(Method):
 
     def constants(self, W: Weight) -> dict[str, Tensor]:
         dense = W.dense()
-        return svd(dense).to(dense.dtype)._asdict()
+        return whole_svd(dense).to(dense.dtype)._asdict()
 
     def between(self, W: Expr, p: Params, C: Expr, change: Expr) -> Expr:
         """U C V^T; after another method, what that one made of W stays: W + U change V^T, change = C - diag(S)."""
@@ -40,7 +40,7 @@ class OnTop(Method):
 
     def constants(self, W: Weight) -> dict[str, Tensor]:
         dense = W.dense()
-        return svd(dense, self.r).to(dense.dtype)._asdict()
+        return top_svd(dense, self.r).to(dense.dtype)._asdict()
 
 
 def along(terms: Mapping[str, Tensor], M: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from subspace_tuning.algebra import Expr, Live, NotALinearMap
 from subspace_tuning.method import Composition, Constants, Method, Params, Start
+from subspace_tuning.svd_store import keeping
 from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
 
 
@@ -68,7 +69,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         self._check_seat(method, W)
         n, m = W.shape
         method.check(n, m)
-        with torch.no_grad():
+        with torch.no_grad(), keeping():
             constants = {k: v.detach() if v.requires_grad else v for k, v in method.constants(W).items()}
             params = {k: nn.Parameter(self._started(s, constants)) for k, s in method.parameters(n, m).items()}
             stored = {k: self._started(s, constants) for k, s in method.stored(n, m).items()}

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from subspace_tuning.algebra import Expr, Weight
-from subspace_tuning.linalg import svd
 from subspace_tuning.method import Params, Start, zeros
 from subspace_tuning.methods.extend.lora import LowRank
 from subspace_tuning.registry import register
+from subspace_tuning.svd_store import top_svd
 
 
 @register("lora_xs")
@@ -30,7 +30,7 @@ class LoRAXS(LowRank):
 
     def constants(self, W: Weight) -> dict[str, Tensor]:
         dense = W.dense()
-        U, S, Vt = svd(dense, self.r)
+        U, S, Vt = top_svd(dense, self.r)
         return {"A": (U * S).to(dense.dtype), "B": Vt.to(dense.dtype)}
 
     def phi(self, W: Expr, p: Params) -> Expr:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from subspace_tuning.algebra import Expr, Weight
-from subspace_tuning.linalg import svd
 from subspace_tuning.method import Method, Params, Start, zeros
 from subspace_tuning.registry import register
+from subspace_tuning.svd_store import top_svd
 
 
 @register("pica")
@@ -31,7 +31,7 @@ class PiCa(Method):
 
     def constants(self, W: Weight) -> dict[str, Tensor]:
         dense = W.dense()
-        return {"U": svd(dense, self.r).U.to(dense.dtype)}
+        return {"U": top_svd(dense, self.r).U.to(dense.dtype)}
 
     def phi(self, W: Expr, p: Params) -> Expr:
         return W + p.U @ p.B

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from subspace_tuning.linalg import SVD, qr, svd
+from subspace_tuning.linalg import SVD, qr
+from subspace_tuning.svd_store import bottom_svd, top_svd
 
 
 class Factors(NamedTuple):
@@ -29,11 +30,11 @@ def orthogonal(W: Tensor, r: int, s: float = 1.0) -> Factors:
 
 
 def pissa(W: Tensor, r: int, s: float = 1.0) -> Factors:
-    return _even(svd(W, r), W, s)
+    return _even(top_svd(W, r), W, s)
 
 
 def milora(W: Tensor, r: int, s: float = 1.0) -> Factors:
-    return _even(svd(W).bottom(r), W, s)
+    return _even(bottom_svd(W, r), W, s)
 
 
 def _even(terms: SVD, W: Tensor, s: float) -> Factors:

@@ -8,6 +8,7 @@ from subspace_tuning.algebra import Dense, Diag, Expr, Live, Weight
 from subspace_tuning.linalg import svd
 from subspace_tuning.method import Method, Params, Start, constant
 from subspace_tuning.registry import register
+from subspace_tuning.svd_store import whole_svd
 
 
 @register("osf")
@@ -51,7 +52,7 @@ class OSF(Method):
         return {"U": constant("U0", n, t), "s": constant("s0", t), "Vt": constant("V0t", t, m)}
 
     def constants(self, W: Weight) -> dict[str, Tensor]:
-        whole, h = svd(W.dense()).to(W.dense().dtype), self.head(*W.shape)
+        whole, h = whole_svd(W.dense()).to(W.dense().dtype), self.head(*W.shape)
         (Uh, _, Vht), (U0, s0, V0t) = whole.top(h), whole.tail(h)
         return {"Uh": Uh, "Vht": Vht, "U0": U0, "s0": s0, "V0t": V0t}
 
