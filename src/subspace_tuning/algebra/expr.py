@@ -12,7 +12,7 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
-from subspace_tuning.algebra.kernels import added_product, scaled
+from subspace_tuning.algebra.kernels import THIN, added_product, scaled
 from subspace_tuning.algebra.live import Live, now
 from subspace_tuning.algebra.planner import Factor, Plan, cheapest_order
 
@@ -248,13 +248,25 @@ class Product(Expr):
         k = cuts.index(min(cuts)) + 1
         return Product(self.chain[:k]).dense() * self.scale, Product(self.chain[k:]).dense()
 
+    def sides(self) -> tuple[Expr, Expr] | None:
+        """L, R of matrices with E = L R, cut where E is thinnest; None where one would hold more than it trains."""
+        if len(self.chain) < 2 or not all(isinstance(f, Dense | Diag) for f in self.chain):
+            return None
+        cuts = [f.shape[1] for f in self.chain[:-1]]
+        k = cuts.index(min(cuts)) + 1
+        both = Product(self.chain[:k], self.scale), Product(self.chain[k:])
+        dense = any(len(e.chain) > 1 and 0 < e.trainable < math.prod(e.shape) for e in both)
+        return None if dense else both
+
     def as_factor(self, training: bool) -> Factor:
         inner = tuple(f.as_factor(training) for f in self.chain)
         return Factor.chain(inner, *self.shape, trainable=self.trainable if training else 0)
 
 
 class Sum(Expr):
-    """E1 + E2 + ... + Ek; each term meets the rows by its own cheapest order."""
+    """E1 + E2 + ... + Ek; each term meets the rows by its own cheapest order, thin products L_i R_i all at once: as
+    [L_1 L_2 ...] [R_1; R_2; ...], because each of them would read x and add to the output anew.
+    """
 
     def __init__(self, terms: Iterable[Expr]):
         flat: list[Expr] = []
@@ -264,6 +276,10 @@ class Sum(Expr):
             raise ValueError(f"cannot add matrices of shapes {[t.shape for t in flat]}")
         self.terms: tuple[Expr, ...] = tuple(flat)
         self.shape = flat[0].shape
+        pairs = [t.sides() if isinstance(t, Product) else None for t in flat[1:]]
+        thin = [(L, R) for L, R in filter(None, pairs) if L.shape[1] <= THIN // len(flat)]
+        self._thin = thin if len(thin) > 1 else []
+        self._wide = [t for t, pair in zip(flat[1:], pairs, strict=True) if pair not in self._thin]
 
     @property
     def own_bias(self) -> Tensor | None:
@@ -271,8 +287,12 @@ class Sum(Expr):
 
     def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
         y = self.terms[0].apply(x, bias)
-        for term in self.terms[1:]:
+        for term in self._wide:
             y = term.apply(x, y)
+        if self._thin:
+            lefts, rights = zip(*self._thin, strict=True)
+            L, R = torch.cat([e.dense() for e in lefts], 1), torch.cat([e.dense() for e in rights])
+            y = Dense(R).apply(Dense(L).apply(x), y)
         return y
 
     def dense(self) -> Tensor:

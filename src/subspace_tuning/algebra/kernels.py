@@ -1,5 +1,7 @@
 """The two elementary steps of an expression, written for few passes over memory and few bytes kept for backward.
 
+Their gradients are functions of autograd's; compilers, which plan memory themselves, see the plain operations.
+
 scaled          x d + b, d a diagonal
 added_product   b + s x M, M a small matrix
 """
@@ -11,8 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from subspace_tuning.algebra.kept import keep, kept
+
 ROWS = 128  # of a block that stays in cache while two tensors are multiplied and summed
 FAR_FROM_ZERO = 0.25
+THIN = 64  # columns
 
 
 def scaled(x: Tensor, d: Tensor, bias: Tensor | None) -> Tensor:
@@ -24,12 +29,43 @@ def scaled(x: Tensor, d: Tensor, bias: Tensor | None) -> Tensor:
 
 def added_product(x: Tensor, M: Tensor, bias: Tensor | None, scale: float = 1.0) -> Tensor:
     """bias + scale x M; x: (..., n), M: (n, m), bias: (m,) or (..., m) or None."""
-    if bias is None or bias.dim() == 1 or bias.dtype != x.dtype or x.numel() == 0:
-        y = x @ M
-        y = y if scale == 1.0 else scale * y
-        return y if bias is None else y + bias.to(y.dtype)
+    if torch.is_autocast_enabled(x.device.type):
+        x, M = (t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, M))
+    whole = bias if bias is not None and bias.dim() > 1 and bias.dtype == x.dtype else None
+    trained = M.requires_grad and torch.is_grad_enabled()
+    function = _AddedProduct.apply if trained and not torch.compiler.is_compiling() else _added_product
+    y = function(x, M, whole, scale)
+    return y if bias is None or bias is whole else y + bias.to(y.dtype)
+
+
+def _added_product(x: Tensor, M: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     n, m = M.shape
-    return torch.addmm(bias.reshape(-1, m), x.reshape(-1, n), M, alpha=scale).view(bias.shape)
+    rows = x.reshape(-1, n)
+    if bias is not None:
+        return torch.addmm(bias.reshape(-1, m), rows, M, alpha=scale).view(bias.shape)
+    # processors multiply thin matrices from the left several times faster than from the right
+    y = (M.T @ rows.T).T if m < THIN else rows @ M
+    return (y if scale == 1.0 else scale * y).view(*x.shape[:-1], m)
+
+
+class _AddedProduct(torch.autograd.Function):
+    """bias + scale x M, for a trained M. All that backward does can be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, M: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+        ctx.scale = scale
+        keep(ctx, x, M)
+        return _added_product(x, M, bias, scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (g,) = grads
+        x, M = kept(ctx)
+        rows, own = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1])
+        dx = _added_product(g, M.T, None, ctx.scale) if ctx.needs_input_grad[0] else None
+        dM = (rows.T @ own).T if rows.shape[1] < own.shape[1] else own.T @ rows
+        dM = dM if ctx.scale == 1.0 else ctx.scale * dM
+        return dx, dM, g if ctx.needs_input_grad[2] else None, None
 
 
 class _Scaled(torch.autograd.Function):
@@ -42,20 +78,19 @@ class _Scaled(torch.autograd.Function):
         y = x * d if bias is None else torch.addcmul(bias, x, d)
         # a bias means an output, which the next operation keeps; without one x is an input, which its maker keeps
         ctx.from_output = bias is not None and bias.dim() == 1 and not x.is_cuda and _far_from_zero(d)
-        ctx.save_for_backward(y if ctx.from_output else x, d, bias)
+        ctx.bias_shape = None if bias is None else bias.shape
+        keep(ctx, y if ctx.from_output else x, d, bias if ctx.from_output else None)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         (g,) = grads
-        kept, d, bias = ctx.saved_tensors
+        own, d, bias = kept(ctx)
         dx = g * d if ctx.needs_input_grad[0] else None
-        dd = None
-        if ctx.needs_input_grad[1]:
-            dd = (_columns_dot(g, kept) - bias * _columns_sum(g)) / d if ctx.from_output else _columns_dot(g, kept)
+        dd = (_columns_dot(g, own) - bias * _columns_sum(g)) / d if ctx.from_output else _columns_dot(g, own)
         db = None
         if ctx.needs_input_grad[2]:
-            db = g if bias.shape == g.shape else _columns_sum(g)
+            db = g if ctx.bias_shape == g.shape else _columns_sum(g)
         return dx, dd, db
 
 
