@@ -10,7 +10,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Final, Literal
 
 import pandas as pd
@@ -214,11 +214,12 @@ def _about(arm: Arm, base: Arm) -> str:
     return f"{arm.name} beside {base.name} on {arm.model}"
 
 
-@lru_cache(maxsize=1)
+@cache
 def _paper_arms() -> dict[Arm, pd.Series]:
     return arms(paper.as_runs())
 
 
+@cache
 def _paper_says(claim: Claim) -> str:
     """The claim's effect in the paper's tables, model by model, over all their tasks and ranks."""
     if claim.measure is SPREAD:

@@ -18,6 +18,7 @@ ON_THE_HUB = {
     "roberta-large": "FacebookAI/roberta-large",
 }
 RANKS = (2, 4, 8, 16)
+SIZES = {"houlsby": 4, "pfeiffer": 8}  # of a bottleneck, times the rank whose block it stands in
 TASKS = tuple(GLUE)
 
 
@@ -43,13 +44,12 @@ def name_of(method: str) -> str:
 def method_fields(name: str, rank: int | None) -> dict[str, Any]:
     """The fields ``method`` and ``mpc`` of a recipe for a row of the tables.
 
-    Houlsby's and Pfeiffer's bottlenecks stand in the block of the rank with as many parameters: 4 and 8 times it.
     AdaLoRA starts at 1.5 times its rank, as in its authors' scripts; the paper gives its final budget alone.
     """
     base, _, mpc = name.replace("adalora-mpc_o", "adalora").partition("+mpc_")
     if rank is None:
         return {"method": base}
-    size = rank * {"houlsby": 4, "pfeiffer": 8}.get(base, 1)
+    size = rank * SIZES.get(base, 1)
     own: dict[str, Any] = {"init_r": rank * 3 // 2} if base == "adalora" else {}
     own |= {"orthogonality": 0.0} if name == "adalora-mpc_o" else {}
     return {"method": {"name": base, "r": size, **own}} | ({"mpc": mpc} if mpc else {})
