@@ -55,6 +55,11 @@ def slowly(run):
     return made
 
 
+def for_an_hour(run):
+    time.sleep(3600)
+    return nothing(run)
+
+
 def best_at_a_hundredth(run):
     """Its score tells how near the learning rate is to 0.01."""
     return nothing(run, -abs(run.recipe.learning_rate - 0.01))
@@ -77,9 +82,9 @@ def full_disk(run):
 
 
 def fingerprint(folder):
-    """All files of finished runs, by name and content."""
+    """All files of finished runs, by name and content, wherever the sweep's folder is."""
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes().replace(str(folder).encode(), b"")).hexdigest()
         for kind in ("final", "tuning")
         for path in sorted((folder / kind).rglob("*"))
         if path.is_file()

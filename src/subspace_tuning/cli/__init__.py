@@ -13,8 +13,10 @@ from subspace_tuning.cli import (  # noqa: F401  each adds its commands
     export,
     fit,
     methods,
-    reproduce,
     report,
+    reproduce,
+    results,
+    sweep,
     train,
     use,
 )

@@ -73,7 +73,7 @@ class Claims:
     def take(self, name: str) -> bool:
         """Claim a run, unless a living process has it."""
         path = self.folder / name
-        with self._lock:
+        with self._lock.acquire(poll_interval=0.002):
             owner = Owner.parse(path.read_text(encoding="utf-8")) if path.is_file() else None
             if owner is not None and owner != self.me and self._lives(owner):
                 return False

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -89,8 +90,14 @@ class LocalPool:
 
     def close(self) -> None:
         for worker in self._workers:
-            worker.process.kill()  # files are never half-written, so that this is safe at any moment
+            if worker.run is not None:
+                worker.process.kill()  # files are never half-written, so that this is safe at any moment
+            else:
+                with suppress(OSError):  # it died already
+                    worker.pipe.send(None)
         for worker in self._workers:
+            worker.process.join(5)
+            worker.process.kill()
             worker.process.join()
             worker.pipe.close()
 
@@ -130,7 +137,7 @@ def _accelerator(index: int, jobs: int) -> tuple[str | None, float]:
 
 
 def serve(pipe: Connection, folder: Path, runner: str, share: _Share) -> None:
-    """A worker's life: take a run, perform it, tell how it ended."""
+    """A worker's life: take a run, perform it, tell how it ended, until there is None."""
     from subspace_tuning.sweep.claims import Claims
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
@@ -141,11 +148,9 @@ def serve(pipe: Connection, folder: Path, runner: str, share: _Share) -> None:
     claims = Claims(folder / CLAIMS)
     keep_alive(claims, getattr(multiprocessing.parent_process(), "sentinel", None))
     work = import_runner(runner)
-    try:
-        while True:
-            pipe.send(perform(pipe.recv(), work, claims))
-    except (EOFError, OSError):
-        claims.leave()
+    while (run := pipe.recv()) is not None:
+        pipe.send(perform(run, work, claims))
+    claims.leave()
 
 
 def _last_words(process: Any) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from subspace_tuning.errors import BadInput
+from subspace_tuning.errors import BadInput, nearest
+from subspace_tuning.sweep.labels import rank, without_rank
 
 if TYPE_CHECKING:
     import pandas
@@ -37,26 +38,23 @@ _STORED = {
     "hold_out": "BOOLEAN",  # missing in older files
     "finished": "VARCHAR",  # likewise
 }
-# A label is name(field=value,...)[|name(...)][+mpc_o]; the rank is a column of its own.
-_SELECT = r"""
+_SELECT = """
     WITH found AS (
-        SELECT *, regexp_extract_all(method, '[(,]r=(\d+)', 1) AS rs
-        FROM read_json(?, format = 'auto', columns = ?, filename = true)
+        SELECT * FROM read_json(?, format = 'auto', columns = ?, filename = true)
     ), newest AS (
         SELECT * FROM found QUALIFY row_number() OVER (
             PARTITION BY config_hash, coalesce(hold_out, false) ORDER BY finished DESC NULLS LAST, filename DESC) = 1
     )
     SELECT
         filename AS run,
-        replace(regexp_replace(regexp_replace(method, '([(,])r=\d+(,|(\)))', '\1\3', 'g'), ',\)', ')', 'g'), '()', '')
-            AS method,
+        method,
         method AS label,
-        CASE WHEN len(list_distinct(rs)) = 1 THEN rs[1]::BIGINT END AS r,
+        NULL AS r,
         task, model, seed, metric, score, learning_rate, trainable, total, permille, category, steps, seconds,
         seconds_per_step, peak_memory_mb, device, threads,
         CASE WHEN hold_out THEN 'tuning' ELSE 'final' END AS kind,
         config_hash
-    FROM newest ORDER BY task, model, method, r, seed, filename
+    FROM newest ORDER BY task, model, label, seed, filename
 """
 
 
@@ -81,6 +79,9 @@ def gather(folder: Path) -> pandas.DataFrame:
             table = base.execute(_SELECT, [files, _STORED]).df() if files else pandas.DataFrame(columns=list(COLUMNS))
         except duckdb.Error as error:
             raise BadInput(f"a result below {folder} is damaged: {str(error).splitlines()[0]}; run it again") from error
+    named = {label: (without_rank(label), rank(label)) for label in table["label"].unique()}
+    table["method"] = [named[label][0] for label in table["label"]]
+    table["r"] = pandas.array([named[label][1] for label in table["label"]], dtype="Int64")
     table["run"] = [os.path.relpath(Path(path).parent, folder) for path in table["run"]]
     return table.astype(COLUMNS)
 
@@ -116,3 +117,74 @@ def runs_below(folder: Path) -> Iterator[Path]:
             below.clear()
             yield Path(path)
         below.sort()
+
+
+def query(
+    runs: pandas.DataFrame, *, sql: str | None = None, by: list[str] | None = None, where: str | None = None
+) -> pandas.DataFrame:
+    """Rows of ``runs`` by a query of one's own, or filtered, or as mean score, standard error and number a group.
+
+    Groups are of final runs unless ``where`` names ``kind``. Raises BadInput for what is no SQL, or names no column.
+    """
+    import duckdb
+
+    if by is not None:
+        names = [name.strip() for name in by]
+        for name in names:
+            if name not in runs:
+                raise BadInput(f"--by {name} is no column: {nearest(name, runs)}columns are {', '.join(runs)}")
+        kept = where if where and "kind" in where else f"kind = 'final' AND ({where or 'true'})"
+        keys = ", ".join(f'"{name}"' for name in names)
+        measures = "avg(score) AS mean, stddev_samp(score) / sqrt(count(*)) AS standard_error, count(*) AS runs"
+        sql = f"SELECT {keys}, {measures} FROM runs WHERE {kept} GROUP BY {keys} ORDER BY {keys}"
+    sql = sql or f"SELECT * FROM runs WHERE {where or 'true'}"
+    with duckdb.connect(config={"enable_external_access": "false"}) as base:  # the table, and no file
+        base.register("runs", runs)
+        try:
+            return base.execute(sql).df()
+        except duckdb.Error as error:
+            raise BadInput(f"DuckDB cannot answer: {str(error).splitlines()[0]}") from error
+
+
+def write_as(table: pandas.DataFrame, form: str) -> bytes:
+    """The table as table (aligned text), csv, parquet, latex or markdown."""
+    import io
+
+    if form == "csv":
+        return table.to_csv(index=False).encode()
+    if form == "parquet":
+        held = io.BytesIO()
+        table.to_parquet(held, index=False)
+        return held.getvalue()
+    shown = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
+    return {"table": _text, "latex": _latex, "markdown": _markdown}[form](list(table.columns), shown).encode()
+
+
+def _cell(value: Any) -> str:
+    import pandas
+
+    if pandas.api.types.is_scalar(value) and pandas.isna(value):
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _text(header: list[str], rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return "".join("  ".join(map(str.ljust, row, widths)).rstrip() + "\n" for row in [header, *rows])
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def _latex(header: list[str], rows: list[list[str]]) -> str:
+    lines = [" & ".join(map(_escaped, line)) + r" \\" for line in (header, *rows)]
+    spec = "l" * len(header)
+    body = "\n".join([lines[0], r"\midrule", *lines[1:]])
+    return f"\\begin{{tabular}}{{{spec}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+
+
+def _escaped(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"}
+    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)

@@ -95,12 +95,12 @@ def _logged(path: Path) -> Iterator[None]:
     """Everything that this process prints goes to the file, also what libraries in C print; empty ones are removed."""
     sys.stdout.flush(), sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]
-    with path.open("ab") as file:
+    with path.open("a", buffering=1, encoding="utf-8") as file:
         try:
             os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
-            yield
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                yield
         finally:
-            sys.stdout.flush(), sys.stderr.flush()
             for number, old in zip((1, 2), kept, strict=True):
                 os.dup2(old, number)
                 os.close(old)
