@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import os
 import warnings
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from inspect import Parameter
+from typing import Any, TypeVar, get_type_hints
 
 import typer
 
@@ -35,14 +38,44 @@ def _subspace() -> None:
 
 
 def command(name: str, *, examples: list[str], group: typer.Typer = app) -> Callable[[Command], Command]:
-    """Add a function to the app (or a group of it) as a command whose help shows examples."""
+    """Add a function to the app (or a group of it) as a command whose help shows examples.
+
+    A parameter that is a dataclass stands for its fields, each an option.
+    """
 
     def add(function: Command) -> Command:
         shown = "\n\n".join(f"`{example}`" for example in examples)
-        group.command(name, epilog=f"**Examples**\n\n{shown}")(_in_sentences(function))
+        group.command(name, epilog=f"**Examples**\n\n{shown}")(_in_sentences(_spread(function)))
         return function
 
     return add
+
+
+def _spread(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with the fields of its dataclasses as parameters of its own."""
+    hints = get_type_hints(function, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)}
+    if not groups:
+        return function
+
+    def parameters() -> Iterator[Parameter]:
+        for p in inspect.signature(function).parameters.values():
+            if p.name not in groups:
+                yield p.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[p.name])
+                continue
+            inner = get_type_hints(groups[p.name], include_extras=True)
+            for f in fields(groups[p.name]):
+                yield Parameter(f.name, Parameter.KEYWORD_ONLY, default=f.default, annotation=inner[f.name])
+
+    @functools.wraps(function)
+    def gathered(**given: Any) -> Any:
+        made = {name: cls(**{f.name: given.pop(f.name) for f in fields(cls)}) for name, cls in groups.items()}
+        return function(**given, **made)
+
+    signature = inspect.Signature(list(parameters()))
+    gathered.__signature__ = signature  # type: ignore[attr-defined]
+    gathered.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    return gathered
 
 
 def _in_sentences(function: Callable[..., Any]) -> Callable[..., Any]:

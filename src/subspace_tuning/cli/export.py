@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,19 +16,43 @@ from subspace_tuning.errors import BadInput
 
 if TYPE_CHECKING:
     from subspace_tuning.convert.certificate import Certificate
+    from subspace_tuning.convert.lora import Wanted
 
-To = Annotated[str, typer.Option(help="lora: a plain LoRA adapter of PEFT's; merged: a plain transformers model.")]
-Base = Annotated[str | None, typer.Option(help="The base model, where the adapter does not name it rightly.")]
-Rank = Annotated[int | None, typer.Option(min=1, help="The best LoRA of at most this rank.")]
-Energy = Annotated[float | None, typer.Option(help="In each layer the least rank that keeps this share of ||dW||^2.")]
-Exact = Annotated[bool, typer.Option("--exact", help="All of dW, whatever rank that takes.")]
-MaxError = Annotated[
-    float | None,
-    typer.Option(help="Refuse where a layer loses more of its change than this; for lora 0.01, or what energy allows."),
-]
-ProbeFile = Annotated[
-    Path | None, typer.Option(help="A file with a text a line, for the comparison of logits; built-in ones without it.")
-]
+
+@dataclass(frozen=True)
+class Written:
+    """Options of all commands that write adapters for others."""
+
+    to: Annotated[
+        str, typer.Option(help="lora: a plain LoRA adapter of PEFT's; merged: a plain transformers model.")
+    ] = "lora"
+    rank: Annotated[int | None, typer.Option(min=1, help="The best LoRA of at most this rank.")] = None
+    energy: Annotated[
+        float | None, typer.Option(help="In each layer the least rank that keeps this share of ||dW||^2.")
+    ] = None
+    exact: Annotated[bool, typer.Option("--exact", help="All of dW, whatever rank that takes.")] = False
+    max_error: Annotated[
+        float | None,
+        typer.Option(
+            help="Refuse where a layer loses more of its change than this; for lora 0.01, or what energy allows."
+        ),
+    ] = None
+    base: Annotated[str | None, typer.Option(help="The base model, where the adapter does not name it rightly.")] = None
+    probe: Annotated[
+        Path | None,
+        typer.Option(help="A file with a text a line, for the comparison of logits; built-in ones without it."),
+    ] = None
+    imports: Imports = None
+    as_json: AsJson = False
+
+    def wanted(self) -> Wanted:
+        from subspace_tuning.convert.lora import Wanted
+
+        import_all(self.imports)
+        return Wanted(self.rank, self.energy, self.exact, self.max_error)
+
+    def texts(self) -> list[str] | None:
+        return _lines(self.probe)
 
 
 @command(
@@ -37,33 +61,31 @@ ProbeFile = Annotated[
         "subspace export runs/my-run lora-adapter",
         "subspace export my-adapter lora-adapter --energy 0.9",
         "subspace export my-adapter merged-model --to merged --probe sentences.txt",
+        "subspace export my-ssl-adapter merged-model --to merged --scales norm",
     ],
 )
 def export(
     adapter: Annotated[Path, typer.Argument(help="A run's folder or an adapter's.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
-    to: To = "lora",
-    rank: Rank = None,
-    energy: Energy = None,
-    exact: Exact = False,
-    max_error: MaxError = None,
-    base: Base = None,
-    probe: ProbeFile = None,
-    imports: Imports = None,
-    as_json: AsJson = False,
+    scales: Annotated[
+        str, typer.Option(help="Of a merged model: put scales of inputs into the weight, or the norm where exact.")
+    ] = "weight",
+    *,
+    options: Written,
 ) -> None:
     """Write an adapter as a plain LoRA adapter or a merged model, with a certificate of what was kept.
 
     Where the method's change has low rank, the LoRA is exact; else, unless told otherwise, it has the least rank that
     loses no more than --max-error of a layer's change. `certificate.json` holds each layer's relative error, and how
     far the logits of what was written are from the adapter's.
+
+    SSL and SSB scale inputs. Where a norm comes before and all that reads it wants the same scales, --scales norm puts
+    them there, and SSL leaves the weight as it was, bit for bit; elsewhere they go into the weight.
     """
     from subspace_tuning.convert.export import export as write
-    from subspace_tuning.convert.lora import Wanted
 
-    import_all(imports)
-    wanted = Wanted(rank, energy, exact, max_error)
-    _tell(lambda: write(adapter, out, to, wanted, base, _lines(probe)), out, as_json)
+    made = write(adapter, out, options.to, options.wanted(), options.base, options.texts(), scales)
+    _tell(made, out, options.as_json)
 
 
 @command(
@@ -81,27 +103,17 @@ def combine(
     how: Annotated[str, typer.Option(help="sum: W + sum of w_i dW_i; compose: each on what the ones before made.")] = (
         "sum"
     ),
-    to: To = "lora",
-    rank: Rank = None,
-    energy: Energy = None,
-    exact: Exact = False,
-    max_error: MaxError = None,
-    base: Base = None,
-    probe: ProbeFile = None,
-    imports: Imports = None,
-    as_json: AsJson = False,
+    *,
+    options: Written,
 ) -> None:
     """Write several adapters, of any families, as one LoRA adapter or one merged model, with a certificate.
 
     A classification head, where there is one, is the first adapter's.
     """
     from subspace_tuning.convert.combine import combine as write
-    from subspace_tuning.convert.lora import Wanted
 
-    import_all(imports)
-    wanted = Wanted(rank, energy, exact, max_error)
-    numbers = _numbers(weights)
-    _tell(lambda: write(adapters, out, to, numbers, how, wanted, base, _lines(probe)), out, as_json)
+    o = options
+    _tell(write(adapters, out, o.to, _numbers(weights), how, o.wanted(), o.base, o.texts()), out, o.as_json)
 
 
 @command("diff", examples=["subspace diff base-model fine-tuned-model", "subspace diff adapter-a adapter-b --json"])
@@ -129,20 +141,25 @@ def diff(
     typer.echo(", ".join(f"{count} {state}" for state, count in counts.items() if count))
 
 
-def _tell(write: Callable[[], Certificate], out: Path, as_json: bool) -> None:
-    c = write()
+def _tell(c: Certificate, out: Path, as_json: bool) -> None:
     if as_json:
         typer.echo(c.to_json())
         return
     ranks: list[Any] = [layer.rank for layer in c.layers.values() if layer.rank]
     size = f"rank {min(ranks)} to {max(ranks)}, " if ranks else ""
+    folded = [norm for norm, said in c.norms.items() if said == "folded"]
     kind = "exact but for rounding" if c.exact else "approximate"
     typer.echo(
         f"{len(c.layers)} layers, {size}{kind}: relative error {c.error:.2g}, {c.largest_error:.2g} at most "
         f"({c.worst_layer})\n"
         f"logits on {c.probe}: {c.logits.largest:.2g} apart at most, {c.logits.mean:.2g} on average "
         f"(the adapter moves them by {c.moved.mean:.2g})\n"
-        f"written to {out}"
+        + (
+            f"scales in {len(folded)} of {len(c.norms)} norms; certificate.json says why not in others\n"
+            if c.norms
+            else ""
+        )
+        + f"written to {out}"
     )
 
 

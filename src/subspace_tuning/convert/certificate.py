@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from subspace_tuning.convert.probe import Differences
@@ -20,6 +20,7 @@ class Layer(NamedTuple):
     error: float  # ||[dW - written; db - written]||_F / ||[dW; db]||_F
     rounding: bool  # what is missed is no more than rounding W to single precision comes to
     bias: str  # unchanged | kept | lost
+    norm: str = ""  # the one before it, where scales of its inputs went there
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Certificate:
     probe: str
     logits: Differences  # between the adapter and what was written
     moved: Differences  # between the base model and the adapter: what the former is to be judged by
+    norms: dict[str, str] = field(default_factory=dict)  # of those that could hold scales: folded, or why not
 
     def to_json(self) -> str:
         data = asdict(self)

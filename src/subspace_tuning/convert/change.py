@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from itertools import takewhile
 
 import torch
 from torch import Tensor
 
-from subspace_tuning.algebra import Expr, NotALinearMap, Weight
+from subspace_tuning.algebra import Diag, Expr, NotALinearMap, Product, Weight
 from subspace_tuning.linalg import SVD, svd
 from subspace_tuning.method import Params
 from subspace_tuning.tuner.layer import SubspaceLayer
@@ -100,6 +101,22 @@ class Change:
 
 def change(layer: SubspaceLayer, adapters: Sequence[str]) -> Change:
     """What these adapters, one applied after the other, make of a layer. Raises NotALinearMap where it is no matrix."""
+    W, E, db = _phi(layer, adapters)
+    return Change(None, db) if E is None else _from(W, E, db)
+
+
+def behind_scales(layer: SubspaceLayer, adapters: Sequence[str]) -> tuple[Tensor, Change] | None:
+    """d (n,) and what is left to change in W, where phi(W) = diag(d) R: scales of the inputs come first. Else None."""
+    W, E, db = _phi(layer, adapters)
+    if not isinstance(E, Product):
+        return None
+    scales = [f.d for f in takewhile(lambda f: isinstance(f, Diag), E.chain) if isinstance(f, Diag)]
+    rest = E.chain[len(scales) :]
+    return (reduce(torch.mul, scales), _from(W, Product(rest, E.scale), db)) if scales and rest else None
+
+
+def _phi(layer: SubspaceLayer, adapters: Sequence[str]) -> tuple[Weight, Expr | None, Tensor | None]:
+    """W and phi(W) in double precision, None on a layer without a matrix, and the change of the bias."""
     if layer.merged:
         raise ValueError("the layer's weight is merged already; call unmerge_adapter() first")
     frozen = layer.frozen
@@ -113,8 +130,10 @@ def change(layer: SubspaceLayer, adapters: Sequence[str]) -> Change:
         p = Params({k: exact(group[k]) for group in layer.groups(adapter) for k in group})
         E, b = method.phi(E, p), method.bias(b, p)
     db = None if b is before or b is None or before is None else b - before
-    if not frozen.holds_matrix:
-        return Change(None, db)
+    return W, E if frozen.holds_matrix else None, db
+
+
+def _from(W: Weight, E: Expr, db: Tensor | None) -> Change:
     grain = torch.finfo(torch.float32).eps * W.dense().norm().item()
     return Change(_narrow(E.delta_factors()) or E.dense() - W.dense(), db, grain)
 

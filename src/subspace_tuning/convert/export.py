@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ from subspace_tuning.aside import whole_folder
 from subspace_tuning.convert import lora
 from subspace_tuning.convert.certificate import CARD, CERTIFICATE, MERGED_CARD, Certificate, Layer
 from subspace_tuning.convert.change import Change
+from subspace_tuning.convert.fold import SCALES, Plan, plan
 from subspace_tuning.convert.from_peft import WEIGHTS
-from subspace_tuning.convert.layers import changes_of, methods_of, seats, untie, without, write
+from subspace_tuning.convert.layers import changes_of, methods_of, seats, untie, without
 from subspace_tuning.convert.lora import Wanted
 from subspace_tuning.convert.probe import Differences, Probe, answers, differences, probe
 from subspace_tuning.convert.source import Source, opened
@@ -46,15 +47,23 @@ def export(
     wanted: Wanted | None = None,
     base: str | None = None,
     texts: Sequence[str] | None = None,
+    scales: str = "weight",
 ) -> Certificate:
-    """Write one adapter as ``to``; raises BadInput, and writes nothing, where more is lost than is wanted."""
+    """Write one adapter as ``to``; raises BadInput, and writes nothing, where more is lost than is wanted.
+
+    scales: where a merged model keeps SSL's and SSB's scales of inputs: in the weight, or in the norm before it where
+    that is exact (see fold.py).
+    """
     out = checked(out, to)
+    if scales not in SCALES or (scales == "norm" and to != "merged"):
+        raise BadInput(f"scales of inputs go to the weight or, for --to merged, the norm; got {scales!r} for {to}")
     with opened(adapter, base) as source:
         model = source.load()
         inputs = probe(model, source.tokenizer, texts)
         changes = changes_of(model, model.active_adapters)
         before = answers(model, inputs)
-        job = Job(out, to, wanted or Wanted(), [str(adapter)], methods_of(model), source, inputs)
+        folds = plan(model, inputs) if scales == "norm" else Plan()
+        job = Job(out, to, wanted or Wanted(), [str(adapter)], methods_of(model), source, inputs, folds)
         return job.run(model, changes, before)
 
 
@@ -79,6 +88,7 @@ class Job:
     methods: list[str]
     source: Source
     inputs: Probe
+    folds: Plan = field(default_factory=Plan)
 
     def run(self, model: PeftModel, changes: dict[str, Change], before: list[Tensor]) -> Certificate:
         with without(model):
@@ -130,9 +140,11 @@ class Job:
                 if frozen.holds_matrix and not frozen.layer.weight.is_floating_point():
                     raise BadInput(f"{name} is quantised: load the base model in 16 or 32 bits to merge into it")
                 untie(model, frozen.layer)
-                bias, size, missed = ("kept" if change.lost_bias else "unchanged"), change.size(), write(frozen, change)
+                bias, size = ("kept" if change.lost_bias else "unchanged"), change.size()
+                missed, norm = self.folds.write(name, frozen, change)
                 error = missed / size if size else 0.0
-                layers[name] = Layer(change.shape, None, True, error, missed <= change.grain, bias)
+                layers[name] = Layer(change.shape, None, True, error, missed <= change.grain, bias, norm)
+            self.folds.scale_norms()
         merged: Any = model.unload()
         card = MERGED_CARD.format(base=public_name(self.source.base), made=self._made())
         write_model(merged, self.source.tokenizer, card, folder, like=self.source.base)
@@ -184,6 +196,7 @@ class Job:
             probe=self.inputs.told,
             logits=logits,
             moved=moved,
+            norms=self.folds.told,
         )
 
     def _made(self) -> str:
