@@ -32,7 +32,7 @@ class Case(NamedTuple):
         return self.resolved.describe().replace(" ", "")
 
 
-ON_LAYERS = [name for name in sorted(METHODS) if METHODS[name].sits_on != "tokens"]
+ON_LAYERS = [name for name in sorted(METHODS) if METHODS[name].sits_on not in ("tokens", "block")]
 SINGLE = [Case(METHODS[name](**fields)) for name in ON_LAYERS for fields in VARIANTS.get(name, [{}])]
 COMPOSED = [
     Case(SSB() | LoRA(r=2)),

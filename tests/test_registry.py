@@ -80,9 +80,9 @@ def test_a_method_declares_itself(name):
     assert cls.name == name
     assert is_dataclass(cls)
     assert cls.__dataclass_params__.frozen
-    assert cls.equation().startswith("phi(") or cls.sits_on == "output"
+    assert cls.equation().startswith("phi(") or cls.sits_on in ("output", "block")
     assert cls.category in ("reconstruction", "extension", "combination")
-    assert cls.sits_on in ("weight", "bias", "output", "tokens")
+    assert cls.sits_on in ("weight", "bias", "output", "block", "tokens")
     assert cls.places
     assert cls.formula
     assert cls.paper

@@ -63,7 +63,7 @@ class Method(ABC):
     mode: ClassVar[str] = ""  # for reconstructions: what of the subspaces is adjusted
     formula: ClassVar[str]  # parameters of one weight; in n, m, k = min(n, m), the fields and the sizes
     paper: ClassVar[str]
-    sits_on: ClassVar[str] = "weight"  # weight | bias | output | tokens
+    sits_on: ClassVar[str] = "weight"  # weight | bias | output | block | tokens
     places: ClassVar[str] = "all"  # default modules: see tuner/targets.py
     learning_rate: ClassVar[float] = 1e-3
     mergeable: ClassVar[bool] = True
@@ -108,6 +108,14 @@ class Method(ABC):
     def output(self, m: int, p: Params) -> Expr | None:
         """For methods that sit on a module's output y (..., m): what becomes of y, as an expression in R^{m x m}."""
         return None
+
+    def in_front(self, p: Params) -> tuple[Tensor, Tensor]:
+        """For methods that sit on a block: keys and values (tokens, m) in front of those of its attention."""
+        raise NotImplementedError
+
+    def beside(self, x: Tensor, p: Params) -> Tensor:
+        """For methods that sit on a block: what is added to its feed-forward, of what enters it, both (..., n)."""
+        raise NotImplementedError
 
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
         """Parameters and stored numbers with phi(W) as near to W* as they come, bias included, in Frobenius distance.
@@ -194,8 +202,8 @@ class Composition(Method):
         if len(self.members) < 2:
             raise ValueError(f"a composition has two members or more, got {len(self.members)}")
         for part in self.members:
-            if part.sits_on == "tokens":
-                raise ValueError(f"{part.name} sits on tokens, not on a weight: it composes with nothing")
+            if part.sits_on in ("tokens", "block"):
+                raise ValueError(f"{part.name} sits on {part.sits_on}, not on a weight: it composes with nothing")
 
     @property
     def name(self) -> str:  # type: ignore[override]

@@ -56,6 +56,8 @@ class Constrained(Method):
         if not self.weight >= 0:
             raise ValueError(f"mpc_weight is a number >= 0, got {self.weight!r}")
         names = set(self.method.parameters(1 << 30, 1 << 30))
+        if self.method.sits_on == "block":
+            raise ValueError(f"mpc={self.pattern!r} is for the A and B of a weight; {self.method.name} sits on a block")
         if not {"A", "B"} <= names:
             held = ", ".join(sorted(names))
             raise ValueError(f"mpc={self.pattern!r} needs factors A and B; {self.method.name} has {held}")

@@ -14,6 +14,7 @@ from subspace_tuning.methods.extend.lokr import LoKr
 from subspace_tuning.methods.extend.lora import LoRA
 from subspace_tuning.methods.extend.lora_dash import LoRADash
 from subspace_tuning.methods.extend.lora_xs import LoRAXS
+from subspace_tuning.methods.extend.mam import MAM
 from subspace_tuning.methods.extend.moslora import MoSLoRA
 from subspace_tuning.methods.extend.parallel import Parallel
 from subspace_tuning.methods.extend.pfeiffer import Pfeiffer
@@ -42,6 +43,7 @@ from subspace_tuning.methods.reconstruct.svft import SVFT
 
 __all__ = [
     "IA3",
+    "MAM",
     "OFT",
     "OSF",
     "PSOFT",

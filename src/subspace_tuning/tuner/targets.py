@@ -5,6 +5,7 @@ all           all weights of each block: query, key, value, attention output, bo
 biases        every layer of the encoder that has a bias (BitFit)
 sublayer_outputs  the last weights of attention and of feed-forward (Houlsby adapters)
 ff_output     the last weight of the feed-forward (Pfeiffer adapters)
+key           the key weight of each self-attention, where methods that sit on a block have their parameters (MAM)
 """
 
 from __future__ import annotations
@@ -60,6 +61,11 @@ OUTPUTS: dict[str, tuple[str, str]] = {
     "t5": (r"o", r"wo"),
     **dict.fromkeys(("vit", "dinov2"), (r"attention\.o_proj|attention\.output\.dense", r"mlp\.fc2|\d+\.output\.dense")),
 }
+# the weight that makes the keys, and nothing else, of attentions that take keys and values of before
+KEYS: dict[str, str] = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra"), "attention.self.key"),
+    **dict.fromkeys(("llama", "qwen2", "qwen3", "mistral"), "k_proj"),
+}
 HEADS = {
     "classifier",
     "pre_classifier",
@@ -77,6 +83,12 @@ def default_targets(places: str, model_type: str | None, model: nn.Module, kept:
     """Module names (suffixes, as ``target_modules`` takes them) for a kind of place in a model."""
     if places == "biases":
         return _with_bias(model, HEADS | set(kept or ()))
+    if places == "key":
+        if model_type not in KEYS:
+            raise ValueError(
+                f"blocks of the model type {model_type!r} are not known (known: {', '.join(sorted(KEYS))})"
+            )
+        return {KEYS[model_type]}
     block = BLOCKS.get(model_type or "")
     if block is None:
         raise ValueError(
