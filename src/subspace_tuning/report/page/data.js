@@ -78,15 +78,16 @@ function h(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Bytes that were packed by gzip and base64, as text. */
-async function unpacked(id) {
-  const packed = Uint8Array.from(atob(document.getElementById(id).textContent), (c) => c.charCodeAt(0));
-  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+/** Bytes that were packed by gzip and base64, as a response to read. */
+function unpacked(id) {
+  const text = document.getElementById(id).textContent;
+  const packed = Uint8Array.fromBase64?.(text) ?? Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip")));
 }
 
 let detailsRead;
 /** Configs and learning curves; unpacked when first asked for. */
-const details = () => (detailsRead ??= unpacked("details").then(JSON.parse));
+const details = () => (detailsRead ??= unpacked("details").json());
 
 function download(name, columns, rows) {
   const quoted = (value) => {

@@ -132,5 +132,6 @@ build();
 buildFilter();
 refresh();
 document.documentElement.dataset.ready = Math.round(performance.now());
+(window.requestIdleCallback ?? setTimeout)(plotly); // so that it is there when a chart comes into sight
 const version = document.querySelector("meta[name=report-version]").content;
 if (version) watch(version);

@@ -12,7 +12,8 @@ function paretoFront(cells) {
   return [...cells].sort((a, b) => a.permille - b.permille || byMean(a, b)).filter((c) => c.mean > best && ((best = c.mean), true));
 }
 
-const complete = () => chosenCells().filter((cell) => cell.complete !== false);
+const whole = (cell) => Boolean(cell?.complete); // a mean over some tasks only is no match for one over all
+const complete = () => chosenCells().filter(whole);
 
 function pareto() {
   const cells = complete().sort((a, b) => a.permille - b.permille);
@@ -29,7 +30,7 @@ function pareto() {
   }));
   traces.unshift({
     name: "Pareto front", type: "scatter", mode: "lines+text", line: { shape: "hv", dash: "dot", width: 1.5, color: shade("#6b7280") },
-    x: front.map((c) => c.permille), y: front.map((c) => 100 * c.mean), text: front.map((c) => plain(c.label)),
+    x: front.map((c) => c.permille), y: front.map((c) => 100 * c.mean), text: front.map((c) => (narrow() ? "" : plain(c.label))),
     textposition: "top left", textfont: { size: 11 }, hoverinfo: "skip", cliponaxis: false,
   });
   return {
@@ -74,8 +75,8 @@ function rankOverTasks() {
         marker: { size: 9, color: order.map(([name]) => colourOf(categories.get(name))), symbol: order.map(([name]) => SYMBOLS[categories.get(name)]) },
         hovertemplate: "%{y}: mean rank %{x:.2f}<extra></extra>" },
     ],
-    height: 90 + 20 * order.length, says: `Mean rank over the tasks of ${chosen.model}, 1 is best`, note: `${told.told}.`,
-    layout: { yaxis: names(order.map(([name]) => name)), xaxis: { title: { text: "mean rank over tasks (1 is best); a grey bar joins what is not told apart" } } },
+    height: 90 + 20 * order.length, says: `Mean rank over the tasks of ${chosen.model}, 1 is best`, note: `${told.told}: a grey bar joins the first and the last of those.`,
+    layout: { yaxis: names(order.map(([name]) => name)), xaxis: { title: { text: "mean rank, 1 is best" } } },
     head: ["Method", "Mean rank"], rows: order,
   };
 }
@@ -96,7 +97,7 @@ function seeds() {
       text: own.map((p) => `<b>${plain(p.label)}</b><br>seed ${p.seed}: ${percent(p.score)}`), hovertemplate: "%{text}<extra></extra>",
     })),
     note, height: 110 + 20 * groups.length, says: `Score of each seed, ${chosen.model}, ${taskTold()}`,
-    layout: { yaxis: names(groups.map(([label]) => label)), xaxis: { ...axis, title: { text: `score, ${plain(taskTold())}; a point a seed` } } },
+    layout: { yaxis: names(groups.map(([label]) => label)), xaxis: { ...axis, title: { text: `score, ${plain(taskTold())}` } } },
     head: ["Method", "Seed", "Score"], rows: groups.flatMap(([label, own]) => own.map((p) => [label, p.seed, 100 * p.score])),
     onclick: (point) => point.customdata >= 0 && openDrawer(RUNS[point.customdata]),
   };
@@ -175,14 +176,14 @@ function perTask() {
       COLUMNS.label, { name: "Category", value: (row) => row.category },
       { name: "‰", number: true, value: (row) => row.permille, show: (row) => number(row.permille), csv: [["permille", (row) => row.permille]] },
       ...tasks.map((task) => ({
-        name: task || "Mean", number: true, value: (row) => cell(row, task)?.mean, show: (row) => partly(cell(row, task)),
+        name: task || "Mean", number: true, value: (row) => (whole(cell(row, task)) ? cell(row, task).mean : null), show: (row) => partly(cell(row, task)),
         csv: ["mean", "low", "high", "n"].map((part) => [`${task || "mean over tasks"} ${part}`, (row) => cell(row, task)?.[part]]),
       })),
       ...(CELLS.some((c) => known(c.share)) ? [{ name: "% of full", number: true, value: (row) => cell(row, ALL)?.share,
         show: (row) => { const c = cell(row, ALL); return c && known(c.share) ? h("span", {}, percent(c.share), h("small", {}, range(c.share_low, c.share_high))) : "–"; } }] : []),
     ],
   });
-  const partly = (c) => !c || c.complete !== false ? withInterval(c) : h("span", { title: "not run on every task" }, `(${percent(c.mean)})`, h("small", {}, `${c.tasks} of ${tasksOfModel()} tasks`));
+  const partly = (c) => !c || whole(c) ? withInterval(c) : h("span", { title: "not run on every task" }, `(${percent(c.mean)})`, h("small", {}, `${c.tasks} of ${tasksOfModel()} tasks`));
   const fill = () => table.fill([...groupBy(CELLS.filter(ofModel), (c) => c.label)].map(([label, cells]) =>
     ({ label, category: cells[0].category, permille: cells[0].permille, cells: new Map(cells.map((c) => [c.task, c])) })));
   return { element: table.element, fill };
@@ -218,9 +219,9 @@ function claims() {
     columns: [
       { name: "Claim", head: true, value: (c) => c.claim },
       { name: "Verdict", value: (c) => c.verdict, show: verdict },
-      { name: "These runs", value: (c) => c.effect, show: (c) => h("span", {}, c.text, h("small", {}, c.why), parts(c)),
+      { name: "These runs", wordy: true, value: (c) => c.effect, show: (c) => h("span", {}, c.text, h("small", {}, c.why), parts(c)),
         csv: ["text", "effect", "low", "high", "why"].map((part) => [part, (c) => c[part]]) },
-      { name: "The paper's", value: (c) => c.paper }, { name: "Runs", number: true, value: (c) => c.runs },
+      { name: "The paper's", wordy: true, value: (c) => c.paper }, { name: "Runs", number: true, value: (c) => c.runs },
     ],
   });
   table.fill(DATA.claims);

@@ -1,7 +1,7 @@
 // A table that is sorted by its headers, shown in pages and taken along as CSV.
 
 /**
- * columns: {name, value(row), show(row) -> text or node, number, head: true for the row's header, csv: [[name, value(row)]]
+ * columns: {name, value(row), show(row) -> text or node, number, head: true for the row's header, wordy, csv: [[name, value(row)]]
  * where the file holds more}. sort: the column that it is sorted by at first, if any; down: the greatest first.
  * Returns {element, fill(rows)}.
  */
@@ -49,7 +49,7 @@ function sortable({ caption, columns, file, page = 50, sort = null, down = false
     body.replaceChildren(...sorted().slice(at, at + page).map((row) => h("tr", {}, columns.map((column) => {
       const shown = (column.show ?? column.value)(row);
       const child = shown instanceof Node ? shown : known(shown) ? String(shown) : "–";
-      return h(column.head ? "th" : "td", { scope: column.head && "row", class: column.number && "number" }, child);
+      return h(column.head ? "th" : "td", { scope: column.head && "row", class: column.number ? "number" : column.wordy && "wordy" }, child);
     }))));
     const pages = rows.length > page;
     before.hidden = after.hidden = !pages;
