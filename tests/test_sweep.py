@@ -7,23 +7,29 @@ import random
 import time
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import trivial
+from subspace_tuning import recipe as recipes
 from subspace_tuning import train
+from subspace_tuning.cli import app
 from subspace_tuning.errors import BadInput, RunFailed
 from subspace_tuning.sweep import claims
 from subspace_tuning.sweep.claims import Claims, Owner
 from subspace_tuning.sweep.labels import rank, without_rank
-from subspace_tuning.sweep.plan import Plan
+from subspace_tuning.sweep.plan import Plan, Run, Trial
 from subspace_tuning.sweep.pool import LocalPool
 from subspace_tuning.sweep.recipe import make, read_sweep
+from subspace_tuning.sweep.search import callbacks, study_of, tried
 from subspace_tuning.sweep.sweep import Sweep
+from subspace_tuning.sweep.worker import CutShort
 from tiny import recipe
 
 METHODS = ["full", "ssb", "ia3", "lora", "flora", {"method": "lora", "mpc": "o"}, "ssb|lora"]
@@ -284,6 +290,65 @@ def test_a_claim_holds_while_its_owner_lives(tmp_path):
     assert mine.take("run")
 
 
+# --- search ----------------------------------------------------------------------------------------------------------
+
+
+def searching(folder, **more):
+    tuning = {"search": {"optuna": {"trials": 5}}, "seeds": [17]}
+    return sweep(folder, methods=["ssb", "lora"], ranks=[2], seeds=[0, 1], tuning=tuning, **more)
+
+
+def test_a_search_spends_as_many_trials_on_every_cell_and_takes_the_best(tmp_path):
+    pytest.importorskip("optuna")
+    given = searching(tmp_path)
+    assert [s.missing for s in Sweep(given).stages()] == [10, 4]
+    assert swept(given, "best_at_a_hundredth", max_hours=1e-9).time_is_up
+    summary = swept(given, "best_at_a_hundredth")
+    assert [(s.total, s.finished) for s in summary.stages] == [(10, 10), (4, 4)]
+    made = Sweep(given)
+    for cell in made.plan.cells:
+        rates = [rate for rate, _ in tried(made.plan, cell)]
+        assert len(rates) == 5
+        assert all(0.1 * cell.own_rate <= rate <= 10 * cell.own_rate for rate in rates)
+        assert made.choices.of(cell) == min(rates, key=lambda rate: abs(rate - 0.01))
+    tuning = [yaml.safe_load(path.read_text()) for path in tmp_path.glob("tuning/*/config.yaml")]
+    assert all(config["hold_out"] and config["seed"] == 17 for config in tuning)
+
+
+def test_a_trial_is_cut_short_when_others_did_better_and_never_at_its_end(tmp_path):
+    pytest.importorskip("optuna")
+    study = study_of(tmp_path / "journal", "cell")
+    for _ in range(4):
+        trial = study.ask()
+        for step in range(1, 5):
+            trial.report(0.9, step)
+        study.tell(trial, 0.9)
+    run = Run(recipes.make({"task": "rte"}), "tuning", Trial(str(tmp_path / "journal"), "cell", study.ask().number))
+    (watch,) = callbacks(run)
+    watch.on_evaluate(None, SimpleNamespace(global_step=8, max_steps=8), None, {"eval_accuracy": 0.1})
+    with pytest.raises(CutShort, match="after 2 of 8 steps"):
+        watch.on_evaluate(None, SimpleNamespace(global_step=2, max_steps=8), None, {"eval_accuracy": 0.1})
+    assert callbacks(Run(run.recipe, "final")) == []
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_says_what_it_would_run_and_goes_on_where_it_stopped(tmp_path):
+    given = sweep(tmp_path / "out", seeds=[0, 1], tuning={"factors": [1, 3]})
+    (tmp_path / "sweep.yaml").write_text(given.dump())
+    done = CliRunner().invoke(app, ["sweep", str(tmp_path / "sweep.yaml"), "--dry-run"])
+    assert done.exit_code == 0
+    assert "tuning: 4 runs, 0 finished, 4 missing\nfinal: 4 runs, 0 finished, 4 missing" in done.stdout
+    assert "lora(r=8) on rte with minilm" in done.stdout
+    assert not (tmp_path / "out").exists()
+    assert swept(given, "nothing").is_complete
+    done = CliRunner().invoke(app, ["sweep", str(tmp_path / "sweep.yaml")])
+    assert done.exit_code == 0
+    assert "final: 4 runs, 4 finished, 0 missing" in done.stdout
+    assert CliRunner().invoke(app, ["sweep", str(tmp_path / "sweep.yaml"), "--address", "auto"]).exit_code == 2
+
+
 # --- real runs -------------------------------------------------------------------------------------------------------
 
 
@@ -295,7 +360,7 @@ def test_the_example_sweep_runs_and_workers_train_as_a_fresh_process_does(tmp_pa
     shrunk = {"output": str(tmp_path / "sweep"), "models": [model], "tasks": [{"task": "classification", **own}]}
     tuning = {**shown["tuning"], "factors": shown["tuning"]["factors"][:1]}
     given = make({**shown, **shrunk, "ranks": [2], "seeds": [1], "tuning": tuning})
-    summary = Sweep(given).run(lambda: LocalPool(tmp_path / "sweep", 1))
+    summary = Sweep(given).run(lambda: LocalPool(tmp_path / "sweep", 1, threads=1))
     assert summary.is_complete, summary
     made = Sweep(given)
     runs = {cell.label: run for cell in made.plan.cells for run in made.final_runs(cell)}

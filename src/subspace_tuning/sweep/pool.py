@@ -48,12 +48,16 @@ class _Worker:
 class LocalPool:
     """Processes that live from run to run; one that dies is replaced.
 
-    jobs: how many; ``start``: how processes are started, forkserver where there is one. Each process gets its share of
-    the cores, and of one accelerator where there are some. ``runner`` names the function that performs a run.
+    jobs: how many; threads: of each, its share of the cores unless told; start: how processes are started, forkserver
+    where there is one. Where there are accelerators, each process gets its share of one. ``runner`` names the function
+    that performs a run.
     """
 
-    def __init__(self, folder: Path, jobs: int, runner: str = TRAIN, start: str | None = None):
+    def __init__(
+        self, folder: Path, jobs: int, runner: str = TRAIN, *, threads: int | None = None, start: str | None = None
+    ):
         self.jobs, self._folder, self._runner = jobs, folder, runner
+        self._threads = threads or max(1, cores() // jobs)
         has_server = "forkserver" in multiprocessing.get_all_start_methods()
         self._context: Any = multiprocessing.get_context(start or ("forkserver" if has_server else "spawn"))
         if self._context.get_start_method() == "forkserver":
@@ -103,7 +107,7 @@ class LocalPool:
 
     def _hire(self, index: int) -> _Worker:
         mine, theirs = self._context.Pipe()
-        share = _Share(max(1, cores() // self.jobs), *_accelerator(index, self.jobs))
+        share = _Share(self._threads, *_accelerator(index, self.jobs))
         arguments = (theirs, self._folder, self._runner, share)
         process = self._context.Process(target=serve, args=arguments, daemon=True)
         process.start()
@@ -168,6 +172,8 @@ def usual_jobs(models: Sequence[str]) -> int:
 
     if torch.cuda.is_available():
         return torch.cuda.device_count()
+    if torch.accelerator.is_available():
+        return 1
     need = max(map(_bytes_needed, models))
     return max(1, min(cores(), int(psutil.virtual_memory().available // need)))
 

@@ -58,10 +58,10 @@ class RayPool:
                 ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error")
             except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
                 raise BadInput(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from error
-        room = _room(ray.cluster_resources(), cpus, gpus)
+        room = sum(_room(node["Resources"], cpus, gpus) for node in ray.nodes() if node["Alive"])
         if room == 0:
             raise BadInput(
-                f"the Ray cluster has no room for a worker of {cpus:g} cores and {gpus:g} GPUs; ask for less"
+                f"no machine of the Ray cluster has room for a worker of {cpus:g} cores and {gpus:g} GPUs; ask for less"
             )
         self.jobs = min(jobs or room, room)
         self._idle = [self._hire() for _ in range(self.jobs)]
@@ -112,5 +112,6 @@ def _ray() -> Any:
 
 
 def _room(resources: dict[str, float], cpus: float, gpus: float) -> int:
+    """Workers that fit on one machine."""
     asked = [(resources.get("CPU", 0.0), cpus), (resources.get("GPU", 0.0), gpus)]
     return min((int(there / share + 1e-9) for there, share in asked if share > 0), default=1)

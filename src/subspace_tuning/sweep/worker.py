@@ -58,8 +58,8 @@ def _perform(run: Run, runner: Runner) -> Outcome:
     folder = RunFolder(run.folder)
     done = folder.result()
     if done is None:
-        folder.open(run.recipe)
         _remove_leftovers(run.folder)
+        folder.open(run.recipe)
         with _logged(run.folder / "log.txt"):
             done = runner(run)
         (run.folder / "error.txt").unlink(missing_ok=True)
@@ -85,7 +85,7 @@ def note_error(run: Run, told: str) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Files that a killed process was writing aside."""
+    """What a killed process was writing aside; the claim says that nobody is at it now."""
     for path in folder.glob(".*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
