@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from subspace_tuning.algebra import Expr, Live, NotALinearMap
 from subspace_tuning.method import Composition, Constants, Method, Params, Start
 from subspace_tuning.svd_store import keeping
+from subspace_tuning.tuner import mixed
 from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
 
 
@@ -53,6 +54,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         self.stepped = False  # whether anybody tells methods of the steps of training: see steps.py
         self._original: dict[str, Tensor] = {}
         self._tuned: dict[tuple[tuple[str, ...], bool], Tuned] = {}
+        self._halves: dict[tuple[str, bool], mixed.Cut | None] = {}
         self._disable_adapters = False
 
     @property
@@ -61,7 +63,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         return weight_of(self.get_base_layer())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_tuned": {}}
+        return {**self.__dict__, "_tuned": {}, "_halves": {}}
 
     def add(self, adapter: str, method: Method, init_weights: bool = True) -> None:
         """Create the parameters of a method under an adapter's name. Raises ValueError where it cannot sit here."""
@@ -77,6 +79,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
                 value.add_(torch.randn_like(value), alpha=0.1)
         self.methods[adapter] = method
         self._tuned.clear()
+        self._halves.clear()
         self.stepped = False
         if method.calibration and init_weights:
             self._uncalibrated[adapter] = next(iter(params.values()))
@@ -165,6 +168,13 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
             self._tuned[key] = Tuned(W, E, b, after)
         return self._tuned[key]
 
+    def halves(self, adapter: str) -> mixed.Cut | None:
+        """phi(W) of an adapter, cut in front of W; made once, then kept."""
+        made = self.tuned([adapter], self.training)
+        if (adapter, self.training) not in self._halves:
+            self._halves[adapter, self.training] = mixed.cut(made.E, made.W)
+        return self._halves[adapter, self.training]
+
     def penalties(self) -> Iterator[Tensor]:
         """The penalty terms of the active adapters."""
         if not self.disable_adapters:
@@ -179,7 +189,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         adapter_names = kwargs.pop("adapter_names", None)
         active = [a for a in self.active_adapters if a in self.methods]
         if adapter_names is not None:
-            return self._mixed(x, adapter_names)
+            return mixed.mixed(self, x, adapter_names)
         if self.disable_adapters:
             if self.merged:
                 self.unmerge()
@@ -188,9 +198,10 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
             return self.base_layer(x, *args, **kwargs)
         if args or kwargs:
             raise TypeError(f"a tuned layer takes its input only, got further arguments {args} {kwargs}")
-        return self._tuned_forward(x, active)
+        return self.tuned_forward(x, active)
 
-    def _tuned_forward(self, x: Tensor, adapters: list[str]) -> Tensor:
+    def tuned_forward(self, x: Tensor, adapters: list[str]) -> Tensor:
+        """x -> x phi(W) + b by these adapters."""
         if self.unread.intersection(adapters):
             raise RuntimeError(
                 f"the adapters {sorted(self.unread)} are stored in a form that only PEFT's loading reads: "
@@ -199,23 +210,6 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         W, E, b, after = self.tuned(adapters, self.training)
         y = E.apply(W.rows(x), None if b is None else b.now())
         return W.finish(y if after is None else after.apply(y))
-
-    def _mixed(self, x: Tensor, adapter_names: list[str]) -> Tensor:
-        """Each row of the batch by its own adapter; ``__base__`` for none."""
-        if self.merged:
-            raise ValueError("adapter_names needs unmerged adapters; call unmerge_adapter() first")
-        if len(adapter_names) != len(x):
-            raise ValueError(f"adapter_names names one adapter a sample: got {len(adapter_names)} for {len(x)} samples")
-        parts: list[Tensor] = []
-        order: list[int] = []
-        for name in sorted(set(adapter_names)):
-            rows = [i for i, a in enumerate(adapter_names) if a == name]
-            part = x[rows]
-            parts.append(self._tuned_forward(part, [name]) if name in self.methods else self.base_layer(part))
-            order.extend(rows)
-        back = torch.empty(len(order), dtype=torch.long)
-        back[order] = torch.arange(len(order))
-        return torch.cat(parts)[back.to(x.device)]
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Write phi(W) into the frozen layer; the original is kept, so that unmerging is exact."""
@@ -255,6 +249,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         self._uncalibrated.pop(adapter_name, None)
         self.unread.discard(adapter_name)
         self._tuned.clear()
+        self._halves.clear()
         super().delete_adapter(adapter_name)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:

@@ -1,0 +1,226 @@
+"""A batch whose rows go by different adapters: the frozen weight meets all of them in one product.
+
+phi(W) of each adapter is cut in front of W: what its own rows have become there (x D1, say) is joined with what those
+of the others have, and each adapter goes on from its part of the product. Where no gradient is asked for, adapters of
+one method with equally many rows are computed at once, their parameters stacked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from subspace_tuning.algebra import Dense, Diag, Expr, NotALinearMap, Product, Sum, Weight
+from subspace_tuning.method import Method, Params
+
+if TYPE_CHECKING:
+    from subspace_tuning.tuner.layer import SubspaceLayer
+
+Step = Generator[Any, Any, None]
+STACK = 3  # adapters: fewer are as fast one by one
+SHARE = 4  # adapters with more than 1 / SHARE of the weight's own numbers are not worth a copy
+
+
+class Known(Weight):
+    """The frozen weight where what it makes of the rows is known already."""
+
+    def __init__(self, W: Weight, n: int):
+        self.W, self.shape = W, (n, W.shape[1])
+        self.y: Tensor | None = None
+
+    def dense(self) -> Tensor:
+        raise NotALinearMap("what W makes of one batch is not W")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.W.dtype
+
+    @property
+    def own_bias(self) -> Tensor | None:
+        return self.W.own_bias
+
+    def forward(self, x: Any) -> Tensor:
+        if self.y is None:
+            raise RuntimeError("the product with the frozen weight was not computed")
+        return self.y
+
+
+class Cut(NamedTuple):
+    """E in two: the factors whose product meets W, and E with ``known`` in the place of W."""
+
+    before: tuple[Expr, ...]
+    known: Known
+    E: Expr
+
+    def meets_W(self, x: Tensor) -> Tensor:
+        return Product(self.before).apply(x) if self.before else x
+
+    def finish(self, x: Tensor, y: Tensor, bias: Tensor | None) -> Tensor:
+        """x E + bias, given what W makes of ``meets_W(x)``."""
+        self.known.y = y
+        try:
+            return self.E.apply(x, bias)
+        finally:
+            self.known.y = None
+
+
+def cut(E: Expr, W: Weight) -> Cut | None:
+    """E in two; None where W is no factor of it, or of several terms."""
+    if E is W:
+        known = Known(W, W.shape[0])
+        return Cut((), known, known)
+    if isinstance(E, Sum):
+        i, inner = _holder(E.terms, W)
+        return inner and Cut(inner.before, inner.known, Sum((*E.terms[:i], inner.E, *E.terms[i + 1 :])))
+    if isinstance(E, Product):
+        i, inner = _holder(E.chain, W)
+        if inner is None:
+            return None
+        before, after = E.chain[:i], E.chain[i + 1 :]
+        if inner.E is inner.known:  # nothing else asks for the rows: they need not be made again
+            known = Known(W, before[0].shape[0]) if before else inner.known
+            return Cut(before, known, Product((known, *after), E.scale))
+        return Cut((*before, *inner.before), inner.known, Product((*before, inner.E, *after), E.scale))
+    return None
+
+
+def _holder(parts: Sequence[Expr], W: Weight) -> tuple[int, Cut | None]:
+    found = [i for i, part in enumerate(parts) if any(leaf is W for leaf in part.leaves())]
+    return (found[0], cut(parts[found[0]], W)) if len(found) == 1 else (0, None)
+
+
+class Group(NamedTuple):
+    """Adapters of one method with equally many rows each, and these rows of the batch."""
+
+    names: list[str]
+    rows: list[int]
+
+
+def mixed(layer: SubspaceLayer, x: Tensor, names: Sequence[str]) -> Tensor:
+    """Each row of the batch by its own adapter; any other name stands for none."""
+    if layer.merged:
+        raise ValueError("adapter_names needs unmerged adapters; call unmerge_adapter() first")
+    if len(names) != len(x):
+        raise ValueError(f"adapter_names names one adapter a sample: got {len(names)} for {len(x)} samples")
+    groups = _groups(layer, names)
+    parts = [_rows(x, g.rows) for g in groups]
+    steps = [_step(layer, g, part) for g, part in zip(groups, parts, strict=True)]
+    met = [next(step) for step in steps]  # None for those that go their own way
+    joined = [z for z in met if z is not None]
+    unchanged = all(z is part for z, part in zip(met, parts, strict=True))
+    y = layer.base_layer(x if unchanged and _in_order(groups) else torch.cat(joined)) if joined else x[:0]
+    products = iter(y.split([len(z) for z in joined]))
+    done = [step.send(None if z is None else next(products)) for z, step in zip(met, steps, strict=True)]
+    out = torch.cat(done)
+    if _in_order(groups):
+        return out
+    back = torch.tensor([row for g in groups for row in g.rows]).argsort()
+    return out[back.to(x.device)]
+
+
+def _groups(layer: SubspaceLayer, names: Sequence[str]) -> list[Group]:
+    rows: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        rows.setdefault(name if name in layer.methods else "", []).append(i)
+    alike: dict[Any, Group] = {}
+    for name, own in rows.items():
+        key = (layer.methods[name], len(own)) if name and _stackable(layer, name) else name
+        group = alike.setdefault(key, Group([], []))
+        group.names.append(name)
+        group.rows.extend(own)
+    found: list[Group] = []
+    for group in alike.values():
+        whole = len(group.names) >= STACK or len(group.names) == 1
+        found += [group] if whole else [Group([name], rows[name]) for name in group.names]
+    return found
+
+
+def _stackable(layer: SubspaceLayer, name: str) -> bool:
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or layer.training:
+        return False
+    W, E, _, after = layer.tuned([name])
+    leaves = [*E.leaves(), *(() if after is None else after.leaves())]
+    if layer.halves(name) is None or not all(isinstance(leaf, Weight | Dense | Diag) for leaf in leaves):
+        return False
+    n, m = W.shape
+    return SHARE * sum(t.numel() for group in layer.groups(name) for t in group.values()) <= n * m
+
+
+def _in_order(groups: list[Group]) -> bool:
+    return all(row == i for i, row in enumerate(row for g in groups for row in g.rows))
+
+
+def _rows(x: Tensor, rows: list[int]) -> Tensor:
+    first, last = rows[0], rows[-1]
+    if last - first + 1 == len(rows) and rows == list(range(first, last + 1)):
+        return x[first : last + 1]
+    return x[torch.tensor(rows, device=x.device)]
+
+
+def _step(layer: SubspaceLayer, group: Group, x: Tensor) -> Step:
+    """Yields what meets W, is sent what W makes of it, and yields the output of these rows."""
+    first = group.names[0]
+    if not first:
+        yield (yield x)
+    elif len(group.names) > 1:
+        yield from _stacked(layer, group, x)
+    else:
+        W, _, b, after = layer.tuned([first], layer.training)
+        halves = layer.halves(first) if W.rows(x) is x else None
+        if halves is None:
+            yield None
+            yield layer.tuned_forward(x, [first])
+            return
+        y = halves.finish(x, (yield halves.meets_W(x)), None if b is None else b.now())
+        yield y if after is None else after.apply(y)
+
+
+def _stacked(layer: SubspaceLayer, group: Group, x: Tensor) -> Step:
+    """All adapters of a group at once: their parameters and rows stacked along a first dimension."""
+    W, k = layer.frozen, len(group.names)
+    method = layer.methods[group.names[0]]
+    each = [{key: t for held in layer.groups(name) for key, t in held.items()} for name in group.names]
+    values = {key: torch.stack([v[key] for v in each]) for key in each[0]}
+    stacked = x.view(k, -1, *x.shape[1:])
+    z = torch.vmap(partial(_meets, method, W))(values, stacked)
+    y = yield z.flatten(0, 1)
+    done = torch.vmap(partial(_finished, method, W))(values, stacked, y.view(k, -1, *y.shape[1:]))
+    yield done.flatten(0, 1)
+
+
+def _meets(method: Method, W: Weight, values: dict[str, Tensor], x: Tensor) -> Tensor:
+    return _halves(method.phi(W, Params(values)), W).meets_W(x)
+
+
+def _finished(method: Method, W: Weight, values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+    p = Params(values)
+    out = _halves(method.phi(W, p), W).finish(x, y, method.bias(W.own_bias, p))
+    after = method.output(W.shape[1], p)
+    return out if after is None else after.apply(out)
+
+
+def _halves(E: Expr, W: Weight) -> Cut:
+    found = cut(E, W)
+    if found is None:
+        raise TypeError(f"{type(E).__name__} cannot be cut in front of W")
+    return found
+
+
+@contextmanager
+def routed(layers: Iterator[SubspaceLayer], names: Sequence[str]) -> Iterator[None]:
+    """Within this, each row of a batch goes by the adapter that is named for it."""
+    handles = [layer.register_forward_pre_hook(partial(_with_names, names), with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _with_names(names: Sequence[str], layer: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    return args, {**kwargs, "adapter_names": names}
