@@ -109,14 +109,6 @@ class Method(ABC):
         """For methods that sit on a module's output y (..., m): what becomes of y, as an expression in R^{m x m}."""
         return None
 
-    def in_front(self, p: Params) -> tuple[Tensor, Tensor]:
-        """For methods that sit on a block: keys and values (tokens, m) in front of those of its attention."""
-        raise NotImplementedError
-
-    def beside(self, x: Tensor, p: Params) -> Tensor:
-        """For methods that sit on a block: what is added to its feed-forward, of what enters it, both (..., n)."""
-        raise NotImplementedError
-
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
         """Parameters and stored numbers with phi(W) as near to W* as they come, bias included, in Frobenius distance.
 

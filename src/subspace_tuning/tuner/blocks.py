@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subspace_tuning.method import Method, Params
+from subspace_tuning.method import Params
+from subspace_tuning.methods.on_block import OnBlock
 from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.tuner.targets import KEYS, OUTPUTS
 from subspace_tuning.weights import Unsupported
@@ -23,7 +24,7 @@ from subspace_tuning.weights import Unsupported
 MASKED_ALIKE = ("eager", "sdpa")  # attentions whose mask is a tensor (..., queries, keys), or none
 
 
-def attach(model: nn.Module, key: str, method: Method) -> None:
+def attach(model: nn.Module, key: str, method: OnBlock) -> None:
     """Ready the block of a key weight for a method. Raises ``Unsupported`` where the block is of an unknown kind."""
     config: Any = getattr(model, "config", None)
     kind = getattr(config, "model_type", None)
@@ -64,13 +65,13 @@ def _feed_forward(model: nn.Module, attention: str, output: str) -> str:
     raise Unsupported(f"no feed-forward was found in the block of {attention}")
 
 
-def held(attention: nn.Module, name: str) -> Iterator[tuple[Method, Params]]:
+def held(attention: nn.Module, name: str) -> Iterator[tuple[OnBlock, Params]]:
     """The methods at work on a block, and their parameters."""
     layer = getattr(attention, name)
     if isinstance(layer, SubspaceLayer) and not layer.disable_adapters:
         for adapter in layer.active_adapters:
-            if adapter in layer.methods and layer.methods[adapter].sits_on == "block":
-                yield layer.methods[adapter], layer.params(adapter)
+            if isinstance(method := layer.methods.get(adapter), OnBlock):
+                yield method, layer.params(adapter)
 
 
 class _InFront:

@@ -13,6 +13,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
+from subspace_tuning.methods.on_block import OnBlock
 from subspace_tuning.parameters import within
 from subspace_tuning.tuner import blocks
 from subspace_tuning.tuner.config import SubspaceConfig
@@ -102,7 +103,7 @@ class SubspaceModel(BaseTuner):
         method = peft_config.resolved(current_key)
         layer = target if isinstance(target, SubspaceLayer) else SubspaceLayer(target)
         try:
-            if method.sits_on == "block":
+            if isinstance(method, OnBlock):
                 blocks.attach(self.model, current_key, method)
             layer.add(adapter_name, method, peft_config.init_weights)
             if peft_config.packed:
@@ -209,7 +210,7 @@ class SubspaceModel(BaseTuner):
             return
         if self.training:
             raise ValueError("adapter_names works at inference only; call model.eval() first")
-        if any(method.sits_on == "block" for layer in layers(self.model) for method in layer.methods.values()):
+        if any(isinstance(method, OnBlock) for layer in layers(self.model) for method in layer.methods.values()):
             raise ValueError("adapter_names picks an adapter for each sample, and one of these sits on whole blocks")
         unknown = sorted(set(names) - {BASE} - set(self.peft_config))
         if unknown:

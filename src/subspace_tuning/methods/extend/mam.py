@@ -4,14 +4,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from subspace_tuning.method import Method, Params, Start, kaiming, normal, zeros
+from subspace_tuning.method import Params, Start, kaiming, normal, zeros
 from subspace_tuning.methods.extend.houlsby import check_nonlinearity, nonlinearity
+from subspace_tuning.methods.on_block import OnBlock
 from subspace_tuning.registry import register
 
 
 @register("mam")
 @dataclass(frozen=True)
-class MAM(Method):
+class MAM(OnBlock):
     """Attn(Q, [K'; K], [V'; V]) and FFN(x) + s h(x A) B, in each block.
 
     Prefix tuning with few ``tokens``: K', V' in R^{tokens x m} are trained keys and values that every query sees, as
@@ -31,9 +32,6 @@ class MAM(Method):
     category = "extension"
     formula = "2 tokens m + 2 r n"
     paper = "arXiv:2110.04366"
-    sits_on = "block"
-    places = "key"
-    mergeable = False
     wide = True
 
     def __post_init__(self) -> None:
