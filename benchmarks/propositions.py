@@ -200,7 +200,7 @@ def of_patterns(done: dict[tuple[str, str], list[Outcome]]) -> list[dict[str, An
 
 
 def with_and_without(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each pattern against none, paired by family and seed, for every family and for all together."""
+    """Each pattern against none, paired by seed, for every family and for the mean of all."""
     at = {(row["family"], row["mpc"]): row for row in rows}
     names = [name for name in HELD if (name, NONE) in at]
     found = []
@@ -209,12 +209,13 @@ def with_and_without(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             both = [(at[name, pattern], at[name, NONE]) for name in group if (name, pattern) in at]
             if both:
                 sides = list(zip(*both, strict=True))
-                found.append({"family": label, "mpc": pattern} | {k: difference(*_all(sides, k)) for k in KEYS})
+                found.append({"family": label, "mpc": pattern} | {k: difference(*_by_seed(sides, k)) for k in KEYS})
     return found
 
 
-def _all(sides: Iterable[Iterable[dict[str, Any]]], key: str) -> list[list[float]]:
-    return [[value for row in side for value in row[key]["values"]] for side in sides]
+def _by_seed(sides: Iterable[Iterable[dict[str, Any]]], key: str) -> list[list[float]]:
+    """Of each side, the mean over its families, one number a seed: families of one seed are not independent."""
+    return [[fmean(column) for column in zip(*(row[key]["values"] for row in side), strict=True)] for side in sides]
 
 
 def equal_reach(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -52,8 +52,8 @@ def score_against_parameters(results: Sequence[tuple[str, Result]], path: Path) 
     axes.margins(x=0.12, y=0.12)
     axes.legend(frameon=False, loc="lower right", fontsize=9)
     figure.canvas.draw()
-    points = [(title, r.permille, 100 * r.score, COLOURS[r.category]) for title, r in results]
-    label_points(axes, points, full)
+    named = [(title, r.permille, 100 * r.score, COLOURS[r.category]) for title, r in results]
+    label_points(axes, named, full)
     figure.savefig(path.with_suffix(".png"), dpi=160)
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 

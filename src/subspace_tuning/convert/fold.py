@@ -33,7 +33,7 @@ class Fold:
     """One norm with the scales d (n,) that it takes, and what is left to change in the layers that read it."""
 
     norm: str
-    module: nn.Module
+    module: Any
     d: Tensor
     rests: dict[str, Change]
 
