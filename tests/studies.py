@@ -1,6 +1,7 @@
 """Studies of any size, made up from a seed: run folders as `subspace train` leaves them, scores of our choosing."""
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
@@ -47,10 +48,10 @@ def runs(size: int = 5800, seed: int = 0, tasks=TASKS, models=tuple(MODELS), see
     methods = [(m, None) for m in PLAIN] + [(m, r) for r in RANKS for m in RANKED]
     configs: dict[tuple, str] = {}
     cells = itertools.product(models, methods, tasks, range(seeds))
-    for number, (model, (method, r), task, s) in enumerate(itertools.islice(cells, size)):
+    for model, (method, r), task, s in itertools.islice(cells, size):
         if (method, r) not in configs:
             configs[method, r] = _config(method, r)
-        yield _run(rng, configs[method, r], model, method, r, task, s, number)
+        yield _run(rng, configs[method, r], model, method, r, task, s)
 
 
 def write(folder: Path, *args, **kwargs) -> Path:
@@ -75,7 +76,7 @@ def _config(method: str, r: int | None) -> str:
     return make({"method": fields, "mpc": mpc or None, "task": "rte", "learning_rate": 1e-3}).resolved().dump()
 
 
-def _run(rng, config: str, model: str, method: str, r: int | None, task: str, seed: int, number: int) -> Run:
+def _run(rng, config: str, model: str, method: str, r: int | None, task: str, seed: int) -> Run:
     name, plus, mpc = method.partition("+")
     label = name if r is None else f"{name}(r={r})"
     metric = METRIC.get(task, "accuracy")
@@ -105,7 +106,7 @@ def _run(rng, config: str, model: str, method: str, r: int | None, task: str, se
         seconds_per_step=step,
         peak_memory_mb=total / 2**20 * (16 if name == "full" else 5),
         resumed_from_step=0,
-        config_hash=f"{number:016x}",
+        config_hash=hashlib.sha256(folder.encode()).hexdigest()[:16],
         device="cpu",
         threads=1,
         versions={"subspace-tuning": "0.1.0", "torch": "2.13.0"},
