@@ -21,6 +21,8 @@ from subspace_tuning.errors import BadInput
         "subspace analyze my-adapter --versus same-with-another-seed -o looks/seeds",
         "subspace analyze fine-tuned-model --base base-model --layers 'query|value' --json",
     ],
+    then="`subspace fit BASE FINETUNED` says how near each family could come to a full fine-tune, "
+    "`subspace export RUN OUT` makes a run what others can load.",
 )
 def analyze(
     given: Annotated[

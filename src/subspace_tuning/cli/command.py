@@ -37,15 +37,18 @@ def _subspace() -> None:
     logging.disable_progress_bar()
 
 
-def command(name: str, *, examples: list[str], group: typer.Typer = app) -> Callable[[Command], Command]:
-    """Add a function to the app (or a group of it) as a command whose help shows examples.
+def command(
+    name: str, *, examples: list[str], group: typer.Typer = app, then: str = ""
+) -> Callable[[Command], Command]:
+    """Add a function to the app (or a group of it) as a command whose help shows examples, and what may come next.
 
     A parameter that is a dataclass stands for its fields, each an option.
     """
 
     def add(function: Command) -> Command:
         shown = "\n\n".join(f"`{example}`" for example in examples)
-        group.command(name, epilog=f"**Examples**\n\n{shown}")(_in_sentences(_spread(function)))
+        following = f"\n\n**Next** {then}" if then else ""
+        group.command(name, epilog=f"**Examples**\n\n{shown}{following}")(_in_sentences(_spread(function)))
         return function
 
     return add

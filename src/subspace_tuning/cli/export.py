@@ -63,6 +63,7 @@ class Written:
         "subspace export my-adapter merged-model --to merged --probe sentences.txt",
         "subspace export my-ssl-adapter merged-model --to merged --scales norm",
     ],
+    then="`subspace diff A B` compares two checkpoints, `subspace combine A B --out OUT` makes several adapters one.",
 )
 def export(
     adapter: Annotated[Path, typer.Argument(help="A run's folder or an adapter's.", show_default=False)],
@@ -95,6 +96,7 @@ def export(
         "subspace combine lora-a ssb-b --weights 0.7,0.3 --out one --energy 0.95",
         "subspace combine first second --how compose --to merged --out model",
     ],
+    then="`subspace diff A B` compares two checkpoints tensor by tensor.",
 )
 def combine(
     adapters: Annotated[list[Path], typer.Argument(help="Runs or adapters of one base model.", show_default=False)],
@@ -116,7 +118,11 @@ def combine(
     _tell(write(adapters, out, o.to, _numbers(weights), how, o.wanted(), o.base, o.texts()), out, o.as_json)
 
 
-@command("diff", examples=["subspace diff base-model fine-tuned-model", "subspace diff adapter-a adapter-b --json"])
+@command(
+    "diff",
+    examples=["subspace diff base-model fine-tuned-model", "subspace diff adapter-a adapter-b --json"],
+    then="`subspace analyze MODEL --base BASE` says what became of the subspaces of each weight.",
+)
 def diff(
     a: Annotated[str, typer.Argument(help="The folder of a checkpoint or an adapter.", show_default=False)],
     b: Annotated[str, typer.Argument(help="Another one.", show_default=False)],

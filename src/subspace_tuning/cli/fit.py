@@ -20,6 +20,8 @@ from subspace_tuning.errors import BadInput
         "subspace fit base-model finetuned-model --save ssb my-adapter",
         "subspace fit base-model finetuned-model --save lora my-adapter --energy 0.9",
     ],
+    then="`subspace export ADAPTER OUT` makes what --save wrote a plain LoRA or a merged model; `subspace train` "
+    "trains the family that reaches far.",
 )
 def fit(
     base: Annotated[str, typer.Argument(help="The pretrained model: a folder, a hub name, or minilm.")],

@@ -20,6 +20,8 @@ from subspace_tuning.cli.methods import AsJson
         "subspace train recipes/rte.yaml method='ssb|lora' method.r=2 data=path/to/glue",
         "subspace train --task classification data=reviews.csv columns=[text] labels=[bad,good]",
     ],
+    then="`subspace predict RUN TEXT` uses it, `subspace analyze RUN` looks at what training did, "
+    "`subspace export RUN OUT` makes it a plain LoRA or a merged model.",
 )
 def train(
     words: Annotated[
@@ -37,6 +39,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of head, method and order of the data.")] = None,
     output: Annotated[str | None, typer.Option(help="The run's folder; without it one under runs/.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Start over what is finished or interrupted.")] = False,
+    floor: Annotated[bool, typer.Option("--floor", help="Also time a step against the frozen floor.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a model as a recipe says, and judge it.
@@ -51,6 +54,7 @@ def train(
     data: dict[str, Any] = read(Path(words.pop(0))) if words and "=" not in words[0] else {}
     options = {"model": model, "task": task, "method": method, "mpc": mpc, "seed": seed, "output": output}
     data |= {key: value for key, value in options.items() if value is not None}
+    data |= {"floor": True} if floor else {}
     of_method = [*(fields or []), *([] if rank is None else [f"r={rank}"])]
     recipe = make(override(data, [*words, *(f"method.{field}" for field in of_method)]))
 
@@ -62,6 +66,8 @@ def train(
     if as_json:
         print_json(vars(result))
         return
+    if result.floor_ratio is not None:
+        typer.echo(f"a step takes {result.floor_ratio:.2f} of the floor")
     typer.echo(
         f"{result.metric} {result.score:.4f} ({result.checkpoint} checkpoint) with {result.trainable:,} parameters, "
         f"{result.permille:.2f} per mille of {result.model}\n{RunFolder.of(recipe.resolved()).path}"
