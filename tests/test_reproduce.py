@@ -1,6 +1,8 @@
 """The paper's protocol is the paper's, and a part of it runs on any encoder."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,10 +13,15 @@ import tiny
 from subspace_tuning.cli import app
 from subspace_tuning.errors import BadInput
 from subspace_tuning.study import paper
+from subspace_tuning.study.claims import CLAIMS
 from subspace_tuning.study.reproduce import beside, lines, protocol
+from subspace_tuning.sweep.labels import without_rank
 from subspace_tuning.sweep.plan import Plan
+from subspace_tuning.sweep.recipe import read_sweep
+from test_claims import study
 
 runner = CliRunner()
+ROOT = Path(__file__).parents[1]
 
 
 def glue(folder, tasks=("rte", "cola")):
@@ -97,7 +104,7 @@ def test_a_model_that_cannot_be_had_is_said_before_anything_runs(tmp_path):
 
 def test_two_runs_for_real(tmp_path):
     words = ["--model-path", str(tiny.model(tmp_path / "model")), "--data", str(glue(tmp_path / "glue"))]
-    words += ["--tasks", "rte", "--methods", "ssb,ssl", "--seeds", "1", "--jobs", "1", "-o", str(tmp_path / "out")]
+    words += ["--tasks", "rte", "--methods", "ssb,ssl", "--seeds", "1", "--jobs", "2", "-o", str(tmp_path / "out")]
     told = runner.invoke(app, ["reproduce", "si2024", *words])
     assert told.exit_code == 0, told.output
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -114,6 +121,36 @@ def test_two_runs_for_real(tmp_path):
     assert len(before) == 2
     assert runner.invoke(app, ["reproduce", "si2024", *words]).exit_code == 0
     assert before == {path: path.stat().st_mtime_ns for path in before}, "what is finished is not run again"
+
+
+def test_the_study_of_this_page_is_fair():
+    """Equal budgets for all; every run has a pass over its rows, and the tuning seed judges nothing."""
+    plan = Plan(read_sweep(ROOT / "recipes" / "minilm_glue.yaml"))
+    assert len(plan.cells) == 76
+    assert {len(plan.tuning_runs(cell)) for cell in plan.cells} == {3}
+    assert {len(plan.final_runs(cell, (None,))) for cell in plan.cells} == {3}
+    for cell in plan.cells:
+        assert cell.some.train_samples == cell.some.max_steps * cell.some.batch_size
+        assert cell.some.eval_samples is None, "full validation sets"
+    claimed = {name for claim in CLAIMS for name in claim.needs if " " not in name}
+    assert claimed <= {paper.name_of(without_rank(cell.label)) for cell in plan.cells}
+
+
+def test_the_page_tells_of_an_unfinished_study():
+    spec = importlib.util.spec_from_file_location("minilm_glue", ROOT / "benchmarks" / "minilm_glue.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    levels = {("full", None): 0.8, ("ssb", None): 0.78, ("lora", 2): 0.79}
+    runs = study(levels, seeds=2).assign(seconds=1.0, device="cpu", permille=1.0)
+    told = module.outcome(runs, {"tuning": 4, "final": 24})
+    assert "**Not finished**" in told
+    assert "0 of 4 tuning runs, 24 of 24 final runs" in told
+    assert told.count("`lora r=2`") > 0
+    assert len({line.replace("\\|", "").count("|") for line in told.splitlines() if line.startswith("| `")}) == 1
+    assert module.outcome(runs, {"final": 24}).lstrip().startswith("Finished")
+    empty = module.outcome(runs.iloc[:0], {"tuning": 4, "final": 24})
+    assert "0 of 24 final runs" in empty
+    assert "###" not in empty
 
 
 def test_averages_are_compared_over_the_same_tasks():

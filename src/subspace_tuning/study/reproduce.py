@@ -150,21 +150,21 @@ def outcome(wanted: Protocol, runs: pd.DataFrame) -> tuple[pd.DataFrame, list[Ve
     table, found = beside(runs, wanted.models), verdicts(runs)
     folder = Path(wanted.output)
     write(folder / "results.json", table.to_json(orient="records", indent=2) + "\n")
-    write(folder / "verdicts.json", json.dumps([_plain(verdict) for verdict in found], indent=2) + "\n")
+    write(folder / "verdicts.json", json.dumps([plain(verdict) for verdict in found], indent=2) + "\n")
     return table, found
 
 
-def _plain(verdict: Verdict) -> dict[str, Any]:
+def plain(verdict: Verdict) -> dict[str, Any]:
     """As data; a number that is none is null, since JSON has no NaN."""
 
-    def plain(value: Any) -> Any:
+    def told(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: plain(inner) for key, inner in value.items()}
+            return {key: told(inner) for key, inner in value.items()}
         if isinstance(value, list | tuple):
-            return [plain(inner) for inner in value]
+            return [told(inner) for inner in value]
         return None if isinstance(value, float) and np.isnan(value) else value
 
-    return plain(dataclasses.asdict(verdict))
+    return told(dataclasses.asdict(verdict))
 
 
 def lines(table: pd.DataFrame) -> list[list[str]]:

@@ -50,9 +50,11 @@ class Estimate(NamedTuple):
     @property
     def too_few(self) -> str:
         """Why these runs cannot settle anything at the 5 % level; nothing where they can."""
-        if smallest_p(self.pairs) <= ALPHA:
+        least = smallest_p(self.pairs)
+        if least <= ALPHA:
             return ""
-        return f"{TOO_FEW}: with {self.pairs} pairs the smallest attainable p is {smallest_p(self.pairs):.2g}"
+        pairs = "1 pair" if self.pairs == 1 else f"{self.pairs} pairs"
+        return f"{TOO_FEW}: with {pairs} the smallest attainable p is {least:.2g}"
 
 
 def finals(runs: pd.DataFrame) -> pd.DataFrame:
