@@ -1,8 +1,9 @@
-"""Writes the pages that the registry knows best: docs/methods.md, and the table of methods in README.md.
+"""Writes the pages that are made: docs/methods.md, the table of methods in README.md, and docs/floor.md.
 
     python -m subspace_tuning.docs      or      make docs
 
-Nothing in them is written by hand; scores come from docs/data/method_table.json, made by benchmarks/method_table.py.
+Nothing in them is written by hand; scores come from docs/data/method_table.json, made by benchmarks/method_table.py,
+and the cost of steps from docs/data/step.json, made by `subspace bench step`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from subspace_tuning.aside import write
+from subspace_tuning.bench import page as floor
 from subspace_tuning.catalogue import Entry, catalogue
 from subspace_tuning.errors import BadInput
 from subspace_tuning.registry import METHODS
 
 PAGE, README, SCORES = "docs/methods.md", "README.md", "docs/data/method_table.json"
+FLOOR, STEPS, FLOOR_PICTURE = "docs/floor.md", "docs/data/step.json", "docs/pictures/floor.svg"
+TENSORS = "docs/data/saved.json"
 MARKER = "<!-- methods -->"
 HEAD = """\
 <!-- made by `make docs` from the registry: edit the methods, not this page -->
@@ -79,7 +83,15 @@ def pages(root: Path) -> dict[Path, str]:
     scores = root / SCORES
     measured = json.loads(scores.read_text(encoding="utf-8")) if scores.is_file() else None
     readme = (root / README).read_text(encoding="utf-8")
-    return {root / PAGE: methods_page(measured), root / README: with_table(readme, readme_table())}
+    made = {root / PAGE: methods_page(measured), root / README: with_table(readme, readme_table())}
+    if (root / STEPS).is_file():
+        tensors = _read(root / TENSORS)["tensors"] if (root / TENSORS).is_file() else None
+        made[root / FLOOR] = floor.page(_read(root / STEPS), tensors)
+    return made
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _abilities(e: Entry) -> tuple[str, ...]:
@@ -132,6 +144,8 @@ def main() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, text)
         print(path)
+    if Path(STEPS).is_file():
+        floor.picture(_read(Path(STEPS)), Path(FLOOR_PICTURE))
 
 
 if __name__ == "__main__":

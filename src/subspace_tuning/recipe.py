@@ -87,6 +87,8 @@ class Recipe(BaseModel):
     report_to: list[str] = []
     trainer: dict[str, Any] = {}
 
+    floor: bool = False  # time a step against the floor before training
+
     # where
     output: str | None = None
 
@@ -139,7 +141,7 @@ class Recipe(BaseModel):
 
     def digest(self) -> str:
         """A hash of all that decides the result."""
-        decisive = self.model_dump(mode="json", exclude={"output", "report_to", "log_every"})
+        decisive = self.model_dump(mode="json", exclude={"output", "report_to", "log_every", "floor"})
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
     def dump(self) -> str:

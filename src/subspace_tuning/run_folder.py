@@ -51,6 +51,7 @@ class Result:
     versions: dict[str, str]
     hold_out: bool = False  # judged by rows held out of training, as searches are
     finished: str = ""  # when, UTC
+    floor_ratio: float | None = None  # time of a step over the floor's, where it was asked for
 
     @classmethod
     def from_json(cls, text: str) -> Result:

@@ -7,6 +7,8 @@ import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from peft import get_peft_model
@@ -37,8 +39,14 @@ class Contender:
 
     @property
     def adapter_bytes(self) -> int:
-        """Bytes of the trained numbers on disk."""
-        return sum(p.numel() * p.element_size() for p in self.trained)
+        """Bytes on disk of what is saved of it."""
+        if self.source == FLOOR:
+            return 0
+        if self.source == FULL:
+            return sum(p.numel() * p.element_size() for p in self.trained)
+        with TemporaryDirectory() as folder:
+            self.model.save_pretrained(folder, save_embedding_layers=False)  # type: ignore[operator]
+            return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
 
 
 def make(name: str, source: str, base: nn.Module, rank: int = 8, modules: list[str] | None = None) -> Contender:
@@ -47,7 +55,7 @@ def make(name: str, source: str, base: nn.Module, rank: int = 8, modules: list[s
     if source == FULL:
         model = copy.deepcopy(base).requires_grad_(True)
     else:
-        model = _sharing(base).requires_grad_(False)
+        model = frozen_twin(base)
         if source == FLOOR:
             force_gradient_to_first_block(model)
         elif source == "ours":
@@ -70,10 +78,11 @@ def our_config(name: str, rank: int, modules: list[str] | None) -> SubspaceConfi
     return SubspaceConfig(method=method, mpc=pattern or None, target_modules=modules)
 
 
-def _sharing(base: nn.Module) -> nn.Module:
-    """A copy of the module tree over the same parameters and buffers."""
-    memo: dict[int, Any] = {id(t): t for t in (*base.parameters(), *base.buffers())}
-    return copy.deepcopy(base, memo)
+def frozen_twin(model: nn.Module) -> nn.Module:
+    """A copy of the module tree over the same numbers, none of which is trained."""
+    memo: dict[int, Any] = {id(t): t for t in model.buffers()}
+    memo |= {id(p): nn.Parameter(p.detach(), False) if p.requires_grad else p for p in model.parameters()}
+    return copy.deepcopy(model, memo)
 
 
 def force_gradient_to_first_block(model: nn.Module) -> None:

@@ -7,11 +7,12 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 from subspace_tuning import memory
 from subspace_tuning.bench.contenders import Contender
@@ -20,17 +21,21 @@ Batch = dict[str, Tensor]
 
 
 class Step:
-    """One training step: forward, backward, optimiser."""
+    """One training step: forward, backward, optimiser; its learning rate of 0 costs the same and changes nothing."""
 
-    def __init__(self, contender: Contender, batch: Batch, autocast: torch.dtype | None = None):
+    def __init__(self, contender: Contender, batch: Batch, autocast: torch.dtype | None = None, compiled: bool = False):
         self.contender, self.batch, self.autocast = contender, batch, autocast
-        trained = contender.trained
-        self.optimizer = torch.optim.AdamW(trained, lr=1e-6) if trained else None
+        self.model: Any = torch.compile(contender.model) if compiled else contender.model
+        trained, on_gpu = contender.trained, self.device == "cuda"
+        self.optimizer = torch.optim.AdamW(trained, lr=0.0, capturable=on_gpu) if trained else None
+
+    @property
+    def device(self) -> str:
+        return self.batch["input_ids"].device.type
 
     def loss(self) -> Tensor:
-        device = self.batch["input_ids"].device.type
-        with torch.autocast(device, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None):
-            return self.contender.model(**self.batch).loss
+        with torch.autocast(self.device, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+            return self.model(**self.batch).loss
 
     def __call__(self) -> None:
         self.loss().backward()
@@ -39,33 +44,95 @@ class Step:
             self.optimizer.zero_grad(set_to_none=True)
 
 
+class Graphed:
+    """A step on CUDA captured once as a graph, then replayed: what is left without the launching of kernels."""
+
+    def __init__(self, step: Step):
+        self.device, self.graph = step.device, torch.cuda.CUDAGraph()
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(aside)
+        with torch.cuda.graph(self.graph):
+            step()
+
+    def __call__(self) -> None:
+        self.graph.replay()
+
+
+class _NoModules(ModuleTracker):
+    """Modules go untracked: the tracker hooks gradients, and trips over modules that run where there are none."""
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *args: Any) -> None:
+        pass
+
+
 def flops(step: Step) -> int:
     """Floating-point operations of forward and backward pass, as torch counts matrix products."""
     counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _NoModules()
     with counter:
         step.loss().backward()
     _forget_gradients(step)
     return counter.get_total_flops()
 
 
-def saved_bytes(step: Step) -> int:
-    """Bytes kept for the backward pass: distinct storages, parameters and buffers left out."""
+class Saved(NamedTuple):
+    """A tensor kept for the backward pass."""
+
+    shape: tuple[int, ...]
+    bytes: int  # of its storage
+    modules: tuple[str, ...]  # in whose forward it is kept
+
+
+def saved_tensors(step: Step) -> list[Saved]:
+    """What is kept for the backward pass: distinct storages, parameters, buffers and the batch left out."""
     model = step.contender.model
     known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers(), *step.batch.values())}
-    kept: dict[int, int] = {}
+    kept: dict[int, tuple[Tensor, dict[str, None]]] = {}
+    inside = [""]
 
     def pack(t: Tensor) -> Tensor:
-        storage = t.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage.nbytes()
+        place = t.untyped_storage().data_ptr()
+        if place not in known:
+            kept.setdefault(place, (t, {}))[1][inside[-1]] = None  # t stays alive: no other storage takes its place
         return t
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+    with _following(model, inside), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         loss = step.loss()
-    total = sum(kept.values())
+    found = [Saved(tuple(t.shape), t.untyped_storage().nbytes(), tuple(names)) for t, names in kept.values()]
+    kept.clear()
     loss.backward()
     _forget_gradients(step)
-    return total
+    return found
+
+
+@contextmanager
+def _following(model: nn.Module, inside: list[str]) -> Iterator[None]:
+    """Within, the last of ``inside`` names the module whose forward runs."""
+
+    def leave(*args: Any) -> None:
+        inside.pop()
+
+    handles = [
+        m.register_forward_pre_hook(lambda *_, name=name: inside.append(name)) for name, m in model.named_modules()
+    ]
+    handles += [m.register_forward_hook(leave) for m in model.modules()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def saved_bytes(step: Step) -> int:
+    """Bytes kept for the backward pass."""
+    return sum(kept.bytes for kept in saved_tensors(step))
 
 
 def _forget_gradients(step: Step) -> None:
@@ -98,13 +165,17 @@ def _timed(cuda: bool) -> Iterator[Callable[[], float]]:
 
 
 def interleaved(
-    steps: Sequence[Step], rounds: int, warm_up: int = 2, inner: int = 1, tick: Callable[[], Any] = lambda: None
+    steps: Sequence[Step | Graphed],
+    rounds: int,
+    warm_up: int = 2,
+    seed: int = 0,
+    tick: Callable[[], Any] = lambda: None,
 ) -> list[list[float]]:
     """Seconds a step by contender and round; every round times all contenders once, in an order of its own."""
-    cuda = steps[0].batch["input_ids"].is_cuda
+    cuda = steps[0].device == "cuda"
     seconds: list[list[float]] = [[] for _ in steps]
     order = list(range(len(steps)))
-    chance = random.Random(0)
+    chance = random.Random(seed)
     for _ in range(warm_up):
         for step in steps:
             step()
@@ -112,9 +183,8 @@ def interleaved(
         chance.shuffle(order)
         for k in order:
             with _timed(cuda) as elapsed:
-                for _ in range(inner):
-                    steps[k]()
-                seconds[k].append(elapsed() / inner)
+                steps[k]()
+                seconds[k].append(elapsed())
             tick()
     return seconds
 
@@ -128,10 +198,10 @@ def paired_ratio(mine: Sequence[float], floor: Sequence[float]) -> tuple[float, 
     return middle, low, high
 
 
-def random_batch(model: nn.Module, batch: int, length: int, device: str) -> Batch:
+def random_batch(model: nn.Module, batch: int, length: int, device: str, seed: int = 0) -> Batch:
     """Random tokens and labels for a classifier, or a language model's own tokens as labels."""
     config: Any = model.config
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, config.vocab_size, (batch, length), generator=generator)
     causal = "CausalLM" in type(model).__name__
     labels = ids if causal else torch.randint(0, config.num_labels, (batch,), generator=generator)

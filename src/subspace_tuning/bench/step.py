@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from subspace_tuning.bench import measure
 from subspace_tuning.bench.contenders import FLOOR, FULL, Contender, has_peer, make
+from subspace_tuning.bench.reach import REACH
 from subspace_tuning.errors import BadInput
 from subspace_tuning.registry import METHODS
 
@@ -30,19 +32,19 @@ ROBERTA_BASE = {
 
 @dataclass(frozen=True)
 class Line:
-    """One contender beside the floor; ratios are to the floor of the same round."""
+    """One contender beside the floor; ratios are to the floor of the same round. None: not measured."""
 
     name: str
-    source: str
-    time_ratio: float
-    time_low: float
-    time_high: float
+    source: str  # floor | full | ours | peft
+    time_ratio: float | None
+    time_low: float | None
+    time_high: float | None
     flops_ratio: float
     saved_bytes_ratio: float
     saved_mb: float
-    peak_mb: float
-    seconds: float
-    startup_seconds: float
+    peak_mb: float | None
+    seconds: float | None
+    startup_seconds: float | None
     trained: int
     adapter_bytes: int
 
@@ -60,13 +62,17 @@ class Setting:
     dtype: str = "float32"
     autocast: bool = False
     device: str = "cpu"
+    seed: int = 0
+    compiled: bool = False
+    graphs: bool = False
+    modules: tuple[str, ...] = ()  # () for every method's own default
 
 
 def base_model(setting: Setting) -> nn.Module:
     """The model of the setting with random weights."""
     values = {**setting.config, "num_hidden_layers": setting.layers}
     kind = values.pop("model_type")
-    torch.manual_seed(0)
+    torch.manual_seed(setting.seed)
     config = AutoConfig.for_model(kind, **values)
     decoder = kind in ("llama", "qwen2", "qwen3", "mistral", "gpt2")
     auto = AutoModelForCausalLM if decoder else AutoModelForSequenceClassification
@@ -74,13 +80,14 @@ def base_model(setting: Setting) -> nn.Module:
         return auto.from_config(config, dtype=getattr(torch, setting.dtype))
 
 
-def contenders(base: nn.Module, methods: Sequence[str], peers: bool, rank: int) -> list[Contender]:
+def contenders(base: nn.Module, methods: Sequence[str], peers: bool, setting: Setting) -> list[Contender]:
     """The floor, full fine-tuning, our methods and PEFT's."""
+    modules = list(setting.modules) or None
     found = [make(FLOOR, FLOOR, base), make(FULL, FULL, base)]
     for name in methods:
-        found.append(make(name, "ours", base, rank))
+        found.append(make(name, "ours", base, setting.rank, modules))
         if peers and has_peer(name):
-            found.append(make(name, "peft", base, rank))
+            found.append(make(name, "peft", base, setting.rank, modules))
     return found
 
 
@@ -93,38 +100,53 @@ def bench(
 ) -> list[Line]:
     """Measure every contender; ``timed=False`` gives only the figures that do not depend on the machine."""
     base = base_model(setting)
-    names = list(methods) if methods else [n for n, cls in METHODS.items() if cls.sits_on != "tokens"]
+    found = contenders(base, methods or names(), peers, setting)
     autocast = torch.bfloat16 if setting.autocast else None
-    batch = measure.random_batch(base, setting.batch, setting.length, setting.device)
-    steps = [measure.Step(c, batch, autocast) for c in contenders(base, names, peers, setting.rank)]
+    batch = measure.random_batch(base, setting.batch, setting.length, setting.device, setting.seed)
+    steps = [measure.Step(c, batch, autocast) for c in found]
     fixed = [(measure.flops(s), measure.saved_bytes(s)) for s in steps]
-    total = len(steps) * setting.rounds
-    seconds = (
-        measure.interleaved(steps, setting.rounds, tick=lambda: tick(total)) if timed else [[float("nan")]] * len(steps)
-    )
-    peaks = [measure.peak_mb(s) if timed else float("nan") for s in steps]
-    lines = []
-    for step, (flops, saved), mine, peak in zip(steps, fixed, seconds, peaks, strict=True):
-        middle, low, high = measure.paired_ratio(mine, seconds[0])
-        c = step.contender
-        lines.append(
-            Line(
-                name=c.name,
-                source=c.source,
-                time_ratio=middle,
-                time_low=low,
-                time_high=high,
-                flops_ratio=flops / fixed[0][0],
-                saved_bytes_ratio=saved / fixed[0][1],
-                saved_mb=saved / 1e6,
-                peak_mb=peak,
-                seconds=sorted(mine)[len(mine) // 2],
-                startup_seconds=c.startup_seconds,
-                trained=sum(p.numel() for p in c.trained),
-                adapter_bytes=c.adapter_bytes,
-            )
+    times = _times(steps, setting, tick) if timed else [None] * len(steps)
+    floor = fixed[0]
+    return [
+        Line(
+            name=c.name,
+            source=c.source,
+            flops_ratio=flops / floor[0],
+            saved_bytes_ratio=saved / floor[1],
+            saved_mb=saved / 1e6,
+            trained=sum(p.numel() for p in c.trained),
+            adapter_bytes=c.adapter_bytes,
+            **(own or dict.fromkeys(TIMED)),
         )
-    return lines
+        for c, (flops, saved), own in zip(found, fixed, times, strict=True)
+    ]
+
+
+TIMED = ("time_ratio", "time_low", "time_high", "peak_mb", "seconds", "startup_seconds")
+
+
+def _times(steps: list[measure.Step], setting: Setting, tick: Callable[[int], Any]) -> list[dict[str, float]]:
+    """The fields of a line that the machine decides."""
+    runs: list[measure.Step | measure.Graphed] = [*steps]
+    if setting.compiled:
+        runs = [measure.Step(s.contender, s.batch, s.autocast, compiled=True) for s in steps]
+    if setting.graphs:
+        runs = [measure.Graphed(s) for s in steps]
+    total = len(runs) * setting.rounds
+    seconds = measure.interleaved(runs, setting.rounds, seed=setting.seed, tick=lambda: tick(total))
+    found = []
+    for step, mine in zip(steps, seconds, strict=True):
+        ratios = zip(TIMED, measure.paired_ratio(mine, seconds[0]), strict=False)
+        own = {"peak_mb": measure.peak_mb(step), "startup_seconds": step.contender.startup_seconds}
+        found.append({**dict(ratios), **own, "seconds": statistics.median(mine)})
+    return found
+
+
+def names(every: bool = False) -> list[str]:
+    """The methods of the reach table; or all that do not sit on tokens."""
+    return (
+        [n for n, cls in METHODS.items() if cls.sits_on != "tokens"] if every else [n for g in REACH for n in g.names]
+    )
 
 
 def to_data(setting: Setting, lines: Sequence[Line], device: str) -> dict[str, Any]:

@@ -1,0 +1,140 @@
+"""docs/floor.md and its picture, from the results of ``subspace bench step --output docs/data/step.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from subspace_tuning.bench.reach import reach_of
+
+Line = dict[str, Any]
+HEAD = """\
+<!-- made by `make docs` from docs/data/step.json -->
+# How close to the floor
+
+A step of fine-tuning cannot cost less than the frozen model's forward pass plus the gradient of its activations: **the
+floor** is the same model with everything frozen and the loss's gradient forced down to the first block's input. Time is
+the median over rounds of the ratio to the floor of the same round (quartiles in brackets); FLOPs are matrix products as
+`torch.utils.flop_counter` counts them; saved bytes are the distinct storages that autograd keeps for the backward pass,
+parameters left out.
+
+![time and saved bytes over the floor](pictures/floor.svg)
+
+"""
+TAIL = """
+## What stands between
+
+`subspace bench saved METHOD` lists what is kept, tensor by tensor, and what of it the floor keeps too.
+
+- **A reach below 1.00 of the saved bytes is out of reach.** A frozen `Linear` keeps its weight and nothing else for
+  the gradient of its input, so that the floor keeps no input of any weight: it keeps what attention, layer norms,
+  activations and dropouts need. A method that trains something in every block needs these too.
+- **Inputs of weights need not be kept where their maker keeps enough.** A layer norm keeps its own input and an
+  activation its argument; the input x of the weight behind it is made from that again in the backward pass
+  (`algebra/kept.py`). What is left for LoRA and its kin is the attention's context, the input of the attention's
+  output weight, which nobody keeps, and in the first block the embeddings.
+- **Scaled outputs** (SSB, (IA)3) have a gradient that follows from the output. Behind the up-projection the
+  activation keeps it anyway; keys and values are kept once more, because attention with dropout copies them on a
+  CPU.
+- **DoRA** scales every output, also those of weights whose next operation, a dropout, keeps only its mask.
+- **VeRA** at r = 256 on all six weights of a block does {vera} times the floor's FLOPs; on queries and values alone
+  it is `subspace bench step --methods vera --modules query,value`. It keeps x A diag(d) B, because making it again
+  costs more than it saves.
+- **SAM-PARSER, SVDiff, SVFT** keep x U for each weight, because no two weights share their U; making it again is a
+  whole matrix product.
+- **Queries, keys and values read one x.** One product x [A_q A_k A_v] would save two reads of x, but the three
+  layers are called one by one by a model that we do not own, each with its own hooks, adapters and dropout; a memo
+  between them would outlive the forward pass that it is true for. The three products stay apart.
+- **Not faster than the arithmetic:** thin products are computed from the side that the processor is fast at, (A^T
+  x^T)^T, and thin terms of a sum are joined into one product, [L_1 L_2] [R_1; R_2]: PiSSA, MiLoRA and Spectral read
+  x once.
+"""
+
+
+def page(data: dict[str, Any], tensors: list[Line] | None = None) -> str:
+    """docs/floor.md; with the tensors that LoRA keeps, if they were listed."""
+    from subspace_tuning.docs import table
+
+    header = (
+        "contender",
+        "time",
+        "reach",
+        "FLOPs",
+        "saved",
+        "reach",
+        "MB saved",
+        "peak MB",
+        "start-up s",
+        "bytes on disk",
+    )
+    vera = next((f"{c['flops_ratio']:.2f}" for c in data["contenders"] if c["name"] == "vera"), "more than 1.4")
+    rows = table(header, map(_row, data["contenders"]))
+    listed = _listed(table, tensors) if tensors else ""
+    return HEAD + _about(data) + rows + TAIL.replace("{vera}", vera) + listed
+
+
+def _listed(table: Any, tensors: list[Line]) -> str:
+    cells = (
+        (
+            f"{t['mb']:.2f}",
+            str(tuple(t["shape"])),
+            "yes" if t["in_floor"] else "no",
+            ", ".join(f"`{m}`" for m in t["modules"]),
+        )
+        for t in tensors
+        if t["mb"] >= 0.2
+    )
+    made = "Two blocks of the same shape; `subspace bench saved lora --json > docs/data/saved.json`."
+    head = f"## What LoRA keeps\n\n{made}\n\n"
+    return "\n" + head + table(("MB", "shape", "in the floor", "kept by"), cells)
+
+
+def _about(data: dict[str, Any]) -> str:
+    s = data["setting"]
+    timed = any(c["time_ratio"] is not None for c in data["contenders"])
+    shape = f"{s['config']['model_type']}, width {s['config'].get('hidden_size')}, {s['layers']} blocks"
+    size = f"batch {s['batch']} x {s['length']}, {s['dtype']}, r = {s['rank']}"
+    where = f"{data['device']}, {data['threads']} threads, torch {data['torch']}, {s['rounds']} rounds"
+    told = where if timed else f"torch {data['torch']}; times are not measured yet"
+    return f"{shape}, random weights, {size}; {told}. Made by `subspace bench step --output docs/data/step.json`.\n\n"
+
+
+def _row(c: Line) -> tuple[str, ...]:
+    reach = reach_of(c["name"]) if c["source"] == "ours" else None
+    name = f"{c['name']} (PEFT)" if c["source"] == "peft" else c["name"]
+    time = "" if c["time_ratio"] is None else f"{c['time_ratio']:.2f} ({c['time_low']:.2f}-{c['time_high']:.2f})"
+    return (
+        name,
+        time,
+        f"{reach.time:.2f}" if reach else "",
+        f"{c['flops_ratio']:.2f}",
+        f"{c['saved_bytes_ratio']:.2f}",
+        f"{reach.saved:.2f}" if reach else "",
+        f"{c['saved_mb']:.0f}",
+        *("" if c[k] is None else f"{c[k]:.{digits}f}" for k, digits in (("peak_mb", 0), ("startup_seconds", 1))),
+        f"{c['adapter_bytes']:,}",
+    )
+
+
+def picture(data: dict[str, Any], path: Path) -> None:
+    """Save path.svg and path.png: each contender's ratios to the floor as points on a line of its own."""
+    from matplotlib.figure import Figure
+
+    lines = [c for c in data["contenders"] if c["source"] != "floor"]
+    figures = [("time_ratio", "time", "#c2410c"), ("saved_bytes_ratio", "saved bytes", "#0b7285")]
+    figure = Figure(figsize=(8, 0.24 * len(lines) + 1), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axvline(1.0, color="#374151", linewidth=1)
+    for key, told, colour in figures:
+        points = [(c[key], y) for y, c in enumerate(lines) if c[key] is not None]
+        if points:
+            xs, ys = zip(*points, strict=True)
+            axes.scatter(xs, ys, color=colour, label=told, s=30, zorder=3)
+    axes.set_yticks(range(len(lines)), [f"{c['name']} (PEFT)" if c["source"] == "peft" else c["name"] for c in lines])
+    axes.invert_yaxis()
+    axes.set_xlabel("times the floor")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", color="#e5e7eb", linewidth=0.8)
+    axes.legend(frameon=False, fontsize=9)
+    figure.savefig(path.with_suffix(".png"), dpi=160)
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
