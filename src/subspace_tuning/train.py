@@ -7,9 +7,11 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import lru_cache
 from importlib.metadata import version
+from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -25,6 +27,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from subspace_tuning import memory
+from subspace_tuning.bench.floor import floor_ratio
 from subspace_tuning.calibrate import calibrate, needs_calibration
 from subspace_tuning.errors import BadInput, RunFailed, as_bad_input, is_disk_full, nearest
 from subspace_tuning.pretrained import Pretrained, adapt, count, load_model, load_tokenizer
@@ -37,6 +40,7 @@ from subspace_tuning.version import VERSION
 
 Row = dict[str, Any]
 Load = Callable[[str, Task, int], Pretrained]
+FLOOR_BATCHES = 3
 
 
 def run(
@@ -110,9 +114,14 @@ def _run(
     began = time.perf_counter()
     if checkpoint is None and needs_calibration(model):
         calibrate(model, calibration_batches(recipe, train_rows, collator))
+    ratio = None
+    if recipe.floor:
+        batches = calibration_batches(recipe, train_rows, trainer.data_collator)
+        ratio = floor_ratio(model, islice(batches, FLOOR_BATCHES), recipe.bf16)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     score = trainer.evaluate()[f"eval_{task.metric}"]
     result = _result(recipe, task, model, pretrained, score, trainer.state.global_step, start, watch, began)
+    result = replace(result, floor_ratio=ratio)
     folder.finish(result, "model" if recipe.is_plain else "adapter", lambda path: save(trainer, recipe, path))
     return result
 
