@@ -322,6 +322,7 @@ def test_a_trial_is_cut_short_when_others_did_better_and_never_at_its_end(tmp_pa
         trial = study.ask()
         for step in range(1, 5):
             trial.report(0.9, step)
+            assert not trial.should_prune()  # asking is what enters it into the comparison
         study.tell(trial, 0.9)
     run = Run(recipes.make({"task": "rte"}), "tuning", Trial(str(tmp_path / "journal"), "cell", study.ask().number))
     (watch,) = callbacks(run)

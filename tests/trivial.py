@@ -82,10 +82,13 @@ def full_disk(run):
 
 
 def fingerprint(folder):
-    """All files of finished runs, by name and content, wherever the sweep's folder is."""
+    """All files of finished runs, by name and content, wherever the sweep's folder is.
+
+    Not the log and an earlier error: they tell how the run went, not what came of it.
+    """
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes().replace(str(folder).encode(), b"")).hexdigest()
         for kind in ("final", "tuning")
         for path in sorted((folder / kind).rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name not in ("log.txt", "error.txt")
     }

@@ -1,6 +1,6 @@
 """What the runs below a folder came to, as one table: a row a finished run.
 
-The run folders are the truth; nothing is kept beside them. DuckDB reads their result.json files in parallel.
+The run folders are the truth; nothing is kept beside them. DuckDB answers queries of the table.
 """
 
 from __future__ import annotations
@@ -11,51 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subspace_tuning.errors import BadInput, nearest
+from subspace_tuning.run_folder import Result
 from subspace_tuning.sweep.labels import rank, without_rank
 
 if TYPE_CHECKING:
     import pandas
-
-_STORED = {
-    "method": "VARCHAR",
-    "category": "VARCHAR",
-    "task": "VARCHAR",
-    "model": "VARCHAR",
-    "seed": "BIGINT",
-    "metric": "VARCHAR",
-    "score": "DOUBLE",
-    "learning_rate": "DOUBLE",
-    "steps": "BIGINT",
-    "trainable": "BIGINT",
-    "total": "BIGINT",
-    "permille": "DOUBLE",
-    "seconds": "DOUBLE",
-    "seconds_per_step": "DOUBLE",
-    "peak_memory_mb": "DOUBLE",
-    "config_hash": "VARCHAR",
-    "device": "VARCHAR",
-    "threads": "BIGINT",
-    "hold_out": "BOOLEAN",  # missing in older files
-    "finished": "VARCHAR",  # likewise
-}
-_SELECT = """
-    WITH found AS (
-        SELECT * FROM read_json(?, format = 'auto', columns = ?, filename = true)
-    ), newest AS (
-        SELECT * FROM found QUALIFY row_number() OVER (
-            PARTITION BY config_hash, coalesce(hold_out, false) ORDER BY finished DESC NULLS LAST, filename DESC) = 1
-    )
-    SELECT
-        filename AS run,
-        method,
-        method AS label,
-        NULL AS r,
-        task, model, seed, metric, score, learning_rate, trainable, total, permille, category, steps, seconds,
-        seconds_per_step, peak_memory_mb, device, threads,
-        CASE WHEN hold_out THEN 'tuning' ELSE 'final' END AS kind,
-        config_hash
-    FROM newest ORDER BY task, model, label, seed, filename
-"""
 
 
 def gather(folder: Path) -> pandas.DataFrame:
@@ -67,23 +27,39 @@ def gather(folder: Path) -> pandas.DataFrame:
     by held-out training rows), config_hash. Of runs with the same config the one that ended last counts, once.
     Raises BadInput where the folder is missing or a result is damaged.
     """
-    import duckdb
     import pandas
 
     folder = Path(folder)
     if not folder.is_dir():
         raise BadInput(f"there is no folder {folder}; give one that holds runs, such as a sweep's output")
-    files = [str(path / "result.json") for path in runs_below(folder) if (path / "result.json").is_file()]
-    with duckdb.connect() as base:
-        try:
-            table = base.execute(_SELECT, [files, _STORED]).df() if files else pandas.DataFrame(columns=list(COLUMNS))
-        except duckdb.Error as error:
-            raise BadInput(f"a result below {folder} is damaged: {str(error).splitlines()[0]}; run it again") from error
+    latest: dict[tuple[str, bool], dict[str, Any]] = {}
+    for path in runs_below(folder):
+        values = _read(path / "result.json")
+        if values is not None:
+            key = values["config_hash"], values["hold_out"]
+            earlier = latest.get(key)
+            if earlier is None or values["finished"] >= earlier["finished"]:
+                latest[key] = values | {"run": os.path.relpath(path, folder)}
+    table = pandas.DataFrame(list(latest.values()), columns=[*COLUMNS, "hold_out"])
+    table["label"] = table["method"]
     named = {label: (without_rank(label), rank(label)) for label in table["label"].unique()}
     table["method"] = [named[label][0] for label in table["label"]]
     table["r"] = pandas.array([named[label][1] for label in table["label"]], dtype="Int64")
-    table["run"] = [os.path.relpath(Path(path).parent, folder) for path in table["run"]]
-    return table.astype(COLUMNS)
+    table["kind"] = ["tuning" if held else "final" for held in table["hold_out"]]
+    order = ["task", "model", "method", "r", "seed", "run"]
+    return table[list(COLUMNS)].astype(COLUMNS).sort_values(order, ignore_index=True)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A result as plain data; None where there is none. Python's reader: many small files are slow in DuckDB's."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        return vars(Result.from_json(text))
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"{path} is damaged: {error}; delete it and run it again") from error
 
 
 _TEXTS = ("run", "method", "label", "task", "model", "metric", "category", "device", "kind", "config_hash")
