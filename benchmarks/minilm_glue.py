@@ -56,16 +56,20 @@ def scores(runs: pd.DataFrame) -> str:
         (arm_of(c), c.task): f"{100 * c.mean:.1f}" + (f" ± {100 * c.std:.1f}" if c.n > 1 else " (1 run)")
         for c in cells.itertuples()
     }
-    part = {arm_of(p): f"{100 * p.effect:.1f} [{100 * p.low:.1f}, {100 * p.high:.1f}]" for p in parts.itertuples()}
+    part = {arm_of(p): _with_interval(p.effect, p.low, p.high) for p in parts.itertuples()}
     permille = {arm_of(r): r.permille for r in runs.itertuples()}
     rows = []
     for a in means.sort_values(["complete", "mean"], ascending=False).itertuples():
         arm = arm_of(a)
-        average = f"{100 * a.mean:.1f} [{100 * a.low:.1f}, {100 * a.high:.1f}]" if a.complete else "tasks missing"
+        average = _with_interval(a.mean, a.low, a.high) if a.complete else "tasks missing"
         own = [shown.get((arm, task), "") for task in tasks]
         rows.append((f"`{arm.name}`", f"{permille.get(arm, 0):.2f}", *own, average, part.get(arm, "")))
     header = ("method", "per mille", *tasks, "average, 95 %", "% of full, 95 %")
     return f"In %, mean ± standard deviation over seeds.\n\n{table(header, rows)}"
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    return f"{100 * value:.1f}" + ("" if pd.isna(low) else f" [{100 * low:.1f}, {100 * high:.1f}]")
 
 
 def told_apart(runs: pd.DataFrame) -> str:

@@ -46,9 +46,9 @@ class Measure:
     show: Callable[[float], str]
 
 
-SHARE = Measure("of full fine-tuning's average", "pairs", share, lambda x: f"{100 * x:.1f} %")
-POINTS = Measure("points", "pairs", difference, lambda x: f"{100 * x:+.2f}")
-SPREAD = Measure("times the standard deviation over seeds", "cells", spread, lambda x: f"{x:.2f}")
+SHARE = Measure("of full fine-tuning's average", "pair", share, lambda x: f"{100 * x:.1f} %")
+POINTS = Measure("points", "pair", difference, lambda x: f"{100 * x:+.2f}")
+SPREAD = Measure("times the standard deviation over seeds", "cell", spread, lambda x: f"{x:.2f}")
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _verdict(claim: Claim, scores: dict[Arm, pd.Series]) -> Verdict:
         for verdict, why in [ruling(claim, e)]
     )
     verdict, why = ruling(claim, pooled)
-    text = f"{shown(claim.measure, pooled)} over {pooled.pairs} {claim.measure.unit}"
+    text = f"{shown(claim.measure, pooled)} over {pooled.pairs} {claim.measure.unit}{'s' * (pooled.pairs != 1)}"
     effect, low, high, _ = pooled
     details = parts if len(parts) > 1 else ()
     return Verdict(claim.claim, text, verdict, effect, low, high, _count(whole), why, told, details)
