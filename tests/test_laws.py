@@ -241,7 +241,7 @@ def test_training_mode_changes_nothing_but_dropout(case, kind):
         torch.testing.assert_close(model(x), calm)
 
 
-SEVERAL_VALLEYS = {"loha", "randlora"}  # products of products, where the search may end in a lesser one
+SEVERAL_VALLEYS = {"loha"}  # a product of products, where the search may end in a lesser one
 
 
 @seated

@@ -8,6 +8,7 @@ from torch import Tensor
 from subspace_tuning.algebra import Expr, Live, Weight, matrix
 from subspace_tuning.method import Method, Params, Start, zeros
 from subspace_tuning.methods.projections import projection, unit_uniform
+from subspace_tuning.nearest import hadamard_low_rank
 from subspace_tuning.registry import register
 
 
@@ -46,6 +47,22 @@ class RandLoRA(Method):
         N = self.sizes(n, m)["N"]
         P = projection(self.seed, 0, (max(n, m), N * self.r), unit_uniform, like)
         return {"P": P, "Q": projection(self.seed, 1, (self.r, min(n, m)), unit_uniform, like)}
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        """Exact for what the method reaches, where P has no more columns than rows.
+
+        P^+ dW / s is all Q o l_j g_j^T below each other, of which each gives its nearest rank one. Where that misses
+        most of dW, as P^+ magnifies what is out of reach, a search does better from where training starts.
+        """
+        n, m = W.shape
+        c, N, s = self.constants(W), self.sizes(n, m)["N"], self.alpha / self.r
+        D = (W_star.dense() - W.dense()) / s
+        D = D if n > m else D.T
+        Y = torch.linalg.lstsq(c["P"], D).solution.view(N, self.r, -1)
+        pairs = [hadamard_low_rank(c["Q"], part, 1) for part in Y]
+        l, g = torch.stack([A[:, 0] for A, _ in pairs]), torch.stack([B[0] for _, B in pairs])  # noqa: E741
+        missed = D - c["P"] @ _scaled(l, c["Q"], g)
+        return {"l": l, "g": g} if 2 * missed.square().sum() < D.square().sum() else super().project(W, W_star)
 
     def phi(self, W: Expr, p: Params) -> Expr:
         n, m = W.shape
