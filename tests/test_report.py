@@ -27,7 +27,9 @@ from subspace_tuning.report.page import to_json
 from subspace_tuning.report.serve import server
 from subspace_tuning.run_folder import RunFolder
 from subspace_tuning.sweep.results import gather
+from subspace_tuning.train import run
 from test_cli import subspace
+from tiny import recipe
 
 SMALL = {"tasks": ("cola", "rte"), "models": ("roberta-base",), "seeds": 2}
 plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12)
@@ -90,9 +92,9 @@ def test_folded_configs_are_the_files_letter_by_letter(all_values):
     ids=lambda values: str(values.get("method", values.get("task"))),
 )
 def test_the_command_of_a_run_makes_its_recipe_again(values):
-    recipe = make(values).resolved()
-    words = [word for part in configs.fold([recipe.dump()]) for word in part["words"] if word]
-    assert make(override({}, shlex.split(" ".join(words)))).resolved().digest() == recipe.digest()
+    given = make(values).resolved()
+    words = [word for part in configs.fold([given.dump()]) for word in part["words"] if word]
+    assert make(override({}, shlex.split(" ".join(words)))).resolved().digest() == given.digest()
 
 
 points = st.lists(st.floats(-1e3, 1e3), max_size=200).map(lambda v: [(10 * i, x) for i, x in enumerate(v, 1)])
@@ -140,12 +142,12 @@ def test_every_run_is_there_with_its_numbers_config_and_curves(folder, page):
     runs = {name: column(data) for name, data in parts.data["runs"].items()}
     assert sorted(runs["run"]) == sorted(gather(folder)["run"])
     pieces, curve = parts.details["configs"], parts.details["curves"]
-    for i, run in enumerate(runs["run"]):
-        result = RunFolder(folder / run).result()
+    for i, name in enumerate(runs["run"]):
+        result = RunFolder(folder / name).result()
         assert runs["score"][i] == pytest.approx(result.score, rel=1e-4)
         assert (runs["task"][i], runs["seed"][i]) == (result.task, result.seed)
         text = "".join(part["texts"][part["codes"][i]] for part in pieces)
-        assert text == (folder / run / "config.yaml").read_text()
+        assert text == (folder / name / "config.yaml").read_text()
         steps, scores = curve["score"][i]
         assert curve["steps"][steps][-1] == 100
         assert scores[-1] == pytest.approx(result.score, rel=1e-2)
@@ -201,6 +203,13 @@ def test_a_single_run_has_a_report(tmp_path):
     studies.write(tmp_path, 1, **SMALL)
     (run,) = [path.parent for path in tmp_path.rglob("result.json")]
     assert Parts(Source(run).build()).data["runs"]["run"] == ["."]
+
+
+def test_a_run_that_is_looked_into_brings_its_pictures(tmp_path):
+    run(make(recipe(tmp_path, epochs=1)))
+    pictures = Parts(Source(tmp_path / "run").build(analyzed=1)).data["pictures"]
+    assert len(pictures) == 3
+    assert all(p["src"].startswith("data:image/png;base64,") and "stable rank" in p["alt"] for p in pictures)
 
 
 def test_runs_that_failed_or_go_on_are_told(tmp_path):

@@ -63,7 +63,11 @@ function median(values) {
 
 // how numbers are written
 const percent = (x) => (known(x) ? (100 * x).toFixed(1) : "–");
-const number = (x, digits = 3) => (known(x) ? Number(x.toPrecision(digits)).toLocaleString("en") : "–");
+function number(x, digits = 3) {
+  if (!known(x)) return "–";
+  const rounded = Number(x.toPrecision(digits));
+  return Math.abs(rounded) < 1 ? String(rounded) : rounded.toLocaleString("en"); // which would make 0.00005 a 0
+}
 const range = (low, high, write = percent) => (known(low) && known(high) ? `${write(low)} to ${write(high)}` : "");
 const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
 
