@@ -3,8 +3,8 @@
     python benchmarks/serving.py [--adapters 1,8,64] [--batch 64] [--length 32] [--layers 4] [--rounds 5] [--dry]
 
 A random model of RoBERTa-base's width and adapters of several families. A batch of requests, each for an adapter at
-random, is answered in one forward pass (``adapter_names``), or adapter by adapter (``set_adapter``), in turn. Figures are
-medians over rounds. Writes docs/data/serving.json and the tables of docs/serving.md, unless --dry.
+random, is answered in one forward pass (``adapter_names``), or adapter by adapter (``set_adapter``), in turn. Figures
+are medians over rounds. Writes docs/data/serving.json and the tables of docs/serving.md, unless --dry.
 """
 
 from __future__ import annotations

@@ -9,8 +9,7 @@ from models import batch, bert, gpt2, llama
 from subspace_tuning import METHODS, SSB, SubspaceConfig
 from subspace_tuning.methods import IA3, BitFit, DoRA, Houlsby, LoRA, SAMParser, VeRA
 from subspace_tuning.registry import build
-from subspace_tuning.tuner.mixed import routed
-from subspace_tuning.tuner.model import layers
+from subspace_tuning.tuner.model import layers, routed
 
 METHODS_HERE = [
     SSB(),
@@ -93,7 +92,7 @@ def test_gradients_of_a_mixed_batch_are_each_adapters_own(method):
         found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
         return {k: g for k, g in zip(trained, found, strict=True) if g is not None}
 
-    with routed(layers(model), names):
+    with routed(model, names):
         joint = gradients(model(**inputs).logits.square().sum())
     apart = {}
     for name in ("a0", "a1"):
@@ -118,3 +117,14 @@ def test_the_frozen_weight_is_met_once(size):
     with torch.no_grad():
         model(**batch(size=size), adapter_names=names)
     assert len(calls) == len(list(layers(model)))
+
+
+def test_every_adapter_has_its_own_head():
+    model = get_peft_model(bert(), SubspaceConfig(method=SSB(), task_type="SEQ_CLS"), adapter_name="a0")
+    model.add_adapter("a1", SubspaceConfig(method=LoRA(r=2), task_type="SEQ_CLS"))
+    with torch.no_grad():
+        for i, name in enumerate(("a0", "a1")):
+            model.base_model.model.classifier.modules_to_save[name].bias.fill_(1.0 + i)
+    inputs, names = batch(size=4), ["a1", "__base__", "a0", "a1"]
+    got = model.eval()(**inputs, adapter_names=names).logits
+    torch.testing.assert_close(got, alone(model, inputs, names))

@@ -107,8 +107,13 @@ def adapt(pretrained: Pretrained, recipe: Recipe) -> nn.Module:
             parameter.requires_grad_(_is_in(name, tuple(head)))
         return model
     torch.manual_seed(recipe.seed)
+    return put_on(model, config_of(recipe, head))
+
+
+def config_of(recipe: Recipe, head: list[str]) -> SubspaceConfig:
+    """The recipe's method on its modules, with a head of its own."""
     with as_bad_input((ValueError, TypeError)):
-        config = SubspaceConfig(
+        return SubspaceConfig(
             method=recipe.method_object(),
             mpc=recipe.mpc,
             mpc_weight=recipe.mpc_weight,
@@ -121,7 +126,6 @@ def adapt(pretrained: Pretrained, recipe: Recipe) -> nn.Module:
             rank_pattern=recipe.rank_pattern,
             alpha_pattern=recipe.alpha_pattern,
         )
-    return put_on(model, config)
 
 
 def put_on(model: PreTrainedModel, config: SubspaceConfig) -> PeftModel:

@@ -84,24 +84,12 @@ def _run(
     load_pretrained: Load,
 ) -> Result:
     task = recipe.task_object()
-    train_rows, eval_rows = encoded(recipe, task)
+    train_rows, _ = encoded(recipe, task)
     pretrained = load_pretrained(recipe.model, task, recipe.seed)
-    _fit_padding(pretrained, recipe)
+    fit_padding(pretrained, recipe)
     model = adapt(pretrained, recipe)
     watch = Watch(folder)
-    collator = DataCollatorWithPadding(load_tokenizer(recipe.model))
-    trainer = Trainer(
-        model=model,
-        args=arguments(recipe, folder),
-        train_dataset=cast(Any, train_rows),  # a list is a dataset
-        eval_dataset=cast(Any, eval_rows),
-        data_collator=collator,
-        processing_class=load_tokenizer(recipe.model),
-        compute_metrics=lambda p: {task.metric: task.score(_logits(p.predictions), cast(Any, p.label_ids))},
-        callbacks=[StepCallback(), watch, *callbacks],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
+    trainer = trainer_of(recipe, folder, model, [StepCallback(), watch, *callbacks])
     if recipe.early_stopping:
         trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping))
 
@@ -113,17 +101,38 @@ def _run(
     set_seed(recipe.seed)
     began = time.perf_counter()
     if checkpoint is None and needs_calibration(model):
-        calibrate(model, calibration_batches(recipe, train_rows, collator))
+        calibrate(model, calibration_batches(recipe, train_rows, trainer.data_collator))
     ratio = None
     if recipe.floor:
         batches = calibration_batches(recipe, train_rows, trainer.data_collator)
         ratio = floor_ratio(model, islice(batches, FLOOR_BATCHES), recipe.bf16)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     score = trainer.evaluate()[f"eval_{task.metric}"]
-    result = _result(recipe, task, model, pretrained, score, trainer.state.global_step, start, watch, began)
+    result = result_of(recipe, task, model, pretrained, score, trainer.state.global_step, start, watch, began)
     result = replace(result, floor_ratio=ratio)
     folder.finish(result, "model" if recipe.is_plain else "adapter", lambda path: save(trainer, recipe, path))
     return result
+
+
+def trainer_of(
+    recipe: Recipe, folder: RunFolder, model: torch.nn.Module, callbacks: Sequence[TrainerCallback]
+) -> Trainer:
+    """transformers' Trainer for a recipe: its rows, its arguments, its metric."""
+    task, tokenizer = recipe.task_object(), load_tokenizer(recipe.model)
+    train_rows, eval_rows = encoded(recipe, task)
+    trainer = Trainer(
+        model=model,
+        args=arguments(recipe, folder),
+        train_dataset=cast(Any, train_rows),  # a list is a dataset
+        eval_dataset=cast(Any, eval_rows),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        processing_class=tokenizer,
+        compute_metrics=lambda p: {task.metric: task.score(_logits(p.predictions), cast(Any, p.label_ids))},
+        callbacks=list(callbacks),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    return trainer
 
 
 def calibration_batches(recipe: Recipe, rows: list[Row], collator: Callable[[list[Any]], Any]) -> DataLoader:
@@ -133,7 +142,7 @@ def calibration_batches(recipe: Recipe, rows: list[Row], collator: Callable[[lis
     return DataLoader(cast(Any, some), batch_size=recipe.batch_size, collate_fn=collator)
 
 
-def _result(
+def result_of(
     recipe: Recipe,
     task: Task,
     model: torch.nn.Module,
@@ -211,7 +220,7 @@ def encode(rows: Split, model: str, max_length: int) -> list[Row]:
     return [dict(zip((*names, "labels"), row, strict=True)) for row in columns]
 
 
-def _fit_padding(pretrained: Pretrained, recipe: Recipe) -> None:
+def fit_padding(pretrained: Pretrained, recipe: Recipe) -> None:
     config: Any = pretrained.model.config
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = load_tokenizer(recipe.model).pad_token_id

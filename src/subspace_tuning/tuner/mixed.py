@@ -7,13 +7,12 @@ one method with equally many rows are computed at once, their parameters stacked
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from subspace_tuning.algebra import Dense, Diag, Expr, NotALinearMap, Product, Sum, Weight
 from subspace_tuning.method import Method, Params
@@ -209,18 +208,3 @@ def _halves(E: Expr, W: Weight) -> Cut:
     if found is None:
         raise TypeError(f"{type(E).__name__} cannot be cut in front of W")
     return found
-
-
-@contextmanager
-def routed(layers: Iterator[SubspaceLayer], names: Sequence[str]) -> Iterator[None]:
-    """Within this, each row of a batch goes by the adapter that is named for it."""
-    handles = [layer.register_forward_pre_hook(partial(_with_names, names), with_kwargs=True) for layer in layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _with_names(names: Sequence[str], layer: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    return args, {**kwargs, "adapter_names": names}

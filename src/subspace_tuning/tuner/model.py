@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from subspace_tuning.methods.on_block import OnBlock
@@ -215,15 +216,34 @@ class SubspaceModel(BaseTuner):
         unknown = sorted(set(names) - {BASE} - set(self.peft_config))
         if unknown:
             raise ValueError(f"adapter_names holds unknown adapters {unknown}; loaded are {sorted(self.peft_config)}")
-        handles = []
-        try:
-            for layer in layers(self.model):
-                hand_over = partial(_with_adapter_names, adapter_names=list(names))
-                handles.append(layer.register_forward_pre_hook(hand_over, with_kwargs=True))
+        with routed(self.model, names):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
+
+
+@contextmanager
+def routed(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """Within this, each row of a batch goes by the adapter that is named for it, and by that one's head."""
+    handles = [
+        layer.register_forward_pre_hook(partial(_with_names, names), with_kwargs=True) for layer in layers(model)
+    ]
+    heads = [m for m in model.modules() if isinstance(m, ModulesToSaveWrapper)]
+    handles += [head.register_forward_hook(partial(_by_own_head, names), with_kwargs=True) for head in heads]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _with_names(names: Sequence[str], layer: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    return args, {**kwargs, "adapter_names": names}
+
+
+def _by_own_head(names: Sequence[str], wrapper: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+    (x,), rows = args, {name: [i for i, other in enumerate(names) if other == name] for name in dict.fromkeys(names)}
+    heads = {BASE: wrapper.original_module, **dict(wrapper.modules_to_save.items())}
+    done = torch.cat([heads[name](x[own], **kwargs) for name, own in rows.items()])
+    return done[torch.tensor([i for own in rows.values() for i in own]).argsort().to(done.device)]
 
 
 def _named_layers(model: nn.Module, adapter: str) -> Iterator[tuple[str, SubspaceLayer]]:
@@ -236,7 +256,3 @@ def _each_as(held: dict[str, Tensor], head: str, change: Callable[[dict[str, Ten
         for name in values:
             del held[head + name]
         held.update({head + name: value for name, value in change(values).items()})
-
-
-def _with_adapter_names(layer: nn.Module, args: Any, kwargs: Any, adapter_names: list[str]) -> tuple[Any, Any]:
-    return args, {**kwargs, "adapter_names": adapter_names}
