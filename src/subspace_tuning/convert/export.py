@@ -28,7 +28,7 @@ from subspace_tuning.convert import lora
 from subspace_tuning.convert.certificate import CARD, CERTIFICATE, MERGED_CARD, Certificate, Layer
 from subspace_tuning.convert.change import Change
 from subspace_tuning.convert.fold import SCALES, Plan, plan
-from subspace_tuning.convert.from_peft import WEIGHTS
+from subspace_tuning.convert.from_peft import WEIGHTS, free
 from subspace_tuning.convert.layers import changes_of, methods_of, seats, untie, without
 from subspace_tuning.convert.lora import Wanted
 from subspace_tuning.convert.probe import Differences, Probe, answers, differences, probe
@@ -71,10 +71,7 @@ def checked(out: Path | str, to: str) -> Path:
     """The folder to make. Raises BadInput where it is not free."""
     if to not in KINDS:
         raise BadInput(f"an adapter is exported to {' or '.join(KINDS)}, got {to!r}")
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"{out} exists already and is not an empty folder; name a new one")
-    return out
+    return free(out)
 
 
 @dataclass(frozen=True)

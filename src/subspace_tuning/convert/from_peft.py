@@ -64,15 +64,26 @@ def read_peft(folder: str | Path) -> Adapter:
 
 def import_peft(folder: str | Path, out: str | Path) -> SubspaceConfig:
     """Write the adapter of a folder as ours to a new folder; returns its config."""
+    out = free(out)
+    kind, config, weights = read_peft(folder)
+    write_adapter(out, config, weights, CARD.format(kind=kind, method=config.method.describe()))
+    return config
+
+
+def free(out: str | Path) -> Path:
+    """The folder to make. Raises BadInput where something is there already."""
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} exists already and is not an empty folder; name a new one")
-    kind, config, weights = read_peft(folder)
+    return out
+
+
+def write_adapter(out: Path, config: SubspaceConfig, weights: dict[str, Tensor], card: str) -> None:
+    """An adapter's folder as PEFT reads it, all of it or nothing."""
     with whole_folder(out) as aside:
         save_file(weights, aside / WEIGHTS, metadata={"format": "pt"})
-        (aside / "README.md").write_text(CARD.format(kind=kind, method=config.method.describe()), encoding="utf-8")
+        (aside / "README.md").write_text(card, encoding="utf-8")
         config.save_pretrained(str(aside))
-    return config
 
 
 def _kind_of(data: Any, where: str) -> tuple[Kind, Source]:

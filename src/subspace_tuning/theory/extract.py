@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from subspace_tuning.aside import whole_folder
+from subspace_tuning.convert.from_peft import free, write_adapter
 from subspace_tuning.errors import BadInput
 from subspace_tuning.theory.fit import Family, Fit, Report, rank_pattern
 from subspace_tuning.tuner.config import SubspaceConfig
 
-WEIGHTS = "adapter_model.safetensors"
 CARD = """# {method}, extracted
 
 The best that `{method}` can do towards a fully fine-tuned model: it captures {energy:.1%} of
@@ -22,9 +20,7 @@ The best that `{method}` can do towards a fully fine-tuned model: it captures {e
 
 def extract(fit: Fit, report: Report, family: Family, out: str | Path) -> Path:
     """Write the kept parameters of a family, and a head that only the fine-tuned model has, to a new folder."""
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"{out} exists already and is not an empty folder; name a new one")
+    out = free(out)
     if not family.fitted:
         raise BadInput(f"{family.method.describe()} fits no layer; there is nothing to write")
     heads = sorted({name.split(".")[0] for name in report.places.heads})
@@ -36,16 +32,13 @@ def extract(fit: Fit, report: Report, family: Family, out: str | Path) -> Path:
         base_model_name_or_path=fit.base.name,
         inference_mode=True,
     )
-    with whole_folder(out) as aside:
-        save_file(_weights(fit, family, heads), aside / WEIGHTS, metadata={"format": "pt"})
-        card = CARD.format(
-            method=family.method.describe(),
-            energy=family.captured_energy,
-            layers=len(family.fitted),
-            parameters=family.parameters,
-        )
-        (aside / "README.md").write_text(card, encoding="utf-8")
-        config.save_pretrained(str(aside))
+    card = CARD.format(
+        method=family.method.describe(),
+        energy=family.captured_energy,
+        layers=len(family.fitted),
+        parameters=family.parameters,
+    )
+    write_adapter(out, config, _weights(fit, family, heads), card)
     return out
 
 
