@@ -212,11 +212,16 @@ def test_method_from_outside_the_package(tmp_path, monkeypatch):
     METHODS.pop("half_scale:HalfScale")
 
 
-def test_without_the_extra_it_says_what_to_install():
-    script = "import sys; sys.modules['typer'] = None\nfrom subspace_tuning.__main__ import main\nmain()"
+@pytest.mark.parametrize(
+    ("missing", "words", "extra"),
+    [("typer", [], "train"), ("statsmodels", ["reproduce", "si2024", "--dry-run"], "study")],
+)
+def test_without_an_extra_it_says_what_to_install(missing, words, extra):
+    script = f"import sys; sys.modules[{missing!r}] = None; sys.argv[1:] = {words}\n"
+    script += "from subspace_tuning.__main__ import main\nmain()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].endswith("run `pip install 'subspace-tuning[train]'`")
+    assert done.stderr.strip().splitlines()[-1].endswith(f"run `pip install 'subspace-tuning[{extra}]'`")
     assert "Traceback" not in done.stderr
 
 

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import sys
 
-EXTRA = {"typer", "rich", "pydantic", "yaml", "datasets", "scipy", "sklearn", "matplotlib", "pandas", "click"}
+EXTRAS = {
+    "train": {"typer", "rich", "pydantic", "yaml", "datasets", "scipy", "sklearn", "matplotlib", "pandas", "click"},
+    "study": {"duckdb", "statsmodels", "optuna", "plotly", "pyarrow", "filelock", "psutil"},
+    "ray": {"ray"},
+}
 
 
 def main() -> None:
     try:
         from subspace_tuning.cli import app
+
+        app()
     except ModuleNotFoundError as error:
-        if error.name not in EXTRA:
+        needed = (error.name or "").partition(".")[0]
+        extra = next((extra for extra, names in EXTRAS.items() if needed in names), None)
+        if extra is None:
             raise
         print(
-            f"error: the command line needs {error.name}, which is not installed: "
-            "run `pip install 'subspace-tuning[train]'`",
+            f"error: this command needs {needed}, which is not installed: run `pip install 'subspace-tuning[{extra}]'`",
             file=sys.stderr,
         )
         sys.exit(2)
-    app()
 
 
 if __name__ == "__main__":
