@@ -13,6 +13,7 @@ from subspace_tuning.cli import (  # noqa: F401  each adds its commands
     export,
     fit,
     methods,
+    pack,
     report,
     reproduce,
     results,
