@@ -3,9 +3,14 @@
 The offline default model on the offline default data, with each method's default fields; the docs show the outcome.
 Usage, from the repository's root:
 
-    python benchmarks/method_table.py --rates                find learning rates, judged by rows held out of training
     python benchmarks/method_table.py [--workers 2]          three seeds each: the table
+    python benchmarks/method_table.py --seconds              on a quiet machine: the time of a step, one after the other
     make docs                                                docs/methods.md with the table
+
+Methods go by their own learning rates. Some of these are meant for far longer training; for the ones that were left at
+chance, and for the probe that all are compared with, a small grid was searched, judged by rows held out of training:
+
+    python benchmarks/method_table.py --rates --only NAME ...
 
 --only, --steps and --seeds make it smaller, --folder writes it elsewhere. Finished runs are not run again, so an
 interrupted table goes on where it stopped. Writes docs/data/method_table.json (and method_rates.json).
@@ -21,7 +26,7 @@ from typing import Any
 
 from subspace_tuning import METHODS, assets
 from subspace_tuning.aside import write
-from subspace_tuning.docs import SCORES, measured
+from subspace_tuning.docs import SCORES, SEARCHED, measured
 from subspace_tuning.recipe import FULL, HEAD, Recipe, make
 from subspace_tuning.run_folder import Result
 from subspace_tuning.side_by_side import cores, run_all
@@ -39,6 +44,7 @@ BASE = {
 }
 GRID = (1.0, 3.0, 10.0)  # times the method's own learning rate
 GRID_SEED = 17  # not one of the table's
+TIMED = 12  # steps
 
 
 def recipe_of(name: str, given: Namespace, **changes: Any) -> Recipe:
@@ -60,9 +66,9 @@ def judged(name: str, seed: int, rates: dict[str, float], given: Namespace) -> R
     return recipe_of(name, given, seed=seed, **({"learning_rate": rates[name]} if name in rates else {}))
 
 
-def run(wanted: list[Recipe], workers: int | None) -> Iterator[tuple[Recipe, Result | None]]:
+def run(wanted: list[Recipe], workers: int | None, *, again: bool = False) -> Iterator[tuple[Recipe, Result | None]]:
     """The recipes with their results, None for one that failed, told as they end."""
-    for count, (number, outcome) in enumerate(run_all(wanted, workers), 1):
+    for count, (number, outcome) in enumerate(run_all(wanted, workers, again=again), 1):
         failed = isinstance(outcome, Exception)
         told = outcome if failed else f"{outcome.score:.3f}  {outcome.seconds_per_step:.2f} s/step"
         print(f"{count:3}/{len(wanted)}  {Path(wanted[number].output).name:40} {told}", flush=True)
@@ -95,13 +101,15 @@ def make_table(names: list[str], given: Namespace) -> None:
             results.setdefault(recipe.method, []).append(result)
     if HEAD not in results:
         raise SystemExit("the linear probe failed: there is nothing to compare with")
-    rows = sorted((row(name, found) for name, found in results.items()), key=lambda r: -r["score"])
+    rows = sorted((row(n, found) | {"searched": n in rates} for n, found in results.items()), key=lambda r: -r["score"])
     some = results[HEAD][0]
     about = (
         f"{given.steps} steps of batch {BATCH} on movie-review sentences, MiniLM ({some.total / 1e6:.1f} M weights), "
         f"{BASE['eval_samples']} sentences to judge by: {some.metric} in %, mean and standard deviation over "
-        f"{given.seeds} seeds. `{HEAD}` is the linear probe: the head alone. Default fields; seconds on one of "
-        f"{cores()} cores, {some.device}. Made by `python benchmarks/method_table.py`."
+        f"{given.seeds} seeds. `{HEAD}` is the linear probe: the head alone. Default fields and own learning rates; "
+        f"a rate with {SEARCHED} is the best of {', '.join(f'{f:g}' for f in GRID)} times its own, by rows held out of "
+        "training: for the probe, and for methods whose own rate left them at chance after so few steps. "
+        "Made by `python benchmarks/method_table.py`."
     )
     probe = mean(r.score for r in results[HEAD])
     table = {"about": about, "metric": some.metric, "probe": probe, "versions": some.versions, "results": rows}
@@ -120,9 +128,23 @@ def row(name: str, found: list[Result]) -> dict[str, Any]:
         "scores": scores,
         "trainable": found[0].trainable,
         "permille": found[0].permille,
-        "seconds_per_step": mean(r.seconds_per_step for r in found),
+        "seconds_per_step": None,
         "learning_rate": found[0].learning_rate,
     }
+
+
+def time_steps(names: list[str], given: Namespace) -> None:
+    """Seconds a step, written into the table: one method after the other, with all cores to itself."""
+    path = given.folder / Path(SCORES).name
+    table = json.loads(path.read_text())
+    rows = {row["method"]: row for row in table["results"]}
+    given.steps = TIMED
+    wanted = [judged(name, 0, {}, given) for name in names if name in rows]
+    for recipe, result in run(wanted, 1, again=True):
+        if result is not None:
+            rows[recipe.method]["seconds_per_step"] = result.seconds_per_step
+    table["timed"] = f"Seconds a step: the mean of {TIMED - 1} steps on {cores()} cores, one method after the other."
+    save(path, table)
 
 
 def save(path: Path, data: dict[str, Any]) -> None:
@@ -133,8 +155,9 @@ def save(path: Path, data: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rates", action="store_true", help="find learning rates instead")
+    parser.add_argument("--seconds", action="store_true", help="time the steps of the table's methods instead")
     parser.add_argument("--only", nargs="*", default=[], help="methods; without it all")
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--folder", type=Path, default=Path(SCORES).parent)
@@ -142,7 +165,8 @@ def main() -> None:
     assets.default_model(), assets.movie_reviews()  # fetched once, before runs start side by side
     names = [HEAD, FULL, *sorted(METHODS)]
     names = [name for name in names if name in (HEAD, *given.only)] if given.only else names
-    (find_rates if given.rates else make_table)(names, given)
+    work = find_rates if given.rates else time_steps if given.seconds else make_table
+    work(names, given)
 
 
 if __name__ == "__main__":

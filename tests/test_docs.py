@@ -53,7 +53,7 @@ def test_every_method_is_in_the_pages():
 
 
 def test_scores_stand_in_the_page():
-    row = {"method": "ssb", "score": 0.8, "spread": 0.01, "permille": 1.2, "seconds_per_step": 0.5}
+    row = {"method": "ssb", "score": 0.8, "spread": 0.01, "permille": 1.2, "seconds_per_step": 0.5, "searched": False}
     scores = {"metric": "accuracy", "about": "Forty steps.", "probe": 0.7, "results": [{**row, "learning_rate": 1e-2}]}
     assert "| `ssb` | 80.0 ± 1.0 | +10.0 | 1.20 | 0.50 | 0.01 |" in docs.methods_page(scores)
 

@@ -25,6 +25,7 @@ PAGE, README, SCORES = "docs/methods.md", "README.md", "docs/data/method_table.j
 FLOOR, STEPS, FLOOR_PICTURE = "docs/floor.md", "docs/data/step.json", "docs/pictures/floor.svg"
 TENSORS = "docs/data/saved.json"
 MARKER = "<!-- methods -->"
+SEARCHED = "\\*"  # marks a learning rate that was searched for
 HEAD = """\
 <!-- made by `make docs` from the registry: edit the methods, not this page -->
 # Methods
@@ -117,13 +118,14 @@ def measured(scores: dict[str, Any]) -> str:
             f"{100 * row['score']:.1f} ± {100 * row['spread']:.1f}",
             f"{100 * (row['score'] - scores['probe']):+.1f}",
             f"{row['permille']:.2f}",
-            f"{row['seconds_per_step']:.2f}",
-            f"{row['learning_rate']:g}",
+            f"{row['seconds_per_step']:.2f}" if row["seconds_per_step"] else "",
+            f"{row['learning_rate']:g}{SEARCHED if row['searched'] else ''}",
         )
         for row in scores["results"]
     )
     header = ("method", scores["metric"], "over the probe", "per mille", "s/step", "learning rate")
-    return f"## Measured\n\n{scores['about']}\n\n{table(header, rows)}"
+    about = " ".join(filter(None, (scores["about"], scores.get("timed"))))
+    return f"## Measured\n\n{about}\n\n{table(header, rows)}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
