@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import save_file
 
 from subspace_tuning import memory
+from subspace_tuning.checkpoint import Checkpoint
 from subspace_tuning.cli import app  # noqa: F401  everything that the command imports
-from subspace_tuning.theory.checkpoint import Checkpoint
 from subspace_tuning.theory.fit import Fit, choose
 
 N, M, A_SHARD = 1024, 4096, 16

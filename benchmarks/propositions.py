@@ -28,11 +28,11 @@ from safetensors.torch import load_file
 from scipy.stats import bootstrap, spearmanr, ttest_1samp
 
 from subspace_tuning import assets
+from subspace_tuning.checkpoint import Checkpoint
 from subspace_tuning.cli.progress import counted
 from subspace_tuning.docs import SCORES
 from subspace_tuning.recipe import FULL, HEAD, MINILM, Recipe
 from subspace_tuning.run_folder import Result, RunFolder
-from subspace_tuning.theory.checkpoint import Checkpoint
 from subspace_tuning.theory.fit import Family, Fit, choose
 from subspace_tuning.theory.subspaces import Patterns, patterns
 

@@ -55,10 +55,34 @@ def test_the_command_line(pair, tmp_path):
     assert run(app, ["diff", pair[0], str(tmp_path / "none")]).exit_code == 2
 
 
+def test_names_match_across_the_prefix_of_a_base_model(tmp_path):
+    """Of a base model and a classifier made from it, whichever comes first."""
+    from models import bert
+
+    model = bert()
+    model.bert.save_pretrained(tmp_path / "base")
+    with torch.no_grad():
+        model.bert.encoder.layer[0].output.dense.weight.mul_(2)
+    model.save_pretrained(tmp_path / "tuned")
+    for a, b, prefix, head in (("base", "tuned", "bert.", "only in B"), ("tuned", "base", "", "only in A")):
+        states = {d.name: d.state for d in diff(tmp_path / a, tmp_path / b)}
+        changed = f"{prefix}encoder.layer.0.output.dense.weight"
+        assert {name for name, state in states.items() if state == head} == {"classifier.weight", "classifier.bias"}
+        assert {name for name, state in states.items() if state == "changed"} == {changed}
+        assert set(states.values()) == {"same", "changed", head}
+
+
+def test_a_model_of_an_unknown_kind_keeps_its_names(pair):
+    for folder in pair:
+        with open(f"{folder}/config.json", "w", encoding="utf-8") as file:
+            json.dump({"model_type": "of-another-world"}, file)
+    assert {d.state for d in diff(pair[0], pair[0])} == {"same"}
+
+
 def test_what_is_no_checkpoint_is_told(pair, tmp_path):
     with pytest.raises(BadInput, match=r"no \.safetensors file"):
         diff(pair[0], tmp_path)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(BadInput, match="damaged"):
+    with pytest.raises(BadInput, match="cannot read the weights"):
         diff(pair[0], tmp_path / "bad")

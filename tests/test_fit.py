@@ -240,5 +240,12 @@ def test_bad_input_ends_in_one_sentence(checkpoints, words, said, tmp_path):
     assert __import__("re").search(said, err)
 
 
+def test_an_adapter_is_no_full_fine_tune(checkpoints, tmp_path):
+    fitted(checkpoints, "--save", "ssl", tmp_path / "adapter", out="to-adapter")
+    code, _, err = subspace("fit", checkpoints / "base", tmp_path / "adapter", "--output", tmp_path / "out")
+    assert code == 2
+    assert "holds an adapter" in err
+
+
 def test_a_layer_without_a_change_counts_as_reached():
     assert LayerFit().captured_energy == 1.0

@@ -8,11 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from subspace_tuning.errors import BadInput
+
 
 def write(path: Path, text: str) -> None:
     """Write a file aside, then rename it."""
     with whole_file(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def free(out: str | Path) -> Path:
+    """The folder to make. Raises BadInput where something is there already."""
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out} exists already and is not an empty folder; name a new one")
+    return out
 
 
 @contextmanager

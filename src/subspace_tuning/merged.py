@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from subspace_tuning.aside import whole_folder
+from subspace_tuning.aside import free, whole_folder
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.predict import Predictor
 from subspace_tuning.pretrained import location
@@ -44,9 +44,7 @@ Made with [subspace-tuning](https://pypi.org/project/subspace-tuning/) {version}
 
 def merge(run: Path | str, out: Path | str) -> Path:
     """Write the merged model of a finished run to a new folder. Raises BadInput where the method cannot be merged."""
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"{out} exists already and is not an empty folder; name a new one")
+    out = free(out)
     folder = RunFolder(run)
     recipe = folder.recipe()  # tells whether it is a run at all
     result = folder.result()

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
+from subspace_tuning.checkpoint import Checkpoint
 from subspace_tuning.errors import BadInput
-from subspace_tuning.pretrained import location
+from subspace_tuning.skeleton import called, skeleton
 
 STATES = ("same", "changed", "reshaped", "only in A", "only in B")
 
@@ -27,49 +26,38 @@ class Difference(NamedTuple):
 
 
 def diff(a: str | Path, b: str | Path, tick: Callable[[int], None] = lambda total: None) -> list[Difference]:
-    """Tensors of two folders of safetensors (checkpoints or adapters), in the order of A, then what only B has."""
-    held_a, held_b = _files(a), _files(b)
-    names = [*held_a, *(name for name in held_b if name not in held_a)]
+    """Tensors of two checkpoints or adapters, those of A first, then what only B has; by the names of B's model."""
+    A, B = Checkpoint(a), Checkpoint(b)
+    names_a, names_b = _named(A, B)
+    names = [*names_a, *(name for name in names_b if name not in names_a)]
     found = []
     for name in names:
-        found.append(_between(name, held_a.get(name), held_b.get(name)))
+        found.append(_between(name, A, names_a.get(name), B, names_b.get(name)))
         tick(len(names))
     return found
 
 
-def _between(name: str, a: Path | None, b: Path | None) -> Difference:
-    if a is None or b is None:
-        held = _read(name, a or b)
-        return Difference(name, "only in A" if b is None else "only in B", tuple(held.shape))
-    A, B = _read(name, a), _read(name, b)
-    if A.shape != B.shape:
-        return Difference(name, "reshaped", tuple(B.shape))
-    if not A.is_floating_point() or not B.is_floating_point():
-        return Difference(name, "same" if torch.equal(A, B) else "changed", tuple(A.shape))
-    gap, size = B.double() - A.double(), A.double().norm().item()
+def _named(A: Checkpoint, B: Checkpoint) -> tuple[dict[str, str], dict[str, str]]:
+    """Name -> key in A and in B: a head's checkpoint has a prefix that its base model's goes without."""
+    try:
+        model = skeleton(B)
+    except BadInput:  # of a kind unknown here: its tensors can be compared all the same
+        return {key: key for key in A.keys()}, {key: key for key in B.keys()}  # noqa: SIM118
+    return called(A, model), called(B, model)
+
+
+def _between(name: str, A: Checkpoint, in_a: str | None, B: Checkpoint, in_b: str | None) -> Difference:
+    if in_a is None or in_b is None:
+        missing = "only in B" if in_a is None else "only in A"
+        return Difference(name, missing, B.shape(in_b or "") if in_a is None else A.shape(in_a))
+    if A.shape(in_a) != B.shape(in_b):
+        return Difference(name, "reshaped", B.shape(in_b))
+    first, second = A.stored(in_a), B.stored(in_b)
+    shape = tuple(first.shape)
+    if not first.is_floating_point() or not second.is_floating_point():
+        return Difference(name, "same" if torch.equal(first, second) else "changed", shape)
+    gap, size = second.double() - first.double(), first.double().norm().item()
     norm = gap.norm().item()
     relative = norm / size if size else float(norm > 0)
     largest = gap.abs().max().item() if gap.numel() else 0.0
-    return Difference(name, "changed" if norm else "same", tuple(A.shape), relative, largest)
-
-
-def _files(folder: str | Path) -> dict[str, Path]:
-    """Which file holds which tensor."""
-    path = Path(location(str(folder)))
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise BadInput(f"there is no .safetensors file in {path}; give the folder of a checkpoint or an adapter")
-    found: dict[str, Path] = {}
-    for file in files:
-        try:
-            with safe_open(file, "pt") as opened:
-                names: list[str] = list(opened.keys())
-        except SafetensorError as error:
-            raise BadInput(f"{file} is damaged: {error}") from error
-        found |= dict.fromkeys(names, file)
-    return found
-
-
-def _read(name: str, file: Path | None) -> Tensor:
-    with safe_open(file, "pt") as opened:
-        return opened.get_tensor(name)
+    return Difference(name, "changed" if norm else "same", shape, relative, largest)

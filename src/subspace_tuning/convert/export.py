@@ -23,12 +23,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from subspace_tuning.aside import whole_folder
+from subspace_tuning.aside import free, whole_folder
 from subspace_tuning.convert import lora
 from subspace_tuning.convert.certificate import CARD, CERTIFICATE, MERGED_CARD, Certificate, Layer
 from subspace_tuning.convert.change import Change
 from subspace_tuning.convert.fold import SCALES, Plan, plan
-from subspace_tuning.convert.from_peft import WEIGHTS, free
+from subspace_tuning.convert.from_peft import WEIGHTS
 from subspace_tuning.convert.layers import changes_of, methods_of, seats, untie, without
 from subspace_tuning.convert.lora import Wanted
 from subspace_tuning.convert.probe import Differences, Probe, answers, differences, probe

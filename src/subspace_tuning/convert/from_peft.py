@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from subspace_tuning.aside import whole_folder
+from subspace_tuning.aside import free, whole_folder
 from subspace_tuning.convert.kinds import KINDS, Kind, Source
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.tuner.config import SubspaceConfig
@@ -68,14 +68,6 @@ def import_peft(folder: str | Path, out: str | Path) -> SubspaceConfig:
     kind, config, weights = read_peft(folder)
     write_adapter(out, config, weights, CARD.format(kind=kind, method=config.method.describe()))
     return config
-
-
-def free(out: str | Path) -> Path:
-    """The folder to make. Raises BadInput where something is there already."""
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"{out} exists already and is not an empty folder; name a new one")
-    return out
 
 
 def write_adapter(out: Path, config: SubspaceConfig, weights: dict[str, Tensor], card: str) -> None:

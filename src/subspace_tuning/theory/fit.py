@@ -23,9 +23,9 @@ from torch import Tensor
 from subspace_tuning import registry
 from subspace_tuning.algebra import Weight
 from subspace_tuning.aside import write
+from subspace_tuning.checkpoint import Checkpoint
 from subspace_tuning.method import Composition, Method
 from subspace_tuning.methods.extend.lora import Factored
-from subspace_tuning.theory.checkpoint import Checkpoint
 from subspace_tuning.theory.places import Place, Places, shared
 from subspace_tuning.theory.project import project
 

@@ -6,18 +6,13 @@ import copy
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
-import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from subspace_tuning.algebra import Weight
+from subspace_tuning.checkpoint import Checkpoint
 from subspace_tuning.errors import BadInput
-from subspace_tuning.theory.checkpoint import Checkpoint
+from subspace_tuning.skeleton import called, skeleton
 from subspace_tuning.tuner.targets import HEADS
 from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
 
@@ -59,8 +54,11 @@ class Places:
 
 def shared(base: Checkpoint, tuned: Checkpoint, pattern: str | None = None) -> Places:
     """The layers of both; without a pattern all but embeddings and heads, with one those whose name it finds."""
-    model = _skeleton(tuned)
-    ours, theirs = _called(base, model), _called(tuned, model)
+    for given in (base, tuned):
+        if given.is_adapter:
+            raise BadInput(f"{given.name} holds an adapter; a fully fine-tuned model (method=full) is wanted here")
+    model = skeleton(tuned)
+    ours, theirs = called(base, model), called(tuned, model)
     tied_to = dict(getattr(model, "all_tied_weights_keys", None) or {})
     try:
         wanted = re.compile(pattern) if pattern is not None else None
@@ -104,19 +102,6 @@ def _sides(base: Checkpoint, tuned: Checkpoint, pair: tuple[str, str]) -> Iterat
     return zip((base.name, tuned.name), pair, strict=True)
 
 
-def _called(checkpoint: Checkpoint, model: nn.Module) -> dict[str, str]:
-    """The model's names of tensors -> the checkpoint's, which may be older or lack the base model's prefix."""
-    if not isinstance(model, PreTrainedModel):
-        return {key: key for key in checkpoint.keys()}  # noqa: SIM118
-    renamings: Any = [t for t in get_model_conversion_mapping(model) if isinstance(t, WeightRenaming)]
-    own: Any = model.state_dict()
-    found = {}
-    for key in checkpoint.keys():  # noqa: SIM118
-        new, _ = rename_source_key(key, renamings, [], model.base_model_prefix, own)
-        found[key if key in own and new not in own else new] = key
-    return found
-
-
 def _weight(layer: nn.Module) -> LayerWeight | None:
     try:
         return weight_of(layer)
@@ -126,34 +111,3 @@ def _weight(layer: nn.Module) -> LayerWeight | None:
 
 def _by_default(name: str, layer: nn.Module) -> bool:
     return not (isinstance(layer, nn.Embedding) or HEADS & set(name.split(".")))
-
-
-def _skeleton(checkpoint: Checkpoint) -> nn.Module:
-    """The model without its numbers; of a checkpoint without a config, its matrices as linear layers."""
-    data = checkpoint.config()
-    if data is None or "model_type" not in data:
-        return _plain(checkpoint)
-    try:
-        config = AutoConfig.for_model(**data)
-        cls = getattr(transformers, (config.architectures or [""])[0], None)
-        with torch.device("meta"):
-            return AutoModel.from_config(config) if cls is None else cls(config)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"cannot make sense of the config of {checkpoint.name}: {error}") from error
-
-
-def _plain(checkpoint: Checkpoint) -> nn.Module:
-    root = nn.Module()
-    for key in checkpoint.keys():  # noqa: SIM118
-        name, _, kind = key.rpartition(".")
-        size = checkpoint.shape(key)
-        if kind != "weight" or len(size) != 2 or "embed" in name:
-            continue
-        parent = root
-        *path, last = name.split(".")
-        for part in path:
-            if part not in parent._modules:
-                parent.add_module(part, nn.Module())
-            parent = parent.get_submodule(part)
-        parent.add_module(last, nn.Linear(size[1], size[0], bias=f"{name}.bias" in checkpoint, device="meta"))
-    return root

@@ -16,10 +16,11 @@ from subspace_tuning.pretrained import location
 from subspace_tuning.run_folder import RunFolder
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+ADAPTER = "adapter_config.json"
 
 
 class Checkpoint:
-    """The tensors of a checkpoint: a folder, a safetensors file, a run of ``method=full``, or a name on the hub."""
+    """The tensors of a folder (a model's, an adapter's, a run's), of a safetensors file, or of a name on the hub."""
 
     def __init__(self, name: str | Path):
         self.name = str(name)
@@ -44,21 +45,29 @@ class Checkpoint:
     def shape(self, key: str) -> tuple[int, ...]:
         return self._size[key]
 
-    def read(self, key: str) -> Tensor:
-        """A tensor in single precision. Its file is closed again, so that no page of it stays in memory."""
+    def stored(self, key: str) -> Tensor:
+        """A tensor in its own precision. Its file is closed again, so that no page of it stays in memory."""
         with safe_open(self._file[key], "pt") as held:
-            value = held.get_tensor(key)
-            if not value.is_floating_point():
-                raise BadInput(
-                    f"{key} of {self.name} is stored as {str(value.dtype).removeprefix('torch.')}: quantised "
-                    "checkpoints cannot be fitted; give the one that they were made from"
-                )
-            return value.to(torch.float32, copy=True)
+            return held.get_tensor(key).clone()
+
+    def read(self, key: str) -> Tensor:
+        """A tensor in single precision."""
+        value = self.stored(key)
+        if not value.is_floating_point():
+            raise BadInput(
+                f"{key} of {self.name} is stored as {str(value.dtype).removeprefix('torch.')}: quantised "
+                "checkpoints are not read as weights; give the one that they were made from"
+            )
+        return value.to(torch.float32)
 
     @property
     def total(self) -> int:
         """Numbers in all tensors."""
         return sum(torch.Size(size).numel() for size in self._size.values())
+
+    @property
+    def is_adapter(self) -> bool:
+        return (self.folder / ADAPTER).is_file()
 
     def config(self) -> dict[str, Any] | None:
         """The model's config.json, where there is one."""
@@ -86,8 +95,6 @@ def _files(name: str) -> tuple[Path, list[Path]]:
         return path.parent, [path]
     if (path / "config.yaml").is_file():
         path = RunFolder(path).weights()
-        if path.name != "model":
-            raise BadInput(f"{name} trained an adapter; a fit wants a fully fine-tuned model (method=full)")
     if not path.is_dir():
         path = _from_hub(name)
     if (path / INDEX).is_file():
@@ -100,7 +107,7 @@ def _files(name: str) -> tuple[Path, list[Path]]:
         found = [path / SINGLE] if (path / SINGLE).is_file() else sorted(path.glob("*.safetensors"))
     if not found:
         pickled = " (its .bin file could run code and is never opened)" if any(path.glob("*.bin")) else ""
-        raise BadInput(f"there are no safetensors in {path}{pickled}")
+        raise BadInput(f"there is no .safetensors file in {path}{pickled}; give the folder of a model or an adapter")
     for shard in found:
         if not shard.is_file():
             raise BadInput(f"the shard {shard} is missing")

@@ -1,0 +1,59 @@
+"""The model of a checkpoint without its numbers, and which of its tensors the checkpoint holds under which name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+from subspace_tuning.checkpoint import Checkpoint
+from subspace_tuning.errors import BadInput
+
+
+def skeleton(checkpoint: Checkpoint) -> nn.Module:
+    """The model without its numbers; of a checkpoint without a config, its matrices as linear layers."""
+    data = checkpoint.config()
+    if data is None or "model_type" not in data:
+        return _plain(checkpoint)
+    try:
+        config = AutoConfig.for_model(**data)
+        cls = getattr(transformers, (config.architectures or [""])[0], None)
+        with torch.device("meta"):
+            return AutoModel.from_config(config) if cls is None else cls(config)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"cannot make sense of the config of {checkpoint.name}: {error}") from error
+
+
+def called(checkpoint: Checkpoint, model: nn.Module) -> dict[str, str]:
+    """The model's names of tensors -> the checkpoint's, which may be older or lack the base model's prefix."""
+    if not isinstance(model, PreTrainedModel):
+        return {key: key for key in checkpoint.keys()}  # noqa: SIM118
+    renamings: Any = [t for t in get_model_conversion_mapping(model) if isinstance(t, WeightRenaming)]
+    own: Any = model.state_dict()
+    found = {}
+    for key in checkpoint.keys():  # noqa: SIM118
+        new, _ = rename_source_key(key, renamings, [], model.base_model_prefix, own)
+        found[key if key in own and new not in own else new] = key
+    return found
+
+
+def _plain(checkpoint: Checkpoint) -> nn.Module:
+    root = nn.Module()
+    for key in checkpoint.keys():  # noqa: SIM118
+        name, _, kind = key.rpartition(".")
+        size = checkpoint.shape(key)
+        if kind != "weight" or len(size) != 2 or "embed" in name:
+            continue
+        parent = root
+        *path, last = name.split(".")
+        for part in path:
+            if part not in parent._modules:
+                parent.add_module(part, nn.Module())
+            parent = parent.get_submodule(part)
+        parent.add_module(last, nn.Linear(size[1], size[0], bias=f"{name}.bias" in checkpoint, device="meta"))
+    return root
