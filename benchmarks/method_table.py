@@ -90,7 +90,7 @@ def find_rates(names: list[str], given: Namespace) -> None:
         if result is not None:
             found.setdefault(recipe.method, {})[f"{recipe.learning_rate:g}"] = result.score
     best = {name: float(max(scores, key=lambda rate: scores[rate])) for name, scores in sorted(found.items())}
-    about = f"Best of a small grid after {given.steps} steps, judged by rows held out of the training rows, seed {GRID_SEED}."
+    about = f"Best of a small grid after {given.steps} steps, judged by rows held out of training, seed {GRID_SEED}."
     save(path, {"about": about, "rates": best, "grid": found})
 
 
@@ -109,8 +109,8 @@ def make_table(names: list[str], given: Namespace) -> None:
         f"{given.steps} steps of batch {BATCH} on movie-review sentences, MiniLM ({some.total / 1e6:.1f} M weights), "
         f"{BASE['eval_samples']} sentences to judge by: {some.metric} in %, mean and standard deviation over "
         f"{given.seeds} seeds. `{HEAD}` is the linear probe: the head alone. Default fields and own learning rates; "
-        f"a rate with {SEARCHED} is the best of three, by rows held out of training (docs/data/method_rates.json): for the "
-        "probe, and for methods whose own rate left them at chance after so few steps. "
+        f"a rate with {SEARCHED} is the best of two or three by rows held out of training (method_rates.json beside): "
+        "for the probe, and for methods whose own rate left them at chance after so few steps. "
         "Made by `python benchmarks/method_table.py`."
     )
     probe = mean(r.score for r in results[HEAD])
