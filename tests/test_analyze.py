@@ -5,16 +5,22 @@ import json
 import pytest
 import torch
 from peft import get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 from typer.testing import CliRunner
 
 import tiny
 from cases import each
-from models import bert, gpt2
-from subspace_tuning import SSB, SSL, BitFit, LoRA, SubspaceConfig
+from models import bert, gpt2, vit
+from subspace_tuning import METHODS, SSB, SSL, BitFit, LoRA, SubspaceConfig
 from subspace_tuning.cli import app
 from subspace_tuning.convert.export import export
+from subspace_tuning.convert.layers import changes_of, seats
+from subspace_tuning.convert.probe import answers, differences, probe
+from subspace_tuning.convert.source import opened
 from subspace_tuning.errors import BadInput
 from subspace_tuning.theory.analyze import Look, analyze, between_layers, save, split
+from subspace_tuning.theory.trained import trained
 
 QUERY = "bert.encoder.layer.1.attention.self.query"
 
@@ -66,6 +72,70 @@ def test_a_fine_tuned_model_says_the_same_as_its_adapter(made, tmp_path):
         assert other["angles"]["left"] == pytest.approx(told["angles"]["left"], abs=0.05)
     with pytest.raises(BadInput, match="say with --base"):
         analyze(tmp_path / "merged")
+
+
+ALONE = [
+    SSB() | LoRA(r=2),  # a composition
+    METHODS["pissa"](r=2),  # constants of W
+    METHODS["diff_pruning"](),  # stored in another form
+    METHODS["fishmask"](share=0.1),  # with places that are stored
+    METHODS["vera"](r=2),  # random constants
+]
+
+
+@each(method=ALONE, model=[bert, vit])
+def test_a_layer_read_alone_is_what_the_whole_model_makes_of_it(method, model, made):
+    folder = made(method, model, rank_pattern={"value": 3} if model is bert and "pissa" in method.describe() else {})
+    with opened(folder) as source:
+        held = source.load()
+        changes = changes_of(held, held.active_adapters)
+        with trained(folder) as subject:
+            assert list(changes) == subject.names
+            for name, change in changes.items():
+                layer = subject.read(name)
+                assert torch.equal(layer.W, seats(held)[name].frozen.dense().double())
+                torch.testing.assert_close(layer.change.dense(), change.dense(), rtol=0, atol=1e-12)
+
+
+def test_no_whole_model_is_loaded_for_figures_of_layers(made, tmp_path, monkeypatch):
+    folder = made(LoRA(r=2))
+    export(folder, tmp_path / "merged", "merged")
+    said = [analyze(folder, look=Look(scales=()))["summary"]]
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", None)
+    said.append(analyze(folder, look=Look(scales=()))["summary"])
+    said.append(analyze(tmp_path / "merged", base=str(tmp_path / "base"), look=Look(scales=()))["summary"])
+    assert said[0] == said[1]
+    assert said[2]["relative_change"] == pytest.approx(said[0]["relative_change"], rel=1e-4)
+
+
+def test_a_fine_tuned_model_answers_as_itself_and_its_base_as_the_base(tmp_path):
+    """With the head as trained, and whatever else training moved (norms)."""
+    torch.manual_seed(0)
+    model = bert()
+    model.bert.save_pretrained(tmp_path / "base")
+    base = type(model)(model.config)
+    base.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+        base.classifier.load_state_dict(model.classifier.state_dict())
+    model.save_pretrained(tmp_path / "fine")
+    with trained(tmp_path / "fine", str(tmp_path / "base")) as subject:
+        said = subject.answers()
+        inputs = probe(model)
+        for ours, theirs in ((said.base(), answers(base, inputs)), (said.trained({}), answers(model, inputs))):
+            assert differences(ours, theirs).largest < 1e-6
+
+
+def test_an_adapter_of_another_model_is_refused(made, tmp_path):
+    folder = made(LoRA(r=2))
+    gpt2().save_pretrained(tmp_path / "other")
+    with pytest.raises(BadInput, match="has no module"):
+        analyze(folder, base=str(tmp_path / "other"))
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file({k: v[:1].contiguous() for k, v in weights.items()}, folder / "adapter_model.safetensors")
+    with pytest.raises(BadInput, match="does not fit this model"):
+        analyze(folder)
 
 
 def test_a_head_that_the_base_has_not_is_left_out(tmp_path):

@@ -7,24 +7,39 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from subspace_tuning.checkpoint import Checkpoint
 from subspace_tuning.errors import BadInput
 
+AUTO = {
+    "SEQ_CLS": transformers.AutoModelForSequenceClassification,
+    "TOKEN_CLS": transformers.AutoModelForTokenClassification,
+    "QUESTION_ANS": transformers.AutoModelForQuestionAnswering,
+    "CAUSAL_LM": transformers.AutoModelForCausalLM,
+    "SEQ_2_SEQ_LM": transformers.AutoModelForSeq2SeqLM,
+    "FEATURE_EXTRACTION": AutoModel,
+}
 
-def skeleton(checkpoint: Checkpoint) -> nn.Module:
+
+def class_of(config: PreTrainedConfig, task_type: str | None = None) -> Any:
+    """The model with the head that a task of PEFT's names, or the config's own; without either the bare model."""
+    own = getattr(transformers, (config.architectures or [""])[0], AutoModel)
+    return AUTO.get(task_type or "", own)
+
+
+def skeleton(checkpoint: Checkpoint, task_type: str | None = None) -> nn.Module:
     """The model without its numbers; of a checkpoint without a config, its matrices as linear layers."""
     data = checkpoint.config()
     if data is None or "model_type" not in data:
         return _plain(checkpoint)
     try:
         config = AutoConfig.for_model(**data)
-        cls = getattr(transformers, (config.architectures or [""])[0], None)
+        cls = class_of(config, task_type)
         with torch.device("meta"):
-            return AutoModel.from_config(config) if cls is None else cls(config)
+            return cls(config) if issubclass(cls, PreTrainedModel) else cls.from_config(config)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"cannot make sense of the config of {checkpoint.name}: {error}") from error
 

@@ -42,16 +42,20 @@ def methods_of(model: nn.Module) -> list[str]:
 
 
 @torch.no_grad()
+def change_of(name: str, layer: SubspaceLayer, adapters: Sequence[str]) -> Change:
+    """What these adapters make of a layer. Raises BadInput where it cannot be written into a weight."""
+    try:
+        return change(layer, adapters)
+    except NotALinearMap as error:
+        raise BadInput(f"{name}: {error}") from error
+
+
 def changes_of(model: nn.Module, adapters: Sequence[str]) -> dict[str, Change]:
     """What these adapters make of each layer. Raises BadInput where it cannot be written into a weight."""
     found = {}
     for name, layer in seats(model).items():
-        held = [a for a in adapters if a in layer.methods]
-        try:
-            if held:
-                found[name] = change(layer, held)
-        except NotALinearMap as error:
-            raise BadInput(f"{name}: {error}") from error
+        if held := [a for a in adapters if a in layer.methods]:
+            found[name] = change_of(name, layer, held)
     if not found:
         raise BadInput("the adapter tunes no layer's weight or bias; prompts and prefixes cannot be exported")
     return found

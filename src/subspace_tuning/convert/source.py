@@ -10,24 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import transformers
 from peft import PeftModel
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from subspace_tuning.convert.from_peft import CONFIG, WEIGHTS, import_peft
 from subspace_tuning.errors import BadInput
 from subspace_tuning.pretrained import attach, load_model, load_tokenizer, location
 from subspace_tuning.run_folder import RunFolder
-
-AUTO = {
-    "SEQ_CLS": transformers.AutoModelForSequenceClassification,
-    "TOKEN_CLS": transformers.AutoModelForTokenClassification,
-    "QUESTION_ANS": transformers.AutoModelForQuestionAnswering,
-    "CAUSAL_LM": transformers.AutoModelForCausalLM,
-    "SEQ_2_SEQ_LM": transformers.AutoModelForSeq2SeqLM,
-    "FEATURE_EXTRACTION": AutoModel,
-}
+from subspace_tuning.skeleton import class_of
 
 
 @dataclass(frozen=True)
@@ -106,8 +97,7 @@ def load_base(name: str, task_type: str | None = None, num_labels: int | None = 
     """A pretrained model with the head that a task of PEFT's names, or its own. Reads safetensors only."""
     try:
         where = location(name)
-        architecture = (AutoConfig.from_pretrained(where).architectures or [""])[0]
-        cls = AUTO[task_type] if task_type in AUTO else getattr(transformers, architecture, AutoModel)
+        cls = class_of(AutoConfig.from_pretrained(where), task_type)
         head = {"num_labels": num_labels, "ignore_mismatched_sizes": True} if num_labels else {}
         return cls.from_pretrained(where, use_safetensors=True, **head)
     except (OSError, ValueError, KeyError, SafetensorError) as error:

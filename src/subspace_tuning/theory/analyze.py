@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.convert.change import Change
-from subspace_tuning.convert.layers import answers_with
-from subspace_tuning.convert.probe import differences, probe
+from subspace_tuning.convert.probe import differences
 from subspace_tuning.errors import BadInput
 from subspace_tuning.linalg import SVD, svd
 from subspace_tuning.theory import subspaces as s
 from subspace_tuning.theory.project import optimal_scale
-from subspace_tuning.theory.trained import Trained, trained
+from subspace_tuning.theory.trained import Answers, Layer, Trained, trained
 from subspace_tuning.version import VERSION
 
 KEPT = 128  # singular values of each spectrum that are told
@@ -41,7 +40,7 @@ class Look:
 
 
 @dataclass
-class Layer:
+class Found:
     """One layer's findings, and the singular vectors by which layers are compared."""
 
     told: dict[str, Any]
@@ -57,7 +56,9 @@ def analyze(
     look: Look | None = None,
     tick: Callable[[int], None] = lambda total: None,
 ) -> dict[str, Any]:
-    """Plain data about what training did to each weight, and to the model.
+    """Plain data about what training did to each weight, and to the model. One weight is in memory at a time.
+
+    A whole model is, where there are intruders and ``look.scales``: what they do is seen in its answers.
 
     versus: another adapter or model of the same base (another seed, rank or method) whose dW is compared.
     target: a fully fine-tuned W*; tells the scale s* at which dW would come nearest to it (1: as it is).
@@ -65,17 +66,17 @@ def analyze(
     look = look or Look()
     with ExitStack() as stack:
         subject = stack.enter_context(trained(given, base))
-        names = [name for name, c in subject.changes.items() if c.dW is not None and len(c.svd.S)]
-        names = [name for name in names if look.layers is None or re.search(look.layers, name)]
-        if not names:
+        ideal = stack.enter_context(trained(target, base or subject.base)) if target else None
+        names = [name for name in subject.names if look.layers is None or re.search(look.layers, name)]
+        found = {}
+        for name in names:
+            if (layer := subject.read(name)) is not None:
+                found[name] = _found(layer, look, ideal.read(name) if ideal and name in ideal.names else None)
+            tick(len(names))
+        if not found:
             raise BadInput(
                 f"{given} changes no weight matrix" + (f" that {look.layers!r} finds" if look.layers else "")
             )
-        ideal = stack.enter_context(trained(target, base or subject.base)) if target else None
-        found = {}
-        for name in names:
-            found[name] = _layer(subject, name, look, ideal)
-            tick(len(names))
         data: dict[str, Any] = {
             "made_by": f"subspace-tuning {VERSION}",
             "source": str(given),
@@ -89,13 +90,13 @@ def analyze(
         if versus is not None:
             other = stack.enter_context(trained(versus, base or subject.base))
             data["versus"] = {"source": str(versus), **_versus(found, other, look.r)}
-        if any(layer.told["intruders"] for layer in found.values()) and look.scales:
-            data["scaling_intruders"] = _scaling(subject, found, look.scales)
+        if subject.answers and look.scales and any(layer.told["intruders"] for layer in found.values()):
+            data["scaling_intruders"] = _scaling(subject.answers(), found, look.scales)
         return data
 
 
-def _layer(subject: Trained, name: str, look: Look, ideal: Trained | None) -> Layer:
-    W, change = subject.W(name), subject.changes[name]
+def _found(layer: Layer, look: Look, ideal: Layer | None) -> Found:
+    W, change = layer.W, layer.change
     dW = change.dense()
     before, after, terms = svd(W), svd(W + dW), change.svd
     r = min(look.r, len(before.S))
@@ -113,13 +114,12 @@ def _layer(subject: Trained, name: str, look: Look, ideal: Trained | None) -> La
         "inside": share._asdict(),
         "intruders": which,
     }
-    if name in subject.factors:
-        told["patterns"] = s.patterns(*subject.factors[name])._asdict()
-    if ideal is not None and name in ideal.changes:
-        W_star = W + ideal.changes[name].dense()
-        told["optimal_scale"] = optimal_scale(W, W_star, dW)
+    if layer.factors is not None:
+        told["patterns"] = s.patterns(*layer.factors)._asdict()
+    if ideal is not None:
+        told["optimal_scale"] = optimal_scale(W, W + ideal.change.dense(), dW)
     intruding = SVD(after.U[:, which], after.S[which], after.Vt[which])
-    return Layer(told, terms.top(look.r), intruding)
+    return Found(told, terms.top(look.r), intruding)
 
 
 def _three(before: SVD, after: SVD, change: SVD) -> list[tuple[str, SVD]]:
@@ -175,14 +175,14 @@ def _whole(X: Tensor, Y: Tensor) -> float:
     return s.similarity(X, Y)[-1, -1].item()
 
 
-def _versus(found: dict[str, Layer], other: Trained, r: int) -> dict[str, Any]:
+def _versus(found: dict[str, Found], other: Trained, r: int) -> dict[str, Any]:
     """psi(i, j) between the leading singular vectors of two dW, layer by layer and on average."""
     layers, sums = {}, []
     for name, layer in found.items():
-        change = other.changes.get(name)
-        if change is None or change.dW is None or change.shape != tuple(layer.told["shape"]):
+        match = other.read(name) if name in other.names else None
+        if match is None or match.change.shape != tuple(layer.told["shape"]):
             continue
-        theirs, (n, m) = change.svd.top(r), change.shape
+        theirs, (n, m) = match.change.svd.top(r), match.change.shape
         left = s.similarity(layer.change.U, theirs.U)
         right = s.similarity(layer.change.Vt.T, theirs.Vt.T)
         widest = max(left.shape)
@@ -199,19 +199,13 @@ def _versus(found: dict[str, Layer], other: Trained, r: int) -> dict[str, Any]:
     return {"layers": layers, "mean": mean}
 
 
-def _scaling(subject: Trained, found: dict[str, Layer], scales: Sequence[float]) -> list[dict[str, float]]:
+def _scaling(models: Answers, found: dict[str, Found], scales: Sequence[float]) -> list[dict[str, float]]:
     """What scaling intruders down does to the logits: their distance to the trained and to the base model's."""
-    inputs = probe(subject.model, subject.tokenizer)
-    ours = answers_with(subject.model, subject.frozen, subject.changes, inputs)
-    base = answers_with(subject.model, subject.frozen, {}, inputs)
+    base, ours = models.base(), models.trained({})
+    intruding = {name: layer.intruding for name, layer in found.items() if len(layer.intruding.S)}
     told = []
     for scale in sorted({*scales, 1.0}):
-        changes = dict(subject.changes)
-        for name, layer in found.items():
-            U, S, Vt = layer.intruding
-            if len(S):
-                changes[name] = changes[name] + Change(((scale - 1) * U * S, Vt))
-        now = answers_with(subject.model, subject.frozen, changes, inputs)
+        now = models.trained({k: Change(((scale - 1) * U * S, Vt)) for k, (U, S, Vt) in intruding.items()})
         to_ours, to_base = differences(ours, now), differences(base, now)
         told.append(
             {

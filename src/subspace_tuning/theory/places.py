@@ -26,11 +26,15 @@ class Place:
     base: dict[str, str]  # weight, bias -> key
     tuned: dict[str, str]
 
-    def read(self, checkpoint: Checkpoint, keys: dict[str, str]) -> Weight:
+    def filled(self, checkpoint: Checkpoint, keys: dict[str, str]) -> nn.Module:
+        """The layer with its numbers."""
         layer = copy.deepcopy(self.layer)
         for name, key in keys.items():
             setattr(layer, name, nn.Parameter(checkpoint.read(key), requires_grad=False))
-        W = weight_of(layer)
+        return layer
+
+    def read(self, checkpoint: Checkpoint, keys: dict[str, str]) -> Weight:
+        W = weight_of(self.filled(checkpoint, keys))
         if W.holds_matrix:
             return Weight(W.dense(), W.own_bias)
         assert W.own_bias is not None
@@ -59,7 +63,7 @@ def shared(base: Checkpoint, tuned: Checkpoint, pattern: str | None = None) -> P
             raise BadInput(f"{given.name} holds an adapter; a fully fine-tuned model (method=full) is wanted here")
     model = skeleton(tuned)
     ours, theirs = called(base, model), called(tuned, model)
-    tied_to = dict(getattr(model, "all_tied_weights_keys", None) or {})
+    tied = tied_to(model)
     try:
         wanted = re.compile(pattern) if pattern is not None else None
     except re.error as error:
@@ -81,7 +85,7 @@ def shared(base: Checkpoint, tuned: Checkpoint, pattern: str | None = None) -> P
         lost = [
             f"{name}.{k} in {where}" for k, pair in keys.items() for where, key in _sides(base, tuned, pair) if not key
         ]
-        source = tied_to.get(f"{name}.{names[0]}")
+        source = tied.get(f"{name}.{names[0]}")
         if lost and source is not None:
             found.tied[name] = source.rpartition(".")[0]
         elif lost:
@@ -96,6 +100,11 @@ def shared(base: Checkpoint, tuned: Checkpoint, pattern: str | None = None) -> P
         said = f" whose name {pattern!r} finds" if pattern is not None else ""
         raise BadInput(f"{base.name} and {tuned.name} share no layer{said}; are they the same architecture?")
     return found
+
+
+def tied_to(model: nn.Module) -> dict[str, str]:
+    """Names of tensors -> those of the tensors that they share their numbers with."""
+    return dict(getattr(model, "all_tied_weights_keys", None) or {})
 
 
 def _sides(base: Checkpoint, tuned: Checkpoint, pair: tuple[str, str]) -> Iterator[tuple[str, str]]:

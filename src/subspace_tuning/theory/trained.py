@@ -1,40 +1,60 @@
-"""A model as training found it and what training made of it: from an adapter, or from a fully fine-tuned checkpoint."""
+"""A model as training found it and what training made of it, layer by layer: only the one looked at is in memory.
+
+From an adapter (a run's, ours, PEFT's), or from a fully fine-tuned checkpoint beside its base.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from subspace_tuning.checkpoint import Checkpoint
 from subspace_tuning.convert.change import Change, exact
-from subspace_tuning.convert.layers import changes_of, methods_of, seats
-from subspace_tuning.convert.source import find_tokenizer, is_adapter, load_base, opened
+from subspace_tuning.convert.layers import answers_with, change_of, changes_of, seats
+from subspace_tuning.convert.probe import answers, probe
+from subspace_tuning.convert.source import Source, find_tokenizer, is_adapter, load_base, opened
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.pretrained import location
 from subspace_tuning.run_folder import RunFolder
-from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
+from subspace_tuning.skeleton import called, skeleton
+from subspace_tuning.theory.places import shared
+from subspace_tuning.theory.touched import NAME, touched
+from subspace_tuning.weights import weight_of
+
+Logits = list[Tensor]
+
+
+class Layer(NamedTuple):
+    """One layer, before and after."""
+
+    W: Tensor  # (n, m), in double precision
+    change: Change
+    factors: tuple[Tensor, Tensor] | None = None  # A (n, r), B (r, m) where the method has them
+
+
+class Answers(NamedTuple):
+    """What the models say to probe inputs; one whole model is in memory at a time."""
+
+    base: Callable[[], Logits]  # with the head as trained
+    trained: Callable[[Mapping[str, Change]], Logits]  # with these further changes of its weights
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Frozen weights by the names of their modules, and the change of each."""
+    """The layers that training may have changed, by the names of their modules."""
 
     base: str
     methods: list[str]
-    model: nn.Module  # the base model; heads as trained
-    frozen: dict[str, LayerWeight]
-    changes: dict[str, Change]
-    factors: dict[str, tuple[Tensor, Tensor]]  # A (n, r), B (r, m) where the method has them
-    tokenizer: Any
-
-    def W(self, name: str) -> Tensor:
-        """W (n, m), in double precision."""
-        return exact(self.frozen[name].dense())
+    names: list[str]
+    read: Callable[[str], Layer | None]  # None where there is no matrix, or none that changed
+    answers: Callable[[], Answers] | None  # None for bare tensors, which are no model
 
 
 @contextmanager
@@ -43,61 +63,85 @@ def trained(given: Path | str, base: str | None = None) -> Iterator[Trained]:
     path = Path(given)
     if is_adapter(path):
         with opened(path, base) as source:
-            model = source.load()
-            held = seats(model)
-            frozen = {name: layer.frozen for name, layer in held.items()}
-            changes = changes_of(model, model.active_adapters)
-            factors = {
-                name: pair for name, layer in held.items() if (pair := _factors(layer.params("default")._values))
-            }
-            yield Trained(source.base, methods_of(model), model, frozen, changes, factors, source.tokenizer)
+            yield _by_adapter(source)
         return
     if (path / "config.yaml").is_file():
         run = RunFolder(path)
         path, base = run.weights(), base or run.recipe().model
     if base is None:
         raise BadInput(f"{given} is a whole model: say with --base what it was fine-tuned from")
-    yield _of_checkpoint(str(path) if path.is_dir() else str(given), base)
+    yield _in_full(str(path) if path.is_dir() else str(given), base)
 
 
-def _of_checkpoint(name: str, base: str) -> Trained:
-    fine: Any = load_base(name)
+def _by_adapter(source: Source) -> Trained:
+    adapter, base = Checkpoint(source.folder), Checkpoint(source.base)
+    held = touched(adapter, base)
+
+    @torch.no_grad()
+    def read(name: str) -> Layer | None:
+        layer = held[name].layer(base, adapter)
+        change = change_of(name, layer, [NAME])
+        if change.dW is None or not len(change.svd.S):
+            return None
+        return Layer(exact(layer.frozen.dense()), change, _factors(layer.params(NAME)._values))
+
+    def answering() -> Answers:
+        model = source.load()
+        frozen = {name: layer.frozen for name, layer in seats(model).items()}
+        changes, inputs = changes_of(model, model.active_adapters), probe(model, source.tokenizer)
+
+        def trained_with(further: Mapping[str, Change]) -> Logits:
+            return answers_with(model, frozen, changes | {k: changes[k] + more for k, more in further.items()}, inputs)
+
+        return Answers(lambda: answers_with(model, frozen, {}, inputs), trained_with)
+
+    methods = sorted({seat.method.describe() for seat in held.values()})
+    return Trained(source.base, methods, list(held), read, answering)
+
+
+def _in_full(name: str, base: str) -> Trained:
+    before, after = Checkpoint(base), Checkpoint(name)
+    places = {place.name: place for place in shared(before, after, "").places}
+
+    @torch.no_grad()
+    def read(name: str) -> Layer | None:
+        place = places[name]
+        W = exact(place.read(before, place.base).dense())
+        dW = exact(place.read(after, place.tuned).dense()) - W
+        return Layer(W, Change(dW)) if dW.any() else None
+
+    def answering() -> Answers:
+        inputs = probe(skeleton(after), find_tokenizer(name) or find_tokenizer(base))
+
+        @cache
+        def fine() -> Any:
+            return load_base(name).eval()
+
+        def trained_with(further: Mapping[str, Change]) -> Logits:
+            frozen = {k: weight_of(fine().get_submodule(k)) for k in further}
+            return answers_with(fine(), frozen, further, inputs)
+
+        return Answers(lambda: answers(_base_of(before, after), inputs), trained_with)
+
+    return Trained(base, ["full"], list(places), read, answering if "model_type" in (after.config() or {}) else None)
+
+
+@torch.no_grad()
+def _base_of(before: Checkpoint, after: Checkpoint) -> Any:
+    """The base model in the form of the fine-tuned one; what it lacks, a head, comes from there."""
+    like: Any = skeleton(after)
     with as_bad_input((OSError, ValueError, RuntimeError)):
-        model, info = type(fine).from_pretrained(
-            location(base),
-            config=fine.config,
+        model, info = type(like).from_pretrained(
+            location(before.name),
+            config=like.config,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    unknown = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
-    own, tuned = dict(model.named_parameters()), dict(fine.named_parameters())
-    with torch.no_grad():
-        for key in unknown & set(own):
-            own[key].copy_(tuned[key])  # a head, which the base does not have
-    if len(unknown & set(own)) == len(own):
-        raise BadInput(f"{base!r} holds no weight of {name!r}; is it the base model?")
-    frozen, changes = {}, {}
-    for key, module in model.named_modules():
-        if f"{key}.weight" in unknown or getattr(module, "weight", None) is None:
-            continue
-        try:
-            W, W_star = weight_of(module), weight_of(fine.get_submodule(key))
-        except Unsupported:
-            continue
-        change = _between(W, W_star)
-        if change is not None:
-            frozen[key], changes[key] = W, change
-    return Trained(base, ["full"], model.eval(), frozen, changes, {}, find_tokenizer(name) or find_tokenizer(base))
-
-
-def _between(W: LayerWeight, W_star: LayerWeight) -> Change | None:
-    dW = exact(W_star.dense()) - exact(W.dense()) if W.holds_matrix else None
-    db = None
-    if W.own_bias is not None and W_star.own_bias is not None:
-        db = exact(W_star.own_bias) - exact(W.own_bias)
-    moved = any(t is not None and bool(t.any()) for t in (dW, db))
-    return Change(dW, db) if moved else None
+    own, keys = dict(model.named_parameters()), called(after, model)
+    for name in {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])} & set(own) & set(keys):
+        own[name].copy_(after.read(keys[name]))
+    return model
 
 
 def _factors(values: Any) -> tuple[Tensor, Tensor] | None:
