@@ -241,7 +241,12 @@ def test_training_mode_changes_nothing_but_dropout(case, kind):
         torch.testing.assert_close(model(x), calm)
 
 
-SEVERAL_VALLEYS = {"loha"}  # a product of products, where the search may end in a lesser one
+def has_several_valleys(case, W):
+    """A product of products with fewer free numbers than W has: the search may end in a lesser valley."""
+    if case.method.name != "loha":
+        return False
+    (n, m), r = W.shape, case.method.r
+    return 2 * r * (n + m) - 2 * r**2 - (n + m - 1) < n * m  # A B = (A T) (T^-1 B), and rows and columns have a scale
 
 
 @seated
@@ -254,8 +259,8 @@ def test_projecting_what_a_method_reaches_finds_it_again(case, kind):
         return  # a search takes its time, and sees a matrix, whatever layer it is from
     layer = tuned(case, kind, dtype=torch.float64).base_model.model.layer
     found, W, W_star = project_planted(case, layer)
-    if case.method.name in SEVERAL_VALLEYS:
-        assert found.captured_energy > 0.8
+    if has_several_valleys(case, W):
+        assert found.captured_energy > 0.9
         return
     assert found.captured_energy > 1 - 1e-6
     E = case.resolved.phi(W, Params({**case.resolved.constants(W), **found.values}))
@@ -270,8 +275,8 @@ def project_planted(case, layer):
     W = Weight(made.W.dense().detach(), None if made.b is None else made.W.own_bias.detach())
     W_star = Weight(made.E.dense().detach(), None if made.b is None else made.b.now().detach())
     stored = dict(layer.subspace_stored["default"].items()) if "default" in layer.subspace_stored else None
-    patient = Search() if case.method.name in SEVERAL_VALLEYS else PATIENT
-    return project(case.resolved, W, W_star, patient, stored=stored), W, W_star
+    how = Search(tries=3) if has_several_valleys(case, W) else PATIENT
+    return project(case.resolved, W, W_star, how, stored=stored), W, W_star
 
 
 @unseated
