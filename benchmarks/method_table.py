@@ -141,7 +141,7 @@ def time_steps(names: list[str], given: Namespace) -> None:
     table = json.loads(path.read_text())
     rows = {row["method"]: row for row in table["results"]}
     given.steps = TIMED
-    wanted = [judged(name, 0, {}, given) for name in names if name in rows]
+    wanted = [recipe_of(name, given, seed=0, eval_samples=BATCH) for name in names if name in rows]
     for recipe, result in run(wanted, 1, again=True):
         if result is not None:
             rows[recipe.method]["seconds_per_step"] = result.seconds_per_step
