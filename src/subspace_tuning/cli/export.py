@@ -120,16 +120,22 @@ def combine(
 
 @command(
     "diff",
-    examples=["subspace diff base-model fine-tuned-model", "subspace diff adapter-a adapter-b --json"],
+    examples=["subspace diff minilm my-fine-tuned-minilm", "subspace diff adapter-a adapter-b --json"],
     then="`subspace analyze MODEL --base BASE` says what became of the subspaces of each weight.",
 )
 def diff(
-    a: Annotated[str, typer.Argument(help="The folder of a checkpoint or an adapter.", show_default=False)],
+    a: Annotated[
+        str,
+        typer.Argument(help="A model's, an adapter's or a run's folder, a hub name, or minilm.", show_default=False),
+    ],
     b: Annotated[str, typer.Argument(help="Another one.", show_default=False)],
     everything: Annotated[bool, typer.Option("--all", help="Also tensors that are the same.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two checkpoints tensor by tensor: which changed, and by how much relative to A."""
+    """Compare two checkpoints tensor by tensor: which changed, and by how much relative to A.
+
+    Names are those of B's model, so that a base model is compared with a classifier made from it.
+    """
     from subspace_tuning.cli.progress import counted
     from subspace_tuning.convert.diff import STATES
     from subspace_tuning.convert.diff import diff as compare
