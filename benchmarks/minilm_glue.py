@@ -15,8 +15,8 @@ from pathlib import Path
 import pandas as pd
 
 from subspace_tuning.aside import write
-from subspace_tuning.docs import table, with_table
 from subspace_tuning.errors import BadInput
+from subspace_tuning.markdown import table, with_table
 from subspace_tuning.recipe import FULL
 from subspace_tuning.study.claims import verdicts
 from subspace_tuning.study.ranking import ranking

@@ -18,7 +18,7 @@ from typing import Any
 
 from publish import publish, setting, told
 
-from subspace_tuning.docs import table
+from subspace_tuning.markdown import table
 from subspace_tuning.packed import train_packed
 from subspace_tuning.recipe import Recipe, make
 from subspace_tuning.train import run

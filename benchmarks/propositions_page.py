@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from subspace_tuning.aside import write
-from subspace_tuning.docs import table, with_table
+from subspace_tuning.markdown import table, with_table
 from subspace_tuning.picture import COLOURS, label_points
 
 PAGE = Path("docs/propositions.md")

@@ -12,7 +12,7 @@ import torch
 
 from subspace_tuning import memory
 from subspace_tuning.aside import write
-from subspace_tuning.docs import with_table
+from subspace_tuning.markdown import with_table
 
 
 def setting() -> dict[str, Any]:

@@ -27,8 +27,8 @@ from safetensors.torch import load_file
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from subspace_tuning import SubspaceConfig, assets
-from subspace_tuning.docs import table
 from subspace_tuning.linalg import SVD, svd, truncated_svd
+from subspace_tuning.markdown import table
 from subspace_tuning.svd_store import TOLERANCE
 
 N, R = 2048, 16

@@ -8,6 +8,7 @@ import torch
 from subspace_tuning import METHODS, docs
 from subspace_tuning.catalogue import Entry
 from subspace_tuning.errors import BadInput
+from subspace_tuning.markdown import with_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,6 +61,6 @@ def test_scores_stand_in_the_page():
 
 def test_markers_that_are_not_two_say_so(tmp_path):
     with pytest.raises(BadInput, match="1 times"):
-        docs.with_table(f"# title\n{docs.MARKER}\n", "table")
+        with_table(f"# title\n{docs.MARKER}\n", "table", docs.MARKER, docs.README)
     with pytest.raises(BadInput, match="clone of the repository"):
         docs.pages(tmp_path)

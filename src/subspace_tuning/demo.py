@@ -17,6 +17,7 @@ from typing import Any
 
 from subspace_tuning.aside import write
 from subspace_tuning.errors import BadInput, RunFailed
+from subspace_tuning.markdown import table
 from subspace_tuning.recipe import Recipe, make, read
 from subspace_tuning.run_folder import Result
 from subspace_tuning.side_by_side import cores, run_all
@@ -110,8 +111,7 @@ def ranked(results: list[tuple[str, Result]]) -> list[Line]:
 
 
 def markdown(lines: list[Line]) -> str:
-    rows = [HEADER, ("---", "---", *["---:"] * 6), *(line.cells() for line in lines)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows) + "\n"
+    return table(HEADER, (line.cells() for line in lines), numbers_from=2)
 
 
 def _summarise(lines: list[Line], output: Path, quick: bool, seconds: float) -> None:

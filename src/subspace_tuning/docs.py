@@ -9,7 +9,6 @@ and the cost of steps from docs/data/step.json, made by `subspace bench step`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
 from inspect import cleandoc
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +18,7 @@ from subspace_tuning.aside import write
 from subspace_tuning.bench import page as floor
 from subspace_tuning.catalogue import Entry, catalogue
 from subspace_tuning.errors import BadInput
+from subspace_tuning.markdown import table, with_table
 from subspace_tuning.registry import METHODS
 
 PAGE, README, SCORES = "docs/methods.md", "README.md", "docs/data/method_table.json"
@@ -69,14 +69,6 @@ def readme_table() -> str:
     return table(("what is done to W", "methods"), rows)
 
 
-def with_table(page: str, made: str, marker: str = MARKER, name: str = README) -> str:
-    """A page, README.md without a name, with what is made between its two marker lines."""
-    parts = page.split(marker)
-    if len(parts) != 3:
-        raise BadInput(f"{name} holds the line {marker} {len(parts) - 1} times; the table goes between two of them")
-    return f"{parts[0]}{marker}\n{made}{marker}{parts[2]}"
-
-
 def pages(root: Path) -> dict[Path, str]:
     """Every generated page of a checkout and what it should say."""
     if not (root / README).is_file():
@@ -84,7 +76,7 @@ def pages(root: Path) -> dict[Path, str]:
     scores = root / SCORES
     measured = json.loads(scores.read_text(encoding="utf-8")) if scores.is_file() else None
     readme = (root / README).read_text(encoding="utf-8")
-    made = {root / PAGE: methods_page(measured), root / README: with_table(readme, readme_table())}
+    made = {root / PAGE: methods_page(measured), root / README: with_table(readme, readme_table(), MARKER, README)}
     if (root / STEPS).is_file():
         tensors = _read(root / TENSORS)["tensors"] if (root / TENSORS).is_file() else None
         made[root / FLOOR] = floor.page(_read(root / STEPS), tensors)
@@ -128,13 +120,8 @@ def measured(scores: dict[str, Any]) -> str:
     return f"## Measured\n\n{about}\n\n{table(header, rows)}"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def _code(text: str) -> str:
-    return f"`{text}`".replace("|", "\\|")
+    return f"`{text}`"
 
 
 def _yes(holds: bool) -> str:

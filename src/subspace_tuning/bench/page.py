@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from subspace_tuning.bench.reach import reach_of
+from subspace_tuning.markdown import table
 
 Line = dict[str, Any]
 HEAD = """\
@@ -53,8 +54,6 @@ TAIL = """
 
 def page(data: dict[str, Any], tensors: list[Line] | None = None) -> str:
     """docs/floor.md; with the tensors that LoRA keeps, if they were listed."""
-    from subspace_tuning.docs import table
-
     header = (
         "contender",
         "time",
@@ -69,11 +68,11 @@ def page(data: dict[str, Any], tensors: list[Line] | None = None) -> str:
     )
     vera = next((f"{c['flops_ratio']:.2f}" for c in data["contenders"] if c["name"] == "vera"), "more than 1.4")
     rows = table(header, map(_row, data["contenders"]))
-    listed = _listed(table, tensors) if tensors else ""
+    listed = _listed(tensors) if tensors else ""
     return HEAD + _about(data) + rows + TAIL.replace("{vera}", vera) + listed
 
 
-def _listed(table: Any, tensors: list[Line]) -> str:
+def _listed(tensors: list[Line]) -> str:
     cells = (
         (
             f"{t['mb']:.2f}",

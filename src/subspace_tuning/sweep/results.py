@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subspace_tuning.errors import BadInput, nearest
+from subspace_tuning.markdown import table as table_of
 from subspace_tuning.run_folder import Result
 from subspace_tuning.sweep.labels import rank, without_rank
 
@@ -133,7 +134,7 @@ def write_as(table: pandas.DataFrame, form: str) -> bytes:
         table.to_parquet(held, index=False)
         return held.getvalue()
     shown = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
-    return {"table": _text, "latex": _latex, "markdown": _markdown}[form](list(table.columns), shown).encode()
+    return {"table": _text, "latex": _latex, "markdown": table_of}[form](list(table.columns), shown).encode()
 
 
 def _cell(value: Any) -> str:
@@ -147,11 +148,6 @@ def _cell(value: Any) -> str:
 def _text(header: list[str], rows: list[list[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     return "".join("  ".join(map(str.ljust, row, widths)).rstrip() + "\n" for row in [header, *rows])
-
-
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
 def _latex(header: list[str], rows: list[list[str]]) -> str:
