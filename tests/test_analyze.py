@@ -19,7 +19,8 @@ from subspace_tuning.convert.layers import changes_of, seats
 from subspace_tuning.convert.probe import answers, differences, probe
 from subspace_tuning.convert.source import opened
 from subspace_tuning.errors import BadInput
-from subspace_tuning.theory.analyze import Look, analyze, between_layers, save, split
+from subspace_tuning.skeleton import split
+from subspace_tuning.theory.analyze import Look, analyze, between_layers, save
 from subspace_tuning.theory.trained import trained
 
 QUERY = "bert.encoder.layer.1.attention.self.query"

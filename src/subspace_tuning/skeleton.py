@@ -30,6 +30,13 @@ def class_of(config: PreTrainedConfig, task_type: str | None = None) -> Any:
     return AUTO.get(task_type or "", own)
 
 
+def split(name: str) -> tuple[str, str]:
+    """The number of a layer and the kind of its module: encoder.layer.3.attention.query -> 3, attention.query."""
+    parts = name.split(".")
+    at = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    return ("", name) if at is None else (parts[at], ".".join(parts[at + 1 :]))
+
+
 def skeleton(checkpoint: Checkpoint, task_type: str | None = None) -> nn.Module:
     """The model without its numbers; of a checkpoint without a config, its matrices as linear layers."""
     data = checkpoint.config()

@@ -19,6 +19,7 @@ from subspace_tuning.convert.change import Change
 from subspace_tuning.convert.probe import differences
 from subspace_tuning.errors import BadInput
 from subspace_tuning.linalg import SVD, svd
+from subspace_tuning.skeleton import split
 from subspace_tuning.theory import subspaces as s
 from subspace_tuning.theory.project import optimal_scale
 from subspace_tuning.theory.trained import Answers, Layer, Trained, trained
@@ -144,13 +145,6 @@ def _summary(layers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
     scales = [x["optimal_scale"] for x in layers if "optimal_scale" in x]
     return told | ({"optimal_scale": fmean(scales)} if scales else {})
-
-
-def split(name: str) -> tuple[str, str]:
-    """The number of a layer and the kind of its module: encoder.layer.3.attention.query -> 3, attention.query."""
-    parts = name.split(".")
-    at = next((i for i, part in enumerate(parts) if part.isdigit()), None)
-    return ("", name) if at is None else (parts[at], ".".join(parts[at + 1 :]))
 
 
 def between_layers(changes: dict[str, SVD]) -> dict[str, Any]:
