@@ -44,13 +44,19 @@ def way_to(x: Tensor) -> Way | None:
 
 def _unpacked_once() -> bool:
     """Whether what makers save can be read only once, or dearly: torch's own hooks, of checkpoints or offloading."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    look = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    if look is None:  # a torch that does not tell: better safe
+        return True
+    hooks = look(True)
     return hooks is not None and str(getattr(hooks[0], "__module__", "")).partition(".")[0] == "torch"
 
 
 def _from(node: Any) -> Way | None:
     rule = RULES.get(node.name())
-    return None if rule is None else rule(node)
+    try:
+        return None if rule is None else rule(node)
+    except AttributeError:  # a torch whose makers call what they keep by other names
+        return None
 
 
 def _layer_norm(node: Any) -> Way:
