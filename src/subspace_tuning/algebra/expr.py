@@ -248,14 +248,14 @@ class Product(Expr):
         k = cuts.index(min(cuts)) + 1
         return Product(self.chain[:k]).dense() * self.scale, Product(self.chain[k:]).dense()
 
-    def sides(self) -> tuple[Expr, Expr] | None:
-        """L, R of matrices with E = L R, cut where E is thinnest; None where one would hold more than it trains."""
+    def sides(self, training: bool) -> tuple[Expr, Expr] | None:
+        """L, R with E = L R, cut where E is thinnest; None where, in training, one would hold more than it trains."""
         if len(self.chain) < 2 or not all(isinstance(f, Dense | Diag) for f in self.chain):
             return None
         cuts = [f.shape[1] for f in self.chain[:-1]]
         k = cuts.index(min(cuts)) + 1
         both = Product(self.chain[:k], self.scale), Product(self.chain[k:])
-        dense = any(len(e.chain) > 1 and 0 < e.trainable < math.prod(e.shape) for e in both)
+        dense = training and any(len(e.chain) > 1 and 0 < e.trainable < math.prod(e.shape) for e in both)
         return None if dense else both
 
     def as_factor(self, training: bool) -> Factor:
@@ -276,21 +276,28 @@ class Sum(Expr):
             raise ValueError(f"cannot add matrices of shapes {[t.shape for t in flat]}")
         self.terms: tuple[Expr, ...] = tuple(flat)
         self.shape = flat[0].shape
-        pairs = [t.sides() if isinstance(t, Product) else None for t in flat[1:]]
-        thin = [(L, R) for L, R in filter(None, pairs) if L.shape[1] <= THIN // len(flat)]
-        self._thin = thin if len(thin) > 1 else []
-        self._wide = [t for t, pair in zip(flat[1:], pairs, strict=True) if pair not in self._thin]
+        self._ways = self._joined(training=False), self._joined(training=True)
+
+    def _joined(self, training: bool) -> tuple[list[tuple[Expr, Expr]], list[Expr]]:
+        """The thin products that are done at once, as L_i and R_i, and the terms that are not."""
+        rest = self.terms[1:]
+        pairs = [t.sides(training) if isinstance(t, Product) else None for t in rest]
+        thin = [pair for pair in pairs if pair and pair[0].shape[1] <= THIN // len(self.terms)]
+        if len(thin) < 2:
+            return [], list(rest)
+        return thin, [t for t, pair in zip(rest, pairs, strict=True) if pair not in thin]
 
     @property
     def own_bias(self) -> Tensor | None:
         return self.terms[0].own_bias
 
     def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
+        thin, wide = self._ways[torch.is_grad_enabled() and self.trainable > 0]
         y = self.terms[0].apply(x, bias)
-        for term in self._wide:
+        for term in wide:
             y = term.apply(x, y)
-        if self._thin:
-            lefts, rights = zip(*self._thin, strict=True)
+        if thin:
+            lefts, rights = zip(*thin, strict=True)
             L, R = torch.cat([e.dense() for e in lefts], 1), torch.cat([e.dense() for e in rights])
             y = Dense(R).apply(Dense(L).apply(x), y)
         return y
