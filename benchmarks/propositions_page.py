@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from subspace_tuning.aside import write
 from subspace_tuning.markdown import table, with_table
-from subspace_tuning.picture import COLOURS, label_points
+from subspace_tuning.picture import COLOURS, label_points, save
 
 PAGE = Path("docs/propositions.md")
 MARKER = "<!-- propositions -->"
@@ -28,9 +28,7 @@ def write_page(data: Data, folder: Path) -> None:
     held = folder / PAGE.name
     before = (held if held.is_file() else PAGE).read_text(encoding="utf-8")
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    figure = picture(data)
-    figure.savefig(folder / "pictures" / "propositions.png", dpi=160)
-    figure.savefig(folder / "pictures" / "propositions.svg", metadata={"Date": None})
+    save(picture(data), folder / "pictures" / "propositions")
     write(held, with_table(before, text(data), MARKER, PAGE.name))
 
 

@@ -54,8 +54,16 @@ def score_against_parameters(results: Sequence[tuple[str, Result]], path: Path) 
     figure.canvas.draw()
     named = [(title, r.permille, 100 * r.score, COLOURS[r.category]) for title, r in results]
     label_points(axes, named, full)
+    save(figure, path)
+
+
+def save(figure, path: Path) -> None:
+    """The picture as PNG and SVG; the same picture is the same file."""
+    from matplotlib import rc_context
+
     figure.savefig(path.with_suffix(".png"), dpi=160)
-    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "subspace-tuning"}):
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
 
 def label_points(axes, points: Sequence[tuple[str, float, float, str]], line: float | None = None) -> None:

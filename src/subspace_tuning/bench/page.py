@@ -7,6 +7,7 @@ from typing import Any
 
 from subspace_tuning.bench.reach import reach_of
 from subspace_tuning.markdown import table
+from subspace_tuning.picture import save
 
 Line = dict[str, Any]
 HEAD = """\
@@ -135,5 +136,4 @@ def picture(data: dict[str, Any], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", color="#e5e7eb", linewidth=0.8)
     axes.legend(frameon=False, fontsize=9)
-    figure.savefig(path.with_suffix(".png"), dpi=160)
-    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    save(figure, path)
