@@ -25,8 +25,9 @@ from subspace_tuning.errors import BadInput, RunFailed, as_bad_input
 from subspace_tuning.pretrained import Pretrained, adapt, config_of, load_model, load_tokenizer
 from subspace_tuning.recipe import Recipe
 from subspace_tuning.run_folder import Result, RunFolder
-from subspace_tuning.train import Watch, fit_padding, result_of, trainer_of
+from subspace_tuning.train import fit_padding, result_of, trainer_of
 from subspace_tuning.tuner.model import layers, routed
+from subspace_tuning.watch import Watch
 
 DATA = ("task", "data", "columns", "label", "labels", "metric", "train_samples", "eval_samples", "hold_out")
 SHARED = ("model", *DATA, "max_length", "modules_to_save")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import platform
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -37,6 +35,7 @@ from subspace_tuning.tasks import Task, load, stamp
 from subspace_tuning.tasks.table import Split
 from subspace_tuning.tuner.steps import StepCallback
 from subspace_tuning.version import VERSION
+from subspace_tuning.watch import Watch
 
 Row = dict[str, Any]
 Load = Callable[[str, Task, int], Pretrained]
@@ -274,35 +273,3 @@ def arguments(recipe: Recipe, folder: RunFolder) -> TrainingArguments:
         values |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     with as_bad_input((ValueError, TypeError, ImportError)):
         return TrainingArguments(**{**values, **recipe.trainer})
-
-
-class Watch(TrainerCallback):
-    """Writes what the trainer logs, times the steps, and stops a run whose loss is no number any more."""
-
-    def __init__(self, folder: RunFolder):
-        self.folder = folder
-        self.times: list[float] = []
-        self._began = 0.0
-        memory.start()
-
-    @property
-    def seconds_per_step(self) -> float:
-        """The mean, without the first step, which warms up."""
-        times = self.times[1:] or self.times or [0.0]
-        return sum(times) / len(times)
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._began = time.perf_counter()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.times.append(time.perf_counter() - self._began)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        self.folder.log({"step": state.global_step, **(logs or {})})
-        for name in ("loss", "train_loss", "eval_loss"):
-            if not math.isfinite((logs or {}).get(name, 0.0)):
-                shutil.rmtree(self.folder.checkpoints, ignore_errors=True)  # they may hold the same NaN
-                raise RunFailed(
-                    f"the loss is {logs[name]} at step {state.global_step}: training broke down; "  # type: ignore[index]
-                    f"lower the learning rate ({args.learning_rate:g}) or check the data"
-                )
