@@ -7,13 +7,20 @@ Usage, from the repository's root:
     python benchmarks/method_table.py --seconds              on a quiet machine: the time of a step, one after the other
     make docs                                                docs/methods.md with the table
 
+Methods that 100 steps leave below the probe are run for longer, with the probe beside them, rates searched at that
+length; the docs have a table of it too:
+
+    python benchmarks/method_table.py --steps 300 --rates --only head NAME ...
+    python benchmarks/method_table.py --steps 300 --only NAME ...
+
 Methods go by their own learning rates. Some of these are meant for far longer training; for the ones that were left at
 chance, and for the probe that all are compared with, a small grid was searched, judged by rows held out of training:
 
     python benchmarks/method_table.py --rates --only NAME ... [--factors 3 10 30]
 
 --only, --steps and --seeds make it smaller, --folder writes it elsewhere. Finished runs are not run again, so an
-interrupted table goes on where it stopped. Writes docs/data/method_table.json (and method_rates.json).
+interrupted table goes on where it stopped. Writes docs/data/method_table.json (and method_rates.json), with the number
+of steps in the name where it is not 100.
 """
 
 import argparse
@@ -43,7 +50,9 @@ BASE = {
     "save_every": "never",
 }
 GRID = (3.0, 10.0, 30.0)  # times the method's own learning rate, which was too low after so few steps
+RATES, TABLE = "method_rates", Path(SCORES).stem
 GRID_SEED = 17  # not one of the table's
+STEPS = 100
 TIMED = 12  # steps
 
 
@@ -55,9 +64,13 @@ def recipe_of(name: str, given: Namespace, **changes: Any) -> Recipe:
     return make({**BASE, **sizes, "method": name, "output": str(where), **changes})
 
 
-def rates_in(folder: Path) -> dict[str, float]:
+def place(stem: str, given: Namespace) -> Path:
+    """The file for runs of that many steps."""
+    return Path(given.folder) / (f"{stem}.json" if given.steps == STEPS else f"{stem}_{given.steps}.json")
+
+
+def rates_in(path: Path) -> dict[str, float]:
     """The best rates that --rates has found; without it none, and methods keep their own."""
-    path = folder / "method_rates.json"
     return json.loads(path.read_text())["rates"] if path.is_file() else {}
 
 
@@ -77,7 +90,7 @@ def run(wanted: list[Recipe], workers: int | None, *, again: bool = False) -> It
 
 def find_rates(names: list[str], given: Namespace) -> None:
     """Each method's best rate of a small grid; the rows that the table is judged by are not looked at."""
-    path = given.folder / "method_rates.json"
+    path = place(RATES, given)
     found: dict[str, dict[str, float]] = json.loads(path.read_text())["grid"] if path.is_file() else {}
     grid = {name: make({**BASE, "method": name}).resolved().learning_rate for name in names}
     change = {"seed": GRID_SEED, "hold_out": True}
@@ -95,7 +108,7 @@ def find_rates(names: list[str], given: Namespace) -> None:
 
 
 def make_table(names: list[str], given: Namespace) -> None:
-    rates = rates_in(given.folder)
+    rates = rates_in(place(RATES, given))
     wanted = [judged(name, seed, rates, given) for seed in range(given.seeds) for name in names]
     results: dict[str, list[Result]] = {}
     for recipe, result in run(wanted, given.workers):
@@ -104,19 +117,20 @@ def make_table(names: list[str], given: Namespace) -> None:
     if HEAD not in results:
         raise SystemExit("the linear probe failed: there is nothing to compare with")
     rows = sorted((row(n, found) | {"searched": n in rates} for n, found in results.items()), key=lambda r: -r["score"])
-    some = results[HEAD][0]
+    some, command = results[HEAD][0], "python benchmarks/method_table.py"
+    command += "" if given.steps == STEPS else f" --steps {given.steps}"
     about = (
         f"{given.steps} steps of batch {BATCH} on movie-review sentences, MiniLM ({some.total / 1e6:.1f} M weights), "
         f"{BASE['eval_samples']} sentences to judge by: {some.metric} in %, mean and standard deviation over "
         f"{given.seeds} seeds. `{HEAD}` is the linear probe: the head alone. Default fields and own learning rates; "
-        f"a rate with {SEARCHED} is the best of two or three by rows held out of training (method_rates.json beside): "
-        "for the probe, and for methods whose own rate left them at chance after so few steps. "
-        "Made by `python benchmarks/method_table.py`."
+        f"a rate with {SEARCHED} is the best of two or three by rows held out of training "
+        f"({place(RATES, given).name} beside): for the probe, and for methods whose own rate left them at chance after "
+        f"so few steps. Made by `{command}`."
     )
     probe = mean(r.score for r in results[HEAD])
     table = {"about": about, "metric": some.metric, "probe": probe, "versions": some.versions, "results": rows}
     table["failed"] = sorted(set(names) - set(results))
-    save(given.folder / Path(SCORES).name, table)
+    save(place(TABLE, given), table)
     print(measured(table))
 
 
@@ -137,7 +151,7 @@ def row(name: str, found: list[Result]) -> dict[str, Any]:
 
 def time_steps(names: list[str], given: Namespace) -> None:
     """Seconds a step, written into the table: one method after the other, with all cores to itself."""
-    path = given.folder / Path(SCORES).name
+    path = place(TABLE, given)
     table = json.loads(path.read_text())
     rows = {row["method"]: row for row in table["results"]}
     given.steps = TIMED
@@ -162,7 +176,7 @@ def main() -> None:
     parser.add_argument(
         "--factors", type=float, nargs="*", default=GRID, help="of --rates, times each method's own rate"
     )
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--folder", type=Path, default=Path(SCORES).parent)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import propositions_page as page
 import torch
-from method_table import BASE, BATCH, judged, rates_in, run, save
+from method_table import BASE, BATCH, RATES, judged, place, rates_in, run, save
 from safetensors.torch import load_file
 from scipy.stats import bootstrap, spearmanr, ttest_1samp
 
@@ -250,7 +250,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(SCORES).parents[1], help="where docs/ is")
     given = parser.parse_args()
     assets.default_model(), assets.movie_reviews()
-    rates = rates_in(given.folder / "data")
+    rates = rates_in(place(RATES, Namespace(folder=given.folder / "data", steps=given.steps)))
     names = [m.name for m in choose(given.only or None, None)[0]]
     asked = [(name, p) for name in names for p in (PATTERNS if name in HELD else (NONE,))]
     wanted = [

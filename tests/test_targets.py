@@ -7,6 +7,7 @@ from peft import get_peft_model
 from cases import ON_LAYERS, adapter_parameters, each
 from models import ALL, batch, bert, deberta_v2, distilbert, gpt2, llama, qwen2, t5, t5_gated, vit
 from subspace_tuning import METHODS, SSB, BitFit, LoRA, SubspaceConfig
+from subspace_tuning.methods import VeRA
 from subspace_tuning.tuner.layer import SubspaceLayer
 
 LLAMA = (
@@ -56,6 +57,14 @@ BLOCKS = {
     "vit": (*VIT, "vit.layers.{}"),
     "dinov2": (*VIT, "dinov2.encoder.layer.{}"),
 }
+QUERY_VALUE = {
+    **dict.fromkeys(("bert", "roberta", "electra"), ("attention.self.query", "attention.self.value")),
+    "deberta_v2": ("attention.self.query_proj", "attention.self.value_proj"),
+    "distilbert": ("attention.q_lin", "attention.v_lin"),
+    **dict.fromkeys(("llama", "qwen2", "qwen3", "mistral"), ("self_attn.q_proj", "self_attn.v_proj")),
+    "gpt2": ("attn.c_attn",),
+    **dict.fromkeys(("vit", "dinov2"), ("attention.q_proj", "attention.v_proj")),
+}
 
 
 def tuned(model):
@@ -70,11 +79,11 @@ def apply(make, method, **values):
 
 def expected(name, places):
     few, every, where = BLOCKS[name]
-    chosen = few if places == "key_value_ff" else every
+    chosen = few if places == "key_value_ff" else QUERY_VALUE[name] if places == "query_value" else every
     return {f"{where.format(i)}.{part}" for i in range(2) for part in chosen}
 
 
-@each(method=[SSB(), LoRA(r=2), SSB() | LoRA(r=2)], make=[m for m in ALL if m.__name__ in BLOCKS])
+@each(method=[SSB(), LoRA(r=2), SSB() | LoRA(r=2), VeRA(r=2)], make=[m for m in ALL if m.__name__ in BLOCKS])
 def test_the_papers_modules_are_the_default(make, method):
     assert tuned(apply(make, method)) == expected(make.__name__, method.places)
 

@@ -22,6 +22,7 @@ from subspace_tuning.markdown import table, with_table
 from subspace_tuning.registry import METHODS
 
 PAGE, README, SCORES = "docs/methods.md", "README.md", "docs/data/method_table.json"
+LONGER = "docs/data/method_table_300.json"  # for the methods that 100 steps are too few for
 FLOOR, STEPS, FLOOR_PICTURE = "docs/floor.md", "docs/data/step.json", "docs/pictures/floor.svg"
 TENSORS = "docs/data/saved.json"
 MARKER = "<!-- methods -->"
@@ -49,11 +50,10 @@ def entries() -> list[Entry]:
     return [e for e in catalogue() if METHODS[e.name].__module__.startswith("subspace_tuning.")]
 
 
-def methods_page(scores: dict[str, Any] | None) -> str:
-    """docs/methods.md; with the measured table where there are scores."""
-    parts = [HEAD, table(ABILITIES, map(_abilities, entries()))]
-    if scores:
-        parts.append(measured(scores))
+def methods_page(*scores: dict[str, Any]) -> str:
+    """docs/methods.md, with the tables of scores there are."""
+    parts = [HEAD, table(ABILITIES, map(_abilities, entries())), *(["## Measured\n"] if scores else [])]
+    parts += map(measured, scores)
     for (category, mode), group in groupby(entries(), key=lambda e: (e.category, e.mode)):
         parts.append(f"## {category.capitalize()}{f', mode {mode}' if mode else ''}\n")
         parts += [_section(e) for e in group]
@@ -73,10 +73,9 @@ def pages(root: Path) -> dict[Path, str]:
     """Every generated page of a checkout and what it should say."""
     if not (root / README).is_file():
         raise BadInput(f"there is no {README} in {root.resolve()}; run this in a clone of the repository")
-    scores = root / SCORES
-    measured = json.loads(scores.read_text(encoding="utf-8")) if scores.is_file() else None
+    scores = [_read(root / path) for path in (SCORES, LONGER) if (root / path).is_file()]
     readme = (root / README).read_text(encoding="utf-8")
-    made = {root / PAGE: methods_page(measured), root / README: with_table(readme, readme_table(), MARKER, README)}
+    made = {root / PAGE: methods_page(*scores), root / README: with_table(readme, readme_table(), MARKER, README)}
     if (root / STEPS).is_file():
         tensors = _read(root / TENSORS)["tensors"] if (root / TENSORS).is_file() else None
         made[root / FLOOR] = floor.page(_read(root / STEPS), tensors)
@@ -117,7 +116,7 @@ def measured(scores: dict[str, Any]) -> str:
     )
     header = ("method", scores["metric"], "over the probe", "per mille", "s/step", "learning rate")
     about = " ".join(filter(None, (scores["about"], scores.get("timed"))))
-    return f"## Measured\n\n{about}\n\n{table(header, rows)}"
+    return f"{about}\n\n{table(header, rows)}"
 
 
 def _code(text: str) -> str:

@@ -61,7 +61,7 @@ def make(name: str, source: str, base: nn.Module, rank: int = 8, modules: list[s
         elif source == "ours":
             model = get_peft_model(model, our_config(name, rank, modules))  # type: ignore[arg-type]
         else:
-            model = get_peft_model(model, PEERS[name](rank, modules or _six(model)))  # type: ignore[arg-type]
+            model = get_peft_model(model, PEERS[name](rank, modules or _ours(name, model)))  # type: ignore[arg-type]
     trained = [p for p in model.parameters() if p.requires_grad]
     return Contender(name, source, model.train(), trained, time.perf_counter() - started)
 
@@ -95,10 +95,11 @@ def force_gradient_to_first_block(model: nn.Module) -> None:
     (embeddings or model.get_input_embeddings()).register_forward_hook(require)  # type: ignore[operator]
 
 
-def _six(model: nn.Module) -> list[str]:
+def _ours(name: str, model: nn.Module) -> list[str]:
+    """The modules that our method of that name takes, so that both change the same weights."""
     from subspace_tuning.tuner.targets import default_targets
 
-    return sorted(default_targets("all", model.config.model_type, model, None))  # type: ignore[union-attr,arg-type]
+    return sorted(default_targets(METHODS[name].places, model.config.model_type, model, None))  # type: ignore[union-attr,arg-type]
 
 
 def _lora(rank: int, modules: list[str], **values: Any) -> Any:
@@ -110,8 +111,7 @@ def _lora(rank: int, modules: list[str], **values: Any) -> Any:
 def _ia3(rank: int, modules: list[str]) -> Any:
     from peft import IA3Config
 
-    kept = [m for m in modules if any(word in m for word in ("key", "value", "intermediate", "k_", "v_", "up_"))]
-    return IA3Config(target_modules=kept, feedforward_modules=[])
+    return IA3Config(target_modules=modules, feedforward_modules=[])
 
 
 def _of(class_name: str, **fixed: Any) -> Callable[[int, list[str]], Any]:

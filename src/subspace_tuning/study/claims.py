@@ -206,6 +206,8 @@ def ruling(claim: Claim, e: Estimate) -> tuple[Ruling, str]:
 
 def shown(measure: Measure, e: Estimate) -> str:
     """``98.2 % [97.1 %, 99.0 %] of full fine-tuning's average``."""
+    if math.isnan(e.effect):
+        return "no effect to be had"
     interval = "" if math.isnan(e.low) else f" [{measure.show(e.low)}, {measure.show(e.high)}]"
     return f"{measure.show(e.effect)}{interval} {measure.name}"
 

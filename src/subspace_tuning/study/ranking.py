@@ -42,7 +42,7 @@ def ranking(runs: pd.DataFrame) -> Ranking:
     table = cells.assign(arm=names).pivot_table(index=["model", "task"], columns="arm", values="mean").dropna(axis=1)
     blocks, count = table.shape
     if count < 3 or blocks < 2:
-        told = f"too few to rank: {count} methods were run on all of {blocks} tasks; 3 methods and 2 tasks are needed"
+        told = f"too few to rank: tasks that all methods share {blocks} (2 are needed), methods {count} (3)"
         return Ranking(tuple(table.columns), (np.nan,) * count, blocks, np.nan, np.nan, np.nan, (), told)
     ranks = pd.Series(rankdata(-table.to_numpy(), axis=1).mean(axis=0), index=table.columns).sort_values(kind="stable")
     test = friedmanchisquare(*table.to_numpy().T)

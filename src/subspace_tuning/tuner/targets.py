@@ -1,6 +1,7 @@
 """Which modules a method takes when none are named: the paper's choice, for each architecture.
 
 key_value_ff  key, value and first feed-forward weight of each block (SSL, SSB, (IA)3)
+query_value   query and value weight of each self-attention (VeRA); with a fused weight, all that is fused in it
 all           all weights of each block: query, key, value, attention output, both feed-forward
 biases        every layer of the encoder that has a bias (BitFit)
 sublayer_outputs  the last weights of attention and of feed-forward (Houlsby adapters)
@@ -48,6 +49,16 @@ BLOCKS: dict[str, dict[str, list[str]]] = {
     },
     "vit": _VIT,
     "dinov2": _VIT,
+}
+QUERY_VALUE: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra"), ("attention.self.query", "attention.self.value")),
+    "deberta": ("in_proj",),
+    "deberta-v2": ("attention.self.query_proj", "attention.self.value_proj"),
+    "distilbert": ("q_lin", "v_lin"),
+    **dict.fromkeys(("llama", "qwen2", "qwen3", "mistral"), ("q_proj", "v_proj")),
+    "gpt2": ("attn.c_attn",),
+    "t5": ("q", "v"),
+    **dict.fromkeys(("vit", "dinov2"), ("q_proj", "v_proj", "attention.query", "attention.value")),
 }
 # the last weights of attention and of feed-forward, as regular expressions for the end of a module's name
 OUTPUTS: dict[str, tuple[str, str]] = {
@@ -99,6 +110,8 @@ def default_targets(places: str, model_type: str | None, model: nn.Module, kept:
         attention, ff = OUTPUTS[model_type or ""]
         ending = re.compile(rf"(?:.*\.)?(?:{ff if places == 'ff_output' else attention + '|' + ff})")
         return {name for name, _ in model.named_modules() if ending.fullmatch(name)}
+    if places == "query_value":
+        return set(QUERY_VALUE[model_type or ""])
     if places == "key_value_ff":
         return set(block["key_value_ff"])
     return set(block["key_value_ff"]) | set(block["rest"])

@@ -31,6 +31,7 @@ class VeRA(Method):
     formula = "r + m"
     paper = "arXiv:2310.11454"
     learning_rate = 1e-2
+    places = "query_value"
     wide = True
 
     def check(self, n: int, m: int) -> None:
