@@ -14,6 +14,7 @@ from typing import Any
 from peft import get_peft_model
 from torch import Tensor, nn
 
+from subspace_tuning.errors import as_bad_input
 from subspace_tuning.method import Method
 from subspace_tuning.mpc import constrain
 from subspace_tuning.registry import METHODS, build
@@ -67,14 +68,15 @@ def make(name: str, source: str, base: nn.Module, rank: int = 8, modules: list[s
 
 
 def our_config(name: str, rank: int, modules: list[str] | None) -> SubspaceConfig:
-    """Our config for a contender's name: a method, ``a|b``, or either with ``+mpc_o``."""
+    """Our config for a contender's name: a method, ``a|b``, or either with ``+mpc_o``. Raises BadInput for others."""
     plain, _, pattern = name.partition("+mpc_")
     values: dict[str, Any] = {}
     known = {f.name for part in plain.split("|") for f in fields(METHODS.get(part, Method))}
     if "r" in known:
         values["r"] = VERA_RANK if plain == "vera" else rank
-    method = build(plain, values)
-    constrain(method, pattern or None)
+    with as_bad_input():
+        method = build(plain, values)
+        constrain(method, pattern or None)
     return SubspaceConfig(method=method, mpc=pattern or None, target_modules=modules)
 
 

@@ -22,17 +22,15 @@ def floor_ratio(model: nn.Module, batches: Iterable[dict[str, Any]], bf16: bool 
     trained = [p for p in model.parameters() if p.requires_grad]
     own = Contender("own", "ours", model, trained, 0.0)
     floor = Contender(FLOOR, FLOOR, _floor_of(model), [], 0.0)
-    was_training, ratios = model.training, []
+    was_training, pairs = model.training, []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         model.train()
         for batch in batches:
             held = {k: v.to(device) for k, v in batch.items()}
-            floor_times, own_times = measure.interleaved(
-                [measure.Step(c, held, torch.bfloat16 if bf16 else None) for c in (floor, own)], rounds, warm_up=1
-            )
-            ratios += [a / b for a, b in zip(own_times, floor_times, strict=True)]
+            beside, step = (measure.Step(c, held, torch.bfloat16 if bf16 else None) for c in (floor, own))
+            pairs += measure.beside_floor(beside, [step], rounds, warm_up=1)[0]
     model.train(was_training)
-    return sorted(ratios)[len(ratios) // 2]
+    return measure.paired_ratio(pairs)[0]
 
 
 def _floor_of(model: nn.Module) -> nn.Module:

@@ -44,6 +44,13 @@ class Step:
             self.optimizer.zero_grad(set_to_none=True)
 
 
+class Pair(NamedTuple):
+    """Seconds of a step, and of the floor's beside it."""
+
+    seconds: float
+    floor: float
+
+
 class Graphed:
     """A step on CUDA captured once as a graph, then replayed: what is left without the launching of kernels."""
 
@@ -164,34 +171,45 @@ def _timed(cuda: bool) -> Iterator[Callable[[], float]]:
     yield seconds
 
 
-def interleaved(
+def beside_floor(
+    floor: Step | Graphed,
     steps: Sequence[Step | Graphed],
     rounds: int,
     warm_up: int = 2,
     seed: int = 0,
     tick: Callable[[], Any] = lambda: None,
-) -> list[list[float]]:
-    """Seconds a step by contender and round; every round times all contenders once, in an order of its own."""
-    cuda = steps[0].device == "cuda"
-    seconds: list[list[float]] = [[] for _ in steps]
+) -> list[list[Pair]]:
+    """Each contender's times, and right before or after each the floor's, since machines change their pace.
+
+    Every round times all contenders once, in an order of its own. Returns a list of pairs for each of ``steps``.
+    """
+    cuda = floor.device == "cuda"
+    pairs: list[list[Pair]] = [[] for _ in steps]
     order = list(range(len(steps)))
     chance = random.Random(seed)
     for _ in range(warm_up):
-        for step in steps:
+        for step in (floor, *steps):
             step()
     for _ in range(rounds):
         chance.shuffle(order)
         for k in order:
-            with _timed(cuda) as elapsed:
-                steps[k]()
-                seconds[k].append(elapsed())
+            floor_first = chance.random() < 0.5
+            first, second = (floor, steps[k]) if floor_first else (steps[k], floor)
+            times = [_seconds(first, cuda), _seconds(second, cuda)]
+            pairs[k].append(Pair(*(reversed(times) if floor_first else times)))
             tick()
-    return seconds
+    return pairs
 
 
-def paired_ratio(mine: Sequence[float], floor: Sequence[float]) -> tuple[float, float, float]:
-    """Median and quartiles of the ratios of the same round."""
-    ratios = sorted(a / b for a, b in zip(mine, floor, strict=True))
+def _seconds(step: Step | Graphed, cuda: bool) -> float:
+    with _timed(cuda) as elapsed:
+        step()
+        return elapsed()
+
+
+def paired_ratio(pairs: Sequence[Pair]) -> tuple[float, float, float]:
+    """Median and quartiles of the ratios to the floor."""
+    ratios = sorted(pair.seconds / pair.floor for pair in pairs)
     if len(ratios) < 2:
         return ratios[0], ratios[0], ratios[0]
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")

@@ -26,14 +26,11 @@ def listing(setting: Setting, name: str, peer: bool = False) -> list[Row]:
 
     Tensors of other modules' keeping that the contender reads too (``modules`` then names both) cost nothing more.
     """
-    if peer and not has_peer(name):
-        raise BadInput(f"PEFT has no {name}, or none that is compared here; leave out --peer")
     base = base_model(setting)
     batch = measure.random_batch(base, setting.batch, setting.length, setting.device, setting.seed)
-    source = name if name in (FLOOR, FULL) else "peft" if peer else "ours"
     mine, floor = (
         measure.saved_tensors(measure.Step(make(n, s, base, setting.rank), batch))
-        for n, s in ((name, source), (FLOOR, FLOOR))
+        for n, s in ((name, source_of(name, peer)), (FLOOR, FLOOR))
     )
     left = Counter((kept.bytes, module) for kept in floor for module in map(_plain, kept.modules[:1]))
     rows = []
@@ -44,6 +41,13 @@ def listing(setting: Setting, name: str, peer: bool = False) -> list[Row]:
             left[found] -= 1
         rows.append(Row(kept.bytes / 1e6, kept.shape, modules, found is not None))
     return rows
+
+
+def source_of(name: str, peer: bool) -> str:
+    """Whose implementation a contender's name means. Raises BadInput where PEFT has none."""
+    if peer and not has_peer(name):
+        raise BadInput(f"PEFT has no {name}, or none that is compared here; leave out --peer")
+    return name if name in (FLOOR, FULL) else "peft" if peer else "ours"
 
 
 def _plain(module: str) -> str:

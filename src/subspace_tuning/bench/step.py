@@ -32,7 +32,11 @@ ROBERTA_BASE = {
 
 @dataclass(frozen=True)
 class Line:
-    """One contender beside the floor; ratios are to the floor of the same round. None: not measured."""
+    """One contender beside the floor; None: not measured.
+
+    Times are ratios to the floor timed right before or after, median and quartiles; the floor's own are those of the
+    floor beside itself, and show what the machine adds.
+    """
 
     name: str
     source: str  # floor | full | ours | peft
@@ -133,12 +137,12 @@ def _times(steps: list[measure.Step], setting: Setting, tick: Callable[[int], An
     if setting.graphs:
         runs = [measure.Graphed(s) for s in steps]
     total = len(runs) * setting.rounds
-    seconds = measure.interleaved(runs, setting.rounds, seed=setting.seed, tick=lambda: tick(total))
+    timed = measure.beside_floor(runs[0], runs, setting.rounds, seed=setting.seed, tick=lambda: tick(total))
     found = []
-    for step, mine in zip(steps, seconds, strict=True):
-        ratios = zip(TIMED, measure.paired_ratio(mine, seconds[0]), strict=False)
+    for step, pairs in zip(steps, timed, strict=True):
+        ratios = zip(TIMED, measure.paired_ratio(pairs), strict=False)
         own = {"peak_mb": measure.peak_mb(step), "startup_seconds": step.contender.startup_seconds}
-        found.append({**dict(ratios), **own, "seconds": statistics.median(mine)})
+        found.append({**dict(ratios), **own, "seconds": statistics.median(pair.seconds for pair in pairs)})
     return found
 
 

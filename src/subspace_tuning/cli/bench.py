@@ -58,8 +58,8 @@ def step(
     """Time one training step of each method against the floor.
 
     The floor is the same model with everything frozen and the loss's gradient forced down to the first block's input:
-    no fine-tuning that reaches the first block can cost less. Ratios are medians over rounds, each to the floor of the
-    same round.
+    no fine-tuning that reaches the first block can cost less. Ratios are medians over rounds, each to the floor timed
+    right before or after; the floor's own, of the floor beside itself, show what the machine adds.
     """
     import json
 
@@ -149,3 +149,52 @@ def saved(
         [f"{row.mb:.2f}", str(row.shape), "yes" if row.in_floor else "no", ", ".join(row.modules)] for row in shown
     ]
     show_table(("MB", "shape", "in the floor", "kept by"), cells, f"{sum(row.mb for row in rows):.1f} MB")
+
+
+@command(
+    "profile",
+    group=bench_app,
+    examples=["subspace bench profile ssb", "subspace bench profile vera --peer --rounds 11 --json"],
+)
+def profile(
+    method: Annotated[str, typer.Argument(help="A method's name as `bench step` takes it, or full.")],
+    model: Config = None,
+    layers: Layers = 4,
+    batch: Size = 8,
+    length: Size = 128,
+    rank: Size = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="Steps of each side, in turn; figures are medians.")] = 7,
+    peer: Annotated[bool, typer.Option("--peer", help="PEFT's implementation.")] = False,
+    least: Annotated[float, typer.Option(min=0, help="Leave out what differs by fewer milliseconds.")] = 0.5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show in which operations a method's step spends more time than the floor's."""
+    import torch
+
+    from subspace_tuning.bench.profiled import profiled
+    from subspace_tuning.bench.step import Setting, read_config
+    from subspace_tuning.cli.progress import counted
+    from subspace_tuning.picture import show_table
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    setting = Setting(read_config(model), layers, batch, length, rank, rounds, device=device)
+    with counted("profiling") as tick:
+        rows = profiled(setting, method, peer, tick)
+    if as_json:
+        print_json({"method": method, "peer": peer, "operations": [vars(row) for row in rows]})
+        return
+    cells = [
+        [
+            row.operation,
+            f"{row.floor_ms:.1f}",
+            str(row.floor_calls),
+            f"{row.ms:.1f}",
+            str(row.calls),
+            f"{row.more_ms:+.1f}",
+        ]
+        for row in rows
+        if abs(row.more_ms) >= least
+    ]
+    whole = sum(row.floor_ms for row in rows), sum(row.ms for row in rows)
+    told = f"{whole[1]:.1f} ms, the floor {whole[0]:.1f} ms; times of operations without what they call"
+    show_table(("operation", "floor ms", "calls", "ms", "calls", "more ms"), cells, told)
