@@ -2,19 +2,22 @@
 
     python benchmarks/compile_step.py [--methods ssb,lora,dora] [--layers 2] [--rounds 5] [--breaks-only]
 
-Each ratio is to the floor of its own kind: the compiled step to the compiled floor. The last column is the compiled
-floor's time over the eager one's.
+Each ratio is to the floor of its own kind: the compiled step to the compiled floor. Writes docs/data/compile_step.json,
+from which `make docs` makes a table of docs/floor.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
+from pathlib import Path
 
+import publish
 import torch
 
 from subspace_tuning.bench import measure
-from subspace_tuning.bench.contenders import FLOOR, has_peer, make
+from subspace_tuning.bench.contenders import has_peer, make
 from subspace_tuning.bench.step import ROBERTA_BASE, Line, Setting, base_model, bench
 
 
@@ -38,17 +41,31 @@ def main() -> None:
     methods = args.methods.split(",")
 
     small = replace(setting, config={**ROBERTA_BASE, "vocab_size": 1000}, layers=1, batch=2, length=16)
-    for name in methods:
-        for source in ("ours", "peft") if has_peer(name) else ("ours",):
-            print(f"{name:12} {source:5} graph breaks {graph_breaks(small, name, source)}", flush=True)
+    breaks = {
+        (name, source): graph_breaks(small, name, source)
+        for name in methods
+        for source in (("ours", "peft") if has_peer(name) else ("ours",))
+    }
+    for (name, source), count in breaks.items():
+        print(f"{name:12} {source:5} graph breaks {count}")
     if args.breaks_only:
         return
+    where = publish.setting()
     eager, compiled = (bench(replace(setting, compiled=on), methods) for on in (False, True))
-    print(f"{'':18}{'eager':>8}{'compiled':>10}   over the floor of the same kind")
-    for a, b in zip(eager, compiled, strict=True):
-        print(f"{a.name:12} {a.source:5}{a.time_ratio:8.3f}{b.time_ratio:10.3f}")
-    floors = [next(line for line in lines if line.source == FLOOR) for lines in (eager, compiled)]
-    print(f"compiled floor over eager floor {_seconds(floors[1]) / _seconds(floors[0]):.3f}")
+    rows = [
+        {
+            "name": a.name,
+            "source": a.source,
+            "graph_breaks": breaks.get((a.name, a.source)),
+            "eager_ratio": a.time_ratio,
+            "compiled_ratio": b.time_ratio,
+            "compiled_over_eager": _seconds(b) / _seconds(a),
+        }
+        for a, b in zip(eager, compiled, strict=True)
+    ]
+    data = {"setting": where | {"layers": args.layers, "rounds": args.rounds}, "contenders": rows}
+    print(json.dumps(data, indent=2))
+    publish.save(Path("docs/data/compile_step.json"), data)
 
 
 def _seconds(line: Line) -> float:

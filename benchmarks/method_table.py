@@ -31,8 +31,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from publish import save
+
 from subspace_tuning import METHODS, assets
-from subspace_tuning.aside import write
 from subspace_tuning.docs import SCORES, SEARCHED, measured
 from subspace_tuning.recipe import FULL, HEAD, Recipe, make
 from subspace_tuning.run_folder import Result
@@ -161,11 +162,6 @@ def time_steps(names: list[str], given: Namespace) -> None:
             rows[recipe.method]["seconds_per_step"] = result.seconds_per_step
     table["timed"] = f"Seconds a step: the mean of {TIMED - 1} steps on {cores()} cores, one method after the other."
     save(path, table)
-
-
-def save(path: Path, data: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, json.dumps(data, indent=2) + "\n")
 
 
 def main() -> None:

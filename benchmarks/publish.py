@@ -27,9 +27,13 @@ def publish(name: str, data: dict[str, Any], page: str, tables: dict[str, str], 
     path, text = root / page, (root / page).read_text(encoding="utf-8")
     for key, made in tables.items():
         text = with_table(text, made, f"<!-- {key} -->", page)
-    (root / "docs" / "data").mkdir(exist_ok=True)
-    write(root / "docs" / "data" / f"{name}.json", json.dumps(data, indent=2) + "\n")
+    save(root / "docs" / "data" / f"{name}.json", data)
     write(path, text)
+
+
+def save(path: Path, data: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, json.dumps(data, indent=2) + "\n")
 
 
 def told(where: dict[str, Any]) -> str:

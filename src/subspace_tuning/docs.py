@@ -3,7 +3,8 @@
     python -m subspace_tuning.docs      or      make docs
 
 Nothing in them is written by hand; scores come from docs/data/method_table.json, made by benchmarks/method_table.py,
-and the cost of steps from docs/data/step.json, made by `subspace bench step`.
+and the cost of steps from docs/data/step.json, made by `subspace bench step`, and from files beside it that the page
+names.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from subspace_tuning.registry import METHODS
 PAGE, README, SCORES = "docs/methods.md", "README.md", "docs/data/method_table.json"
 LONGER = "docs/data/method_table_300.json"  # for the methods that 100 steps are too few for
 FLOOR, STEPS, FLOOR_PICTURE = "docs/floor.md", "docs/data/step.json", "docs/pictures/floor.svg"
-TENSORS = "docs/data/saved.json"
+TENSORS, PROFILES = "docs/data/saved.json", "docs/data/profile_*.json"
+COMPILED = "docs/data/compile_step.json"
 MARKER = "<!-- methods -->"
 SEARCHED = "\\*"  # marks a learning rate that was searched for
 HEAD = """\
@@ -77,8 +79,10 @@ def pages(root: Path) -> dict[Path, str]:
     readme = (root / README).read_text(encoding="utf-8")
     made = {root / PAGE: methods_page(*scores), root / README: with_table(readme, readme_table(), MARKER, README)}
     if (root / STEPS).is_file():
-        tensors = _read(root / TENSORS)["tensors"] if (root / TENSORS).is_file() else None
-        made[root / FLOOR] = floor.page(_read(root / STEPS), tensors)
+        tensors = _read(root / TENSORS)["tensors"] if (root / TENSORS).is_file() else ()
+        profiles = [_read(path) for path in sorted(root.glob(PROFILES))]
+        compiled = _read(root / COMPILED) if (root / COMPILED).is_file() else None
+        made[root / FLOOR] = floor.page(_read(root / STEPS), tensors, profiles, compiled)
     return made
 
 

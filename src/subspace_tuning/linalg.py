@@ -101,13 +101,18 @@ def _energy(M: Tensor) -> float:
     return torch.linalg.vecdot(M, M).sum(dtype=torch.float64).item()
 
 
-def _gram(M: Tensor) -> Tensor:
+def _gram(M: Tensor, out: Tensor | None = None) -> Tensor:
     """M M^T for M (n, m), each half of it computed once."""
-    if len(M) <= 256:
-        return M @ M.T
-    upper, lower = M.tensor_split(2)
-    across = upper @ lower.T
-    return torch.cat([torch.cat([_gram(upper), across], 1), torch.cat([across.T, _gram(lower)], 1)])
+    n = len(M)
+    out = M.new_empty(n, n) if out is None else out
+    if n <= 256:
+        return torch.mm(M, M.T, out=out)
+    h = n // 2
+    torch.mm(M[:h], M[h:].T, out=out[:h, h:])
+    out[h:, :h] = out[:h, h:].T
+    _gram(M[:h], out[:h, :h])
+    _gram(M[h:], out[h:, h:])
+    return out
 
 
 def _filtered(G: Tensor, Q: Tensor, r: int, allowed: float) -> Tensor:
@@ -160,13 +165,15 @@ def _proven(G: Tensor, U: Tensor, found: Tensor, allowed: float) -> bool:
 
 
 def _is_positive(A: Tensor, block: int = 256) -> bool:
-    """Whether the symmetric A is positive definite: a Cholesky factorisation of which nothing is kept."""
-    while len(A):
-        L, failed = torch.linalg.cholesky_ex(A[:block, :block])
+    """Whether the symmetric A is positive definite: whether it has a Cholesky factorisation. What A holds is lost."""
+    for start in range(0, len(A), block):
+        end = start + block
+        L, failed = torch.linalg.cholesky_ex(A[start:end, start:end])
         if failed:
             return False
-        X = torch.linalg.solve_triangular(L, A[:block, block:], upper=False)
-        A = torch.addmm(A[block:, block:], X.T, X, alpha=-1)
+        X = torch.linalg.solve_triangular(L, A[start:end, end:], upper=False)
+        for k in range(0, X.shape[1], block):  # what stands below the diagonal is not needed
+            A[end + k : end + k + block, end + k :].addmm_(X[:, k : k + block].T, X[:, k:], alpha=-1)
     return True
 
 

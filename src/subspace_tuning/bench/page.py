@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ from subspace_tuning.markdown import table
 from subspace_tuning.picture import save
 
 Line = dict[str, Any]
+TOLD = 3.0  # milliseconds
 HEAD = """\
 <!-- made by `make docs` from docs/data/step.json -->
 # How close to the floor
 
 A step of fine-tuning cannot cost less than the frozen model's forward pass plus the gradient of its activations: **the
 floor** is the same model with everything frozen and the loss's gradient forced down to the first block's input. Time is
-the median over rounds of the ratio to the floor of the same round (quartiles in brackets); FLOPs are matrix products as
+the median over rounds of the ratio to the floor timed right before or after (quartiles in brackets; the floor's own
+row is the floor beside itself); FLOPs are matrix products as
 `torch.utils.flop_counter` counts them; saved bytes are the distinct storages that autograd keeps for the backward pass,
 parameters left out.
 
@@ -26,7 +29,8 @@ parameters left out.
 TAIL = """
 ## What stands between
 
-`subspace bench saved METHOD` lists what is kept, tensor by tensor, and what of it the floor keeps too.
+`subspace bench saved METHOD` lists what is kept, tensor by tensor, and what of it the floor keeps too;
+`subspace bench profile METHOD` shows in which operations a step spends more time than the floor's.
 
 - **A reach below 1.00 of the saved bytes is out of reach.** A frozen `Linear` keeps its weight and nothing else for
   the gradient of its input, so that the floor keeps no input of any weight: it keeps what attention, layer norms,
@@ -38,6 +42,9 @@ TAIL = """
 - **Scaled outputs** (SSB, (IA)3) have a gradient that follows from the output. Behind the up-projection the
   activation keeps it anyway; keys and values are kept once more, because attention with dropout copies them on a
   CPU.
+- **Beside PEFT's.** {peft}
+- **PiSSA and MiLoRA** leave the base weight as it is and train A B - A_0 B_0, a product of rank 2 r; PEFT's PiSSA puts
+  W - A_0 B_0 in the place of W, a second copy of every weight or a base that no other adapter can use.
 - **DoRA** scales every output, also those of weights whose next operation, a dropout, keeps only its mask.
 - **VeRA** at r = 256 stands on queries and values, as in its paper, and does {vera} times the floor's FLOPs there; on
   all six weights of a block it would be 1.44 times. It keeps x A diag(d) B, because making it again costs more than
@@ -53,8 +60,13 @@ TAIL = """
 """
 
 
-def page(data: dict[str, Any], tensors: list[Line] | None = None) -> str:
-    """docs/floor.md; with the tensors that LoRA keeps, if they were listed."""
+def page(
+    data: dict[str, Any],
+    tensors: Sequence[Line] = (),
+    profiles: Sequence[dict[str, Any]] = (),
+    compiled: dict[str, Any] | None = None,
+) -> str:
+    """docs/floor.md; with the tensors that LoRA keeps, profiles of steps and figures of compiled ones, if there are."""
     header = (
         "contender",
         "time",
@@ -69,11 +81,59 @@ def page(data: dict[str, Any], tensors: list[Line] | None = None) -> str:
     )
     vera = next((f"{c['flops_ratio']:.2f}" for c in data["contenders"] if c["name"] == "vera"), "1.1")
     rows = table(header, map(_row, data["contenders"]))
-    listed = _listed(tensors) if tensors else ""
-    return HEAD + _about(data) + rows + TAIL.replace("{vera}", vera) + listed
+    tail = TAIL.replace("{vera}", vera).replace("{peft}", _beside_peft(data["contenders"]))
+    parts = [HEAD, _about(data), rows, _compiled(compiled) if compiled else "", tail]
+    parts += [_profiled(profiles) if profiles else "", _listed(tensors) if tensors else ""]
+    return "".join(parts)
 
 
-def _listed(tensors: list[Line]) -> str:
+def _beside_peft(contenders: Sequence[Line]) -> str:
+    """Shares of PEFT's time, for the methods that have a reach of that kind."""
+    time = {(c["name"], c["source"]): c["time_ratio"] for c in contenders}
+    told: dict[str, list[str]] = {}
+    for (name, source), ratio in time.items():
+        reach = reach_of(name) if source == "ours" else None
+        if reach and reach.of_peer and ratio and time.get((reach.of_peer[0], "peft")):
+            peer, share = reach.of_peer
+            told.setdefault(f"PEFT's {peer} (reach: {share:.2f})", []).append(f"{name} {ratio / time[peer, 'peft']:.2f}")
+    found = "; ".join(f"of the time of {peer}: {', '.join(shares)}" for peer, shares in told.items())
+    return f"{found[:1].upper()}{found[1:]}." if found else "Not timed."
+
+
+def _compiled(data: dict[str, Any]) -> str:
+    cells = (
+        (
+            f"{c['name']} (PEFT)" if c["source"] == "peft" else c["name"],
+            f"{c['eager_ratio']:.2f}",
+            f"{c['compiled_ratio']:.2f}",
+            f"{c['compiled_over_eager']:.2f}",
+            "" if c["graph_breaks"] is None else str(c["graph_breaks"]),
+        )
+        for c in data["contenders"]
+    )
+    header = ("contender", "eager", "compiled", "compiled / eager", "graph breaks")
+    told = (
+        f"With `torch.compile`, {data['setting']['layers']} blocks of the same shape: time over the floor of the same "
+        "kind, eager or compiled. Made by `python benchmarks/compile_step.py`.\n\n"
+    )
+    return "\n## Compiled\n\n" + told + table(header, cells)
+
+
+def _profiled(profiles: Sequence[dict[str, Any]]) -> str:
+    """The operations that a step spends more on than the floor's, or less, by at least ``TOLD`` milliseconds."""
+    rows = []
+    for data in profiles:
+        ops = data["operations"]
+        whole, floor = sum(op["ms"] for op in ops), sum(op["floor_ms"] for op in ops)
+        more = [(op["operation"].removeprefix("aten::"), op["ms"] - op["floor_ms"]) for op in ops]
+        told = ", ".join(f"`{name}` {ms:+.1f}" for name, ms in more if abs(ms) >= TOLD)
+        rows.append((f"`{data['method']}`", f"{floor:.0f}", f"{whole - floor:+.1f}", told))
+    made = "Made by `subspace bench profile METHOD --json > docs/data/profile_METHOD.json`, same shape as above."
+    head = f"## Where the time goes\n\nMilliseconds of a step beyond the floor's, by operation. {made}\n\n"
+    return "\n" + head + table(("method", "floor, ms", "beyond it, ms", "in which operations"), rows)
+
+
+def _listed(tensors: Sequence[Line]) -> str:
     cells = (
         (
             f"{t['mb']:.2f}",
