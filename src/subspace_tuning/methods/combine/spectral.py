@@ -24,6 +24,7 @@ class Spectral(OnTop):
     category = "combination"
     formula = "r (n + m)"
     paper = "arXiv:2405.13952"
+    learning_rate = 3e-4  # A and B meet the largest singular values
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
         return {"A": zeros(n, self.r), "B": zeros(self.r, m)}
