@@ -131,8 +131,19 @@ def make_table(names: list[str], given: Namespace) -> None:
     probe = mean(r.score for r in results[HEAD])
     table = {"about": about, "metric": some.metric, "probe": probe, "versions": some.versions, "results": rows}
     table["failed"] = sorted(set(names) - set(results))
+    keep_seconds(table, place(TABLE, given))
     save(place(TABLE, given), table)
     print(measured(table))
+
+
+def keep_seconds(table: dict[str, Any], path: Path) -> None:
+    """Of the table before, what --seconds has measured."""
+    before = json.loads(path.read_text()) if path.is_file() else {"results": []}
+    known = {row["method"]: row["seconds_per_step"] for row in before["results"]}
+    for row in table["results"]:
+        row["seconds_per_step"] = known.get(row["method"])
+    if "timed" in before:
+        table["timed"] = before["timed"]
 
 
 def row(name: str, found: list[Result]) -> dict[str, Any]:

@@ -95,7 +95,9 @@ def _beside_peft(contenders: Sequence[Line]) -> str:
         reach = reach_of(name) if source == "ours" else None
         if reach and reach.of_peer and ratio and time.get((reach.of_peer[0], "peft")):
             peer, share = reach.of_peer
-            told.setdefault(f"PEFT's {peer} (reach: {share:.2f})", []).append(f"{name} {ratio / time[peer, 'peft']:.2f}")
+            told.setdefault(f"PEFT's {peer} (reach: {share:.2f})", []).append(
+                f"{name} {ratio / time[peer, 'peft']:.2f}"
+            )
     found = "; ".join(f"of the time of {peer}: {', '.join(shares)}" for peer, shares in told.items())
     return f"{found[:1].upper()}{found[1:]}." if found else "Not timed."
 

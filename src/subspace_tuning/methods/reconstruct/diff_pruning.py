@@ -51,6 +51,8 @@ class DiffPruning(Method):
         super().__post_init__()
         if not (0.0 < self.share <= 1.0 and 0.0 <= self.fixed < 1.0 and self.l0 >= 0.0):
             raise ValueError(f"{self.describe()}: share in (0, 1], fixed in [0, 1) and l0 >= 0 expected")
+        if not self.second > 0.0:
+            raise ValueError(f"{self.describe()}: second > 0 expected, 1 for the learning rate as it is")
         if not (self.low < 0.0 and self.high > 1.0):
             raise ValueError(f"{self.describe()}: gates reach 0 and 1 only with low < 0 and high > 1")
 
