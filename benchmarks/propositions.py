@@ -41,6 +41,7 @@ EQUAL = ("lora", "trilora", "flora", "moslora")  # A M B with M = I, diagonal, f
 HELD = (*EQUAL, "adalora", "dora", "pissa")  # trained with MPC too
 NONE, PATTERNS = "none", ("none", "o", "d")
 SEATS = ".subspace_params."
+LAYERS = r"encoder\.layer\."  # no method sits on embeddings
 KEYS = ("score", "loss")
 
 
@@ -102,11 +103,11 @@ def fits(names: list[str], seed: int, full: Path, given: Namespace) -> dict[str,
         print(f"not fitted: {name}: {why}")
     fit = Fit(Checkpoint(MINILM), Checkpoint(full), RUNS / f"{given.steps}-steps" / f"fit-seed-{seed}")
     with counted(f"fitting, seed {seed}") as tick:
-        return {family.method.name: family for family in fit.run(methods, tick=tick).families}
+        return {family.method.name: family for family in fit.run(methods, LAYERS, tick=tick).families}
 
 
 def captured(family: Family, seats: Iterable[str]) -> float:
-    """The share of ||W* - W||^2 over all layers that a family captures where it was trained; elsewhere it has none."""
+    """The share of ||W* - W||^2 of the blocks that a family captures where it was trained; elsewhere it has none."""
     seats = set(seats)
     whole = sum(f.whole for f in family.fitted.values())
     return sum(f.whole - f.left for name, f in family.fitted.items() if name in seats) / whole if whole else 0.0
