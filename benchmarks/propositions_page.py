@@ -140,8 +140,8 @@ def _fourth(data: Data) -> str:
     ]
     header = ("family", "captured, %", "on all of them, %", "per mille", data["metric"], "loss")
     return (
-        "Captured: the share of $\\lVert W^* - W \\rVert^2$ of all weights in blocks that the family's best fit holds on the "
-        "layers where it was trained, mean over seeds. Rank correlation of captured energy with the score: "
+        "Captured: the share of $\\lVert W^* - W \\rVert^2$ of all weights in blocks that the family's best fit holds "
+        "where it was trained, mean over seeds. Rank correlation of captured energy with the score: "
         f"{_rho(data, 'captured energy', 'score')}; with the loss: {_rho(data, 'captured energy', 'loss')}. Extensions "
         f"alone: {_rho(data, 'captured energy, extensions', 'score')} and "
         f"{_rho(data, 'captured energy, extensions', 'loss')}. To judge these by, the number of trained parameters: "
