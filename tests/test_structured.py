@@ -44,7 +44,7 @@ def test_projections_follow_from_the_seed_and_are_never_stored(method, tmp_path)
 
 
 def test_layers_of_one_shape_share_their_projections():
-    model = get_peft_model(bert(), SubspaceConfig(method="vera", r=5))
+    model = get_peft_model(bert(), SubspaceConfig(method="vera", r=5, target_modules=["query", "value", "dense"]))
     held = {}
     for layer in model.modules():
         if isinstance(layer, SubspaceLayer):
