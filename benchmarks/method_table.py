@@ -65,9 +65,9 @@ def recipe_of(name: str, given: Namespace, **changes: Any) -> Recipe:
     return make({**BASE, **sizes, "method": name, "output": str(where), **changes})
 
 
-def place(stem: str, given: Namespace) -> Path:
+def place(folder: Path, stem: str, steps: int) -> Path:
     """The file for runs of that many steps."""
-    return Path(given.folder) / (f"{stem}.json" if given.steps == STEPS else f"{stem}_{given.steps}.json")
+    return folder / (f"{stem}.json" if steps == STEPS else f"{stem}_{steps}.json")
 
 
 def rates_in(path: Path) -> dict[str, float]:
@@ -91,7 +91,7 @@ def run(wanted: list[Recipe], workers: int | None, *, again: bool = False) -> It
 
 def find_rates(names: list[str], given: Namespace) -> None:
     """Each method's best rate of a small grid; the rows that the table is judged by are not looked at."""
-    path = place(RATES, given)
+    path = place(given.folder, RATES, given.steps)
     found: dict[str, dict[str, float]] = json.loads(path.read_text())["grid"] if path.is_file() else {}
     grid = {name: make({**BASE, "method": name}).resolved().learning_rate for name in names}
     change = {"seed": GRID_SEED, "hold_out": True}
@@ -109,7 +109,8 @@ def find_rates(names: list[str], given: Namespace) -> None:
 
 
 def make_table(names: list[str], given: Namespace) -> None:
-    rates = rates_in(place(RATES, given))
+    searched = place(given.folder, RATES, given.steps)
+    rates = rates_in(searched)
     wanted = [judged(name, seed, rates, given) for seed in range(given.seeds) for name in names]
     results: dict[str, list[Result]] = {}
     for recipe, result in run(wanted, given.workers):
@@ -124,15 +125,15 @@ def make_table(names: list[str], given: Namespace) -> None:
         f"{given.steps} steps of batch {BATCH} on movie-review sentences, MiniLM ({some.total / 1e6:.1f} M weights), "
         f"{BASE['eval_samples']} sentences to judge by: {some.metric} in %, mean and standard deviation over "
         f"{given.seeds} seeds. `{HEAD}` is the linear probe: the head alone. Default fields and own learning rates; "
-        f"a rate with {SEARCHED} is the best of two or three by rows held out of training "
-        f"({place(RATES, given).name} beside): for the probe, and for methods whose own rate left them at chance after "
-        f"so few steps. Made by `{command}`."
+        f"a rate with {SEARCHED} is the best of two or three by rows held out of training ({searched.name} beside): "
+        "for the probe, and for methods whose own rate left them at chance after so few steps. "
+        f"Made by `{command}`."
     )
     probe = mean(r.score for r in results[HEAD])
     table = {"about": about, "metric": some.metric, "probe": probe, "versions": some.versions, "results": rows}
     table["failed"] = sorted(set(names) - set(results))
-    keep_seconds(table, place(TABLE, given))
-    save(place(TABLE, given), table)
+    keep_seconds(table, place(given.folder, TABLE, given.steps))
+    save(place(given.folder, TABLE, given.steps), table)
     print(measured(table))
 
 
@@ -163,7 +164,7 @@ def row(name: str, found: list[Result]) -> dict[str, Any]:
 
 def time_steps(names: list[str], given: Namespace) -> None:
     """Seconds a step, written into the table: one method after the other, with all cores to itself."""
-    path = place(TABLE, given)
+    path = place(given.folder, TABLE, given.steps)
     table = json.loads(path.read_text())
     rows = {row["method"]: row for row in table["results"]}
     given.steps = TIMED

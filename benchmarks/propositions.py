@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(SCORES).parents[1], help="where docs/ is")
     given = parser.parse_args()
     assets.default_model(), assets.movie_reviews()
-    rates = rates_in(place(RATES, Namespace(folder=given.folder / "data", steps=given.steps)))
+    rates = rates_in(place(given.folder / "data", RATES, given.steps))
     names = [m.name for m in choose(given.only or None, None)[0]]
     asked = [(name, p) for name in names for p in (PATTERNS if name in HELD else (NONE,))]
     wanted = [

@@ -192,6 +192,25 @@ def test_diff_pruning_ends_sparse_and_is_stored_sparse(structured, tmp_path):
         load_by_transformers(tmp_path / "end")(**batch())
 
 
+@each(second=[1.0, 30.0])
+def test_fixing_the_mask_leaves_what_is_kept_as_it_was(second):
+    model = get_peft_model(bert(), SubspaceConfig(method=DiffPruning(share=0.1, fixed=0.5, second=second)))
+    generator = torch.Generator().manual_seed(0)
+    for V in values(model, "V").values():
+        V.data.copy_(torch.randn(V.shape, generator=generator))
+    seats = layers(model).values()
+
+    def delta():
+        return torch.cat([(x.tuned(["default"]).E.dense() - x.frozen.dense()).detach().flatten() for x in seats])
+
+    steps, before = Steps(model.eval(), total=2), delta()
+    steps.after()
+    kept = delta() != 0
+    assert int(kept.sum()) == pytest.approx(0.1 * before.numel(), rel=0.01)
+    assert torch.allclose(delta()[kept], before[kept], atol=1e-5)
+    assert before[kept].abs().min() >= before[~kept].abs().max() - 1e-5
+
+
 def load_by_transformers(path, **values):
     model = bert()
     model.load_adapter(str(path), **values)

@@ -14,7 +14,7 @@ from typing import Any
 from peft import get_peft_model
 from torch import Tensor, nn
 
-from subspace_tuning.errors import as_bad_input
+from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.method import Method
 from subspace_tuning.mpc import constrain
 from subspace_tuning.registry import METHODS, build
@@ -152,3 +152,10 @@ def has_peer(name: str) -> bool:
 
     needs = {"hira": "HiraConfig", "randlora": "RandLoraConfig", "oft": "OFTConfig"}.get(name)
     return name in PEERS and (needs is None or hasattr(peft, needs))
+
+
+def source_of(name: str, peer: bool) -> str:
+    """Whose implementation a contender's name means. Raises BadInput where PEFT has none."""
+    if peer and not has_peer(name):
+        raise BadInput(f"PEFT has no {name}, or none that is compared here; leave out --peer")
+    return name if name in (FLOOR, FULL) else "peft" if peer else "ours"

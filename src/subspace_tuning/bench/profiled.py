@@ -11,8 +11,7 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile
 
 from subspace_tuning.bench import measure
-from subspace_tuning.bench.contenders import FLOOR, make
-from subspace_tuning.bench.saved import source_of
+from subspace_tuning.bench.contenders import FLOOR, make, source_of
 from subspace_tuning.bench.step import Setting, base_model
 
 Spent = dict[str, tuple[float, int]]  # operation -> milliseconds of its own, calls

@@ -6,9 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from subspace_tuning.bench import measure
-from subspace_tuning.bench.contenders import FLOOR, FULL, has_peer, make
+from subspace_tuning.bench.contenders import FLOOR, make, source_of
 from subspace_tuning.bench.step import Setting, base_model
-from subspace_tuning.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -41,13 +40,6 @@ def listing(setting: Setting, name: str, peer: bool = False) -> list[Row]:
             left[found] -= 1
         rows.append(Row(kept.bytes / 1e6, kept.shape, modules, found is not None))
     return rows
-
-
-def source_of(name: str, peer: bool) -> str:
-    """Whose implementation a contender's name means. Raises BadInput where PEFT has none."""
-    if peer and not has_peer(name):
-        raise BadInput(f"PEFT has no {name}, or none that is compared here; leave out --peer")
-    return name if name in (FLOOR, FULL) else "peft" if peer else "ours"
 
 
 def _plain(module: str) -> str:
