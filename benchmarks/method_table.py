@@ -112,10 +112,11 @@ def make_table(names: list[str], given: Namespace) -> None:
     searched = place(given.folder, RATES, given.steps)
     rates = rates_in(searched)
     wanted = [judged(name, seed, rates, given) for seed in range(given.seeds) for name in names]
-    results: dict[str, list[Result]] = {}
+    ended: dict[str, dict[int, Result]] = {}
     for recipe, result in run(wanted, given.workers):
         if result is not None:
-            results.setdefault(recipe.method, []).append(result)
+            ended.setdefault(recipe.method, {})[recipe.seed] = result
+    results = {name: [found[seed] for seed in sorted(found)] for name, found in ended.items()}
     if HEAD not in results:
         raise SystemExit("the linear probe failed: there is nothing to compare with")
     rows = sorted((row(n, found) | {"searched": n in rates} for n, found in results.items()), key=lambda r: -r["score"])
