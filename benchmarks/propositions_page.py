@@ -14,9 +14,9 @@ PAGE = Path("docs/propositions.md")
 MARKER = "<!-- propositions -->"
 MPC = {"none": "#374151", "o": "#c2410c", "d": "#0b7285"}
 RESIDUALS = {
-    "A_orthonormal": r"\lVert A^\top A - I \rVert",
-    "B_orthonormal": r"\lVert B B^\top - I \rVert",
-    "B_orthogonal": r"\lVert B B^\top - \mathrm{diag} \rVert",
+    "A_orthonormal": r"$\lVert A^\top A - I \rVert$",
+    "B_orthonormal": r"$\lVert B B^\top - I \rVert$",
+    "B_orthogonal": r"$\lVert B B^\top - \mathrm{diag} \rVert$",
     "A_tilt": "tilt of A",
     "B_tilt": "tilt of B",
 }
@@ -89,15 +89,22 @@ def _second(data: Data) -> str:
         )
         for row in sorted(data["patterns"], key=lambda row: row["loss"]["mean"])
     ]
-    header = ("trained", *(v if "tilt" in v else f"${v}$" for v in RESIDUALS.values()), data["metric"], "loss")
+    header = ("trained", *RESIDUALS.values(), data["metric"], "loss")
     lines = [
-        f"- {name if 'tilt' in name else f'${name}$'}: {_rho(data, key, 'score')} with the score, "
-        f"{_rho(data, key, 'loss')} with the loss"
+        f"- {name}: {_rho(data, key, 'score')} with the score, {_rho(data, key, 'loss')} with the loss"
         for key, name in RESIDUALS.items()
     ]
+    told = [
+        name for key, name in RESIDUALS.items() if any(_goes_with(data, key, against) for against in ("score", "loss"))
+    ]
+    verdict = (
+        f"with the score or the loss goes {', '.join(told)}"
+        if told
+        else "no residual can be said to go with better or worse results: every 95 % interval holds 0"
+    )
     return (
         "What each pattern asks of A and B and how far training left them from it (means over layers), the lowest loss "
-        f"first.\n\n{table(header, rows)}\nRank correlations over these rows:\n\n" + "\n".join(lines) + "\n"
+        f"first.\n\n{table(header, rows)}\nRank correlations over these rows: {verdict}.\n\n" + "\n".join(lines) + "\n"
     )
 
 
@@ -105,7 +112,7 @@ def _third(data: Data) -> str:
     found = data["with_and_without_mpc"]
     rows = [
         (
-            _code(x["family"]) if x["family"] != "all" else "mean of all",
+            f"mean of {x['family']}" if x["family"].startswith("all") else _code(x["family"]),
             f"MPC_{x['mpc']}",
             _points(x["score"]),
             _loss_gap(x["loss"]),
@@ -115,14 +122,16 @@ def _third(data: Data) -> str:
     if not rows:
         return "Not measured.\n"
     together = [
-        f"MPC_{x['mpc']} changes the mean of all by {_points(x['score'])} points and the loss by {_loss_gap(x['loss'])}"
+        f"MPC_{x['mpc']} changes the mean of {x['family']} by {_points(x['score'])} points and the loss by "
+        f"{_loss_gap(x['loss'])}"
         for x in found
-        if x["family"] == "all"
+        if x["family"].startswith("all")
     ]
     header = ("family", "held to", f"{data['metric']}, points", "loss")
     return (
         "With the pattern minus without, paired by seed, 95 % intervals; AdaLoRA's own regulariser counts as its "
-        f"MPC_o, and its MPC_d takes that one's place. {'; '.join(together)}.\n\n{table(header, rows)}"
+        f"MPC_o, and its MPC_d takes that one's place; its learning rate was found with MPC_o and is the same without, "
+        f"which can make a mean of all its alone. {'; '.join(together)}.\n\n{table(header, rows)}"
     )
 
 
@@ -160,7 +169,9 @@ def picture(data: Data) -> Figure:
         x, y, colour = 100 * row["captured"]["mean"], 100 * row["score"]["mean"], COLOURS[row["category"]]
         left.errorbar(x, y, 100 * row["score"]["spread"], fmt="o", color=colour, ms=5, lw=0.7, alpha=0.8, zorder=3)
         points.append((row["family"], x, y, colour))
-    left.set_xscale("symlog", linthresh=1)
+    crowd = _crowd(data["families"])
+    left.set_xscale("log")
+    left.xaxis.set_major_formatter("{x:g}")
     left.set_xlabel("captured energy of the best fit to W*, %")
     for axes in (left, right):
         axes.set_ylabel(f"{data['metric']} after training, %")
@@ -184,12 +195,49 @@ def picture(data: Data) -> Figure:
         right.legend(frameon=False, fontsize=9)
     figure.canvas.draw()
     if points:
-        label_points(left, points, full)
+        label_points(left, [point for point in points if point[0] not in crowd], full)
+    if crowd:
+        _label_together(left, [row for row in data["families"] if row["family"] in crowd])
     return figure
+
+
+def _crowd(rows: list[Data]) -> set[str]:
+    """The largest set of families with one captured energy, if more than three: their names would cover one another."""
+    alike = ({b["family"] for b in rows if _close(a, b)} for a in rows)
+    largest = max(alike, key=len, default=set())
+    return largest if len(largest) > 3 else set()
+
+
+def _close(a: Data, b: Data) -> bool:
+    return abs(a["captured"]["mean"] - b["captured"]["mean"]) < 0.01 * a["captured"]["mean"]
+
+
+def _label_together(axes, rows: list[Data]) -> None:
+    """One column of names, best first, well below the points."""
+    rows = sorted(rows, key=lambda row: -row["score"]["mean"])
+    lowest = min(row["score"]["mean"] - row["score"]["spread"] for row in rows)
+    text = "\n".join(row["family"] for row in rows)
+    at = (100 * rows[0]["captured"]["mean"], 100 * lowest)
+    axes.annotate(
+        text,
+        at,
+        (at[0], 0.3),
+        textcoords=("data", "axes fraction"),
+        ha="center",
+        va="top",
+        fontsize=8.5,
+        color=COLOURS["extension"],
+        arrowprops={"arrowstyle": "-", "color": "#9ca3af", "linewidth": 0.6},
+    )
 
 
 def _apart(gap: Data) -> bool:
     return gap["low"] is not None and (gap["low"] > 0 or gap["high"] < 0)
+
+
+def _goes_with(data: Data, key: str, against: str) -> bool:
+    found = data["rank_correlations"][key][against]
+    return found is not None and (found["low"] > 0 or found["high"] < 0)
 
 
 def _score(told: Data) -> str:

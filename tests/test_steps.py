@@ -159,6 +159,13 @@ def test_lora_dash_finds_its_directions_then_trains_them(tmp_path):
         assert torch.equal(at[6]["U"], at[3]["U"])
 
 
+def test_lora_dash_says_when_training_ends_before_it_launches(tmp_path):
+    model = get_peft_model(bert(), SubspaceConfig(method=LoRADash(r=2, launch=3)))
+    with pytest.warns(UserWarning, match="launch = 3 leaves none of 3 steps"):
+        train(model, tmp_path, 3, [StepCallback()])
+    assert numbers_left(model) == 0
+
+
 # --- diff pruning ----------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """LoRA-Dash: LoRA that finds the directions of the task, then trains them too."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ class LoRADash(LowRank):
     A in R^{n x r}, B in R^{r x m}; B starts at zero. U_k (n, k) and V_k^T (k, m) are the singular vectors of W along
     which the first ``launch`` steps changed W most, by the rate |u_i^T (s A B) v_i| / sigma_i, k = ``directions``.
     From then on d in R^k is trained along with A and B, from zero. ``launch`` is a number of steps, or below 1 a share
-    of all steps. U_k and V_k are stored with the trained numbers.
+    of all steps; in training of no more steps this is LoRA. U_k and V_k are stored with the trained numbers.
     Source: arXiv:2409.01035, section 5.
     """
 
@@ -52,6 +53,12 @@ class LoRADash(LowRank):
         return self.nearest(W_star.dense() - W.dense())
 
     def before_step(self, seats: Sequence[Seat], step: int, total: int) -> None:
+        if step == 1 and steps_of(self.launch, total) >= total:
+            warnings.warn(
+                f"{self.name}: launch = {self.launch:g} leaves none of {total} steps to train d in, so that this is "
+                f"LoRA; give a share of all steps, such as 0.3",
+                stacklevel=2,
+            )
         if step <= steps_of(self.launch, total):
             for seat in seats:
                 seat.values["d"].grad = None
