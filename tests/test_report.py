@@ -224,6 +224,17 @@ def test_runs_that_failed_or_go_on_are_told(tmp_path):
     assert any(sentence.startswith("1 run not finished") for sentence in data["words"])
 
 
+def test_a_task_that_was_not_learned_is_told(tmp_path):
+    studies.write(tmp_path, 4, tasks=("rte",), models=("roberta-base",), seeds=2)
+    runs = gather(tmp_path)
+    for method in ("full", "head"):
+        same = runs.iloc[:2].assign(method=method, label=method, r=pd.NA, score=[0.5, 0.52], seed=[0, 1])
+        runs = pd.concat([runs[runs["method"] != method], same])
+    runs.to_parquet(tmp_path / "results.parquet")
+    words = Parts(Source(tmp_path / "results.parquet").build()).data["words"]
+    assert any("linear probe" in sentence and "rte with roberta-base" in sentence for sentence in words)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -186,6 +186,19 @@ def test_the_noise_floor_is_two_means_of_pure_noise():
     assert row["floor"] == pytest.approx(scipy.stats.t.ppf(0.975, 160) * row["std"] * np.sqrt(2 / 5))
 
 
+def test_a_task_that_full_fine_tuning_does_not_learn_is_named():
+    def study(cola):
+        return {("full", None, "rte"): [0.70, 0.72], ("head", None, "rte"): [0.60, 0.62]} | {
+            (method, None, "cola"): values for method, values in cola.items()
+        }
+
+    chance = frame(study({"full": [0.01, -0.01], "head": [0.0, 0.0]}))
+    assert statistics.unlearned(chance) == [("tiny", "cola")]
+    assert statistics.unlearned(frame(study({"full": [0.0, 0.0], "head": [0.0, 0.0]}))) == [("tiny", "cola")]
+    assert statistics.unlearned(frame(study({"full": [0.4, 0.42], "head": [0.0, 0.02]}))) == []
+    assert statistics.unlearned(frame(study({"full": [0.0, 0.02]}))) == [], "nothing to compare with"
+
+
 def test_averages_say_which_tasks_are_missing():
     table = statistics.averages(
         frame({("full", None, "rte"): [0.6, 0.8], ("full", None, "cola"): [0.3], ("ssb", None, "rte"): [0.5, 0.7]})

@@ -31,8 +31,12 @@ def arranged(runs: pd.DataFrame) -> pd.DataFrame:
 
     The label is that of the arm, ``lora r=4``. Raises BadInput where no run is finished.
     """
-    if runs.empty or not (runs["kind"] == "final").any():
+    if runs.empty:
         raise BadInput("no finished run to report; run some first: `subspace train` or `subspace sweep`")
+    if not (runs["kind"] == "final").any():
+        raise BadInput(
+            f"no final run to report yet, {len(runs)} runs of a tuning; `subspace sweep` goes on to the final ones"
+        )
     return _named(pd.concat([finals(runs), runs[runs["kind"] != "final"]], ignore_index=True))
 
 

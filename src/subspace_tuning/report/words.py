@@ -10,6 +10,7 @@ import pandas as pd
 
 from subspace_tuning.recipe import FULL, HEAD
 from subspace_tuning.study.claims import FAILS, HOLDS, OPEN, Verdict
+from subspace_tuning.study.statistics import unlearned
 
 NEAR = 0.99  # of full fine-tuning
 FEW = 3  # seeds, below which an interval says little
@@ -22,7 +23,17 @@ def sentences(runs: pd.DataFrame, cells: pd.DataFrame, verdicts: Sequence[Verdic
         over = cells[(cells["model"] == model) & (cells["task"] == "") & cells["complete"]]
         if not over.empty:
             told.append(_outcome(model, over))
-    return [*told, _judged(verdicts), _trust(cells)]
+    return [*told, *_not_learned(runs), _judged(verdicts), _trust(cells)]
+
+
+def _not_learned(runs: pd.DataFrame) -> list[str]:
+    places = [f"{task} with {model}" for model, task in unlearned(runs)]
+    if not places:
+        return []
+    return [
+        f"Full fine-tuning does not beat the linear probe beyond the noise of seeds on {', '.join(places)}: scores "
+        "there say little of methods."
+    ]
 
 
 def _judged(verdicts: Sequence[Verdict]) -> str:

@@ -16,7 +16,7 @@ from scipy.stats import t as students_t
 from statsmodels.stats.multitest import multipletests
 
 from subspace_tuning.errors import BadInput
-from subspace_tuning.recipe import FULL
+from subspace_tuning.recipe import FULL, HEAD
 from subspace_tuning.study.resampling import mean_intervals, ratio_intervals, sign_flip_ps, smallest_p
 
 ARM = ["model", "method", "r"]
@@ -217,6 +217,22 @@ def noise(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["model", "task", "std", "dof", "n", "floor"])
 
 
+def unlearned(runs: pd.DataFrame) -> list[tuple[str, str]]:
+    """(model, task) where full fine-tuning does not beat the linear probe by more than the noise of seeds.
+
+    Scores there say little of methods, since nothing was learned. Left out where one of the two was not run.
+    """
+    cells = summary(runs)
+    means = cells[cells["method"].isin([FULL, HEAD])].pivot_table(
+        index=["model", "task"], columns="method", values="mean"
+    )
+    if not {FULL, HEAD} <= set(means):
+        return []
+    floors = noise(runs).set_index(["model", "task"])["floor"]
+    gaps = (means[FULL] - means[HEAD]).dropna()
+    return [place for place, gap in gaps.items() if place in floors and gap <= floors[place]]
+
+
 def comparable(arm: Arm, base: Arm) -> bool:
     return arm.model == base.model and (arm.r is None or base.r is None or arm.r == base.r)
 
@@ -241,4 +257,5 @@ __all__ = [
     "shares",
     "spread",
     "summary",
+    "unlearned",
 ]
