@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import pandas as pd
 
@@ -63,11 +63,12 @@ class Claim:
     beside: Callable[[Iterable[Arm]], Pairs]
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What one comparison came to: on one model, of one method at one rank."""
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """An effect in the claim's own measure (a share, a difference of scores, a ratio; NaN where there is none), its
+    interval, the runs behind it, the verdict and what decided it.
+    """
 
-    about: str
     verdict: Ruling
     effect: float
     low: float
@@ -76,22 +77,22 @@ class Finding:
     why: str
 
 
-@dataclass(frozen=True)
-class Verdict:
+@dataclass(frozen=True, kw_only=True)
+class Finding(Judged):
+    """What one comparison came to: on one model, of one method at one rank."""
+
+    about: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict(Judged):
     """What all comparisons of a claim came to together.
 
-    effect, low, high: in the claim's own measure (a share, a difference of scores, a ratio); NaN where there is none.
-    text: the effect in words; why: what decided; paper: the same effect in the paper's tables; parts: one by one.
+    text: the effect in words; paper: the same effect in the paper's tables; parts: the comparisons one by one.
     """
 
     claim: str
     text: str
-    verdict: Ruling
-    effect: float
-    low: float
-    high: float
-    runs: int
-    why: str
     paper: str
     parts: tuple[Finding, ...] = ()
 
@@ -159,25 +160,25 @@ def _verdict(claim: Claim, scores: dict[Arm, pd.Series]) -> Verdict:
     if not whole:
         known = {arm.method for arm in scores}
         missing = [name for name in claim.needs if name not in known] or ["both with the same rank, task and seed"]
-        why = f"no runs of {', '.join(missing)}"
-        return Verdict(claim.claim, "not run", OPEN, math.nan, math.nan, math.nan, 0, why, told)
+        nothing = _judged(claim, Estimate(math.nan, math.nan, math.nan, 0), [])
+        nothing["why"] = f"no runs of {', '.join(missing)}"
+        return Verdict(claim=claim.claim, text="not run", paper=told, **nothing)
     each = [_blocks(scores, [pair]) for pair in found]
     *estimates, pooled = claim.measure.of([*each, whole])
     parts = tuple(
-        Finding(_about(*pair), verdict, *e[:3], _count(blocks), why)
-        for pair, e, blocks in zip(found, estimates, each, strict=True)
-        for verdict, why in [ruling(claim, e)]
+        Finding(about=_about(*pair), **_judged(claim, estimate, blocks))
+        for pair, estimate, blocks in zip(found, estimates, each, strict=True)
     )
-    verdict, why = ruling(claim, pooled)
     text = f"{shown(claim.measure, pooled)} over {pooled.pairs} {claim.measure.unit}{'s' * (pooled.pairs != 1)}"
-    effect, low, high, _ = pooled
     details = parts if len(parts) > 1 else ()
-    return Verdict(claim.claim, text, verdict, effect, low, high, _count(whole), why, told, details)
+    return Verdict(claim=claim.claim, text=text, paper=told, parts=details, **_judged(claim, pooled, whole))
 
 
-def _count(blocks: Blocks) -> int:
-    """The runs in paired scores."""
-    return sum(block.size for block in blocks)
+def _judged(claim: Claim, e: Estimate, blocks: Blocks) -> dict[str, Any]:
+    """The fields of ``Judged``."""
+    verdict, why = ruling(claim, e)
+    runs = sum(block.size for block in blocks)
+    return {"verdict": verdict, "effect": e.effect, "low": e.low, "high": e.high, "runs": runs, "why": why}
 
 
 def _blocks(scores: dict[Arm, pd.Series], pairs: Pairs) -> Blocks:
