@@ -10,6 +10,7 @@ runs, the page is made from the committed csv.
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -34,7 +35,15 @@ def outcome(runs: pd.DataFrame, wanted: dict[str, int], failed: int = 0) -> str:
     """The outcome as markdown; ``wanted`` says how many runs of each kind a finished study has."""
     parts = [standing(runs, wanted, failed)]
     if (runs["kind"] == "final").any():
-        parts += ["### Scores\n", scores(runs), told_apart(runs), "### Claims\n", claims(runs), *where_learned(runs)]
+        parts += [
+            rates(runs),
+            "### Scores\n",
+            scores(runs),
+            told_apart(runs),
+            "### Claims\n",
+            claims(runs),
+            *where_learned(runs),
+        ]
     return "\n" + "\n".join(parts) + "\n"
 
 
@@ -46,6 +55,17 @@ def standing(runs: pd.DataFrame, wanted: dict[str, int], failed: int) -> str:
     hours = runs["seconds"].sum() / 3600
     devices = ", ".join(sorted(set(runs["device"]))) or "no device"
     return f"{state}: {told}, {hours:.1f} hours of runs on {devices}.{lost}\n"
+
+
+def rates(runs: pd.DataFrame) -> str:
+    """Which of the tried learning rates were taken: one at the edge of its grid may not be the best there is."""
+    places = Counter()
+    for _, cell in runs.groupby(["model", "task", "label"]):
+        tried = sorted(set(cell.loc[cell["kind"] == "tuning", "learning_rate"]))
+        taken = set(cell.loc[cell["kind"] == "final", "learning_rate"])
+        places.update("lowest" if rate == tried[0] else "highest" if rate == tried[-1] else "middle" for rate in taken)
+    told = ", ".join(f"the {place} {places[place]} times" for place in ("lowest", "middle", "highest"))
+    return f"Of the rates tried for a contender on a task, tuning took {told} (of equals the lower).\n"
 
 
 def scores(runs: pd.DataFrame) -> str:
