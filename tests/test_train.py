@@ -10,9 +10,10 @@ from transformers import AutoModel, TrainerCallback
 from subspace_tuning.aside import whole_folder, write
 from subspace_tuning.errors import BadInput
 from subspace_tuning.predict import Predictor
+from subspace_tuning.pretrained import load_model
 from subspace_tuning.recipe import make
 from subspace_tuning.run_folder import Result, RunFolder
-from subspace_tuning.train import run
+from subspace_tuning.train import encoded, fit_to_data, run
 from tiny import data, jsonl, model, recipe, rows
 
 
@@ -145,6 +146,21 @@ def test_what_a_recipe_can_say(finished, tmp_path, changes):
     result = run(make(recipe(folder, **{"epochs": 1, "output": str(tmp_path / "run"), **changes})))
     assert -1 <= result.score <= 1
     assert RunFolder(tmp_path / "run").result() == result
+
+
+def test_a_regression_starts_at_the_mean_of_its_labels(finished):
+    folder, _ = finished
+    change = {"task": "regression", "labels": None, "columns": ["text", "other"], "label": "number"}
+    given = make(recipe(folder, **change)).resolved()
+    rows, _ = encoded(given, given.task_object())
+    mean = sum(row["labels"] for row in rows) / len(rows)
+    pretrained = load_model(given.model, given.task_object())
+    fit_to_data(pretrained, given)
+    assert pretrained.model.classifier.bias.tolist() == pytest.approx([mean])
+    with torch.no_grad():
+        pretrained.model.classifier.bias.fill_(0.25)
+    fit_to_data(pretrained, given)
+    assert pretrained.model.classifier.bias.tolist() == [0.25], "a head that knows something keeps it"
 
 
 def test_pooler_that_the_checkpoint_lacks_belongs_to_the_head(tmp_path):

@@ -25,7 +25,7 @@ from subspace_tuning.errors import BadInput, RunFailed, as_bad_input
 from subspace_tuning.pretrained import Pretrained, adapt, config_of, load_model, load_tokenizer
 from subspace_tuning.recipe import Recipe
 from subspace_tuning.run_folder import Result, RunFolder
-from subspace_tuning.train import fit_padding, result_of, trainer_of
+from subspace_tuning.train import fit_to_data, result_of, trainer_of
 from subspace_tuning.tuner.model import layers, routed
 from subspace_tuning.watch import Watch
 
@@ -156,10 +156,11 @@ def _joint_model(recipes: list[Recipe]) -> tuple[PeftModel, Pretrained]:
     """One frozen model with an adapter and a head for each recipe, which start as they would alone."""
     task = recipes[0].task_object()
     pretrained = load_model(recipes[0].model, task, recipes[0].seed)
-    fit_padding(pretrained, recipes[0])
+    fit_to_data(pretrained, recipes[0])
     model: Any = adapt(pretrained, recipes[0])
     for i, recipe in enumerate(recipes[1:], 1):
         fresh = load_model(recipe.model, task, recipe.seed)
+        fit_to_data(fresh, recipe)
         torch.manual_seed(recipe.seed)
         with as_bad_input():
             model.add_adapter(_name(i), config_of(recipe, pretrained.head))

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from functools import lru_cache
 from importlib.metadata import version
 from itertools import islice
+from statistics import fmean
 from typing import Any, cast
 
 import torch
@@ -85,7 +86,7 @@ def _run(
     task = recipe.task_object()
     train_rows, _ = encoded(recipe, task)
     pretrained = load_pretrained(recipe.model, task, recipe.seed)
-    fit_padding(pretrained, recipe)
+    fit_to_data(pretrained, recipe)
     model = adapt(pretrained, recipe)
     watch = Watch(folder)
     trainer = trainer_of(recipe, folder, model, [StepCallback(), watch, *callbacks])
@@ -219,10 +220,19 @@ def encode(rows: Split, model: str, max_length: int) -> list[Row]:
     return [dict(zip((*names, "labels"), row, strict=True)) for row in columns]
 
 
-def fit_padding(pretrained: Pretrained, recipe: Recipe) -> None:
+def fit_to_data(pretrained: Pretrained, recipe: Recipe) -> None:
+    """A padding token, and for a regression a head that starts at the mean label.
+
+    From zero, the first steps push all rows along one direction until the mean is met, and low-rank methods can end
+    there, with one answer for every row (docs/study.md).
+    """
     config: Any = pretrained.model.config
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = load_tokenizer(recipe.model).pad_token_id
+    task = recipe.task_object()
+    if task.is_regression:
+        rows, _ = encoded(recipe, task)
+        pretrained.start_at(fmean(row["labels"] for row in rows))
 
 
 def _logits(predictions: Any) -> Any:
