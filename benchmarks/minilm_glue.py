@@ -123,8 +123,8 @@ def where_learned(runs: pd.DataFrame) -> list[str]:
     if not lost or rest.empty:
         return []
     said = (
-        f"On {' and '.join(lost)} full fine-tuning does not beat the linear probe beyond the noise of seeds: scores "
-        f"there say little of methods and can pull shares towards 100 %. Without them, on "
+        f"On {' and '.join(lost)} full fine-tuning does not beat the linear probe and chance beyond the noise of "
+        f"seeds: scores there say little of methods and can pull shares towards 100 %. Without them, on "
         f"{' and '.join(sorted(set(rest['task'])))}:\n"
     )
     return ["### Claims, where something was learned\n", said, claims(rest)]

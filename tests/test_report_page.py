@@ -6,6 +6,8 @@ import re
 import shlex
 import shutil
 import threading
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -43,9 +45,9 @@ def page_file(tmp_path_factory):
     return folder / "report.html"
 
 
-@pytest.fixture
-def opened(browser, page_file):
-    """The page, at the end of which nothing was said on the console, asked of a network, or raised."""
+@contextmanager
+def quietly(browser, path):
+    """A page, at the end of which nothing was said on the console, asked of a network, or raised."""
     with browser.new_context(accept_downloads=True) as context:
         page = context.new_page()
         trouble = []
@@ -53,10 +55,22 @@ def opened(browser, page_file):
         page.on("pageerror", lambda error: trouble.append(str(error)))
         page.on("dialog", lambda dialog: (trouble.append(dialog.message), dialog.dismiss()))
         page.on("request", lambda r: trouble.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else 0)
-        page.goto(page_file.as_uri())
+        page.goto(path.as_uri())
         page.wait_for_selector("html[data-ready]")
         yield page
         assert trouble == []
+
+
+@pytest.fixture
+def opened(browser, page_file):
+    with quietly(browser, page_file) as page:
+        yield page
+
+
+def test_the_committed_study_opens(browser):
+    with quietly(browser, Path(__file__).parents[1] / "docs" / "minilm_glue.html") as page:
+        page.wait_for_selector(".js-plotly-plot .main-svg")
+        assert page.get_by_text("full fine-tuning comes to").count()
 
 
 def texts(page, selector):

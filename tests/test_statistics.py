@@ -197,6 +197,8 @@ def test_a_task_that_full_fine_tuning_does_not_learn_is_named():
     assert statistics.unlearned(frame(study({"full": [0.0, 0.0], "head": [0.0, 0.0]}))) == [("tiny", "cola")]
     assert statistics.unlearned(frame(study({"full": [0.4, 0.42], "head": [0.0, 0.02]}))) == []
     assert statistics.unlearned(frame(study({"full": [0.0, 0.02]}))) == [], "nothing to compare with"
+    below = frame({("full", None, "rte"): [0.53, 0.54], ("head", None, "rte"): [0.48, 0.49]})
+    assert statistics.unlearned(below) == [("tiny", "rte")], "a probe below chance is easily beaten"
 
 
 def test_averages_say_which_tasks_are_missing():

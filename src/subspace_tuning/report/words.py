@@ -31,8 +31,8 @@ def _not_learned(runs: pd.DataFrame) -> list[str]:
     if not places:
         return []
     return [
-        f"Full fine-tuning does not beat the linear probe beyond the noise of seeds on {', '.join(places)}: scores "
-        "there say little of methods."
+        "Full fine-tuning does not beat the linear probe and chance beyond the noise of seeds on "
+        f"{', '.join(places)}: scores there say little of methods."
     ]
 
 

@@ -23,6 +23,7 @@ ARM = ["model", "method", "r"]
 CELL = [*ARM, "task"]
 NEEDED = [*CELL, "seed", "score"]
 ALPHA = 0.05
+CHANCE = {"rte": 0.527, "sst2": 0.509}  # the share of the more frequent answer among GLUE's validation rows
 TOO_FEW = "too few runs to tell"
 Blocks = Sequence[NDArray]  # one a task: (seeds, arms), the baseline's column last; see paired
 
@@ -218,7 +219,7 @@ def noise(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def unlearned(runs: pd.DataFrame) -> list[tuple[str, str]]:
-    """(model, task) where full fine-tuning does not beat the linear probe by more than the noise of seeds.
+    """(model, task) where full fine-tuning does not beat the linear probe and chance by more than the noise of seeds.
 
     Scores there say little of methods, since nothing was learned. Left out where one of the two was not run.
     """
@@ -229,7 +230,8 @@ def unlearned(runs: pd.DataFrame) -> list[tuple[str, str]]:
     if not {FULL, HEAD} <= set(means):
         return []
     floors = noise(runs).set_index(["model", "task"])["floor"]
-    gaps = (means[FULL] - means[HEAD]).dropna()
+    chance = means.index.get_level_values("task").map(lambda task: CHANCE.get(task, -np.inf))
+    gaps = (means[FULL] - np.maximum(means[HEAD], chance)).dropna()
     return [place for place, gap in gaps.items() if place in floors and gap <= floors[place]]
 
 
