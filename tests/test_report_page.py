@@ -69,7 +69,8 @@ def opened(browser, page_file):
 
 def test_the_committed_study_opens(browser):
     with quietly(browser, Path(__file__).parents[1] / "docs" / "minilm_glue.html") as page:
-        page.wait_for_selector(".js-plotly-plot .main-svg")
+        page.locator("#pareto .plot").scroll_into_view_if_needed()
+        page.locator("#pareto .main-svg").first.wait_for()
         assert page.get_by_text("full fine-tuning comes to").count()
 
 
