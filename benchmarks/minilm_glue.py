@@ -63,6 +63,8 @@ def rates(runs: pd.DataFrame) -> str:
     for _, cell in runs.groupby(["model", "task", "label"]):
         tried = sorted(set(cell.loc[cell["kind"] == "tuning", "learning_rate"]))
         taken = set(cell.loc[cell["kind"] == "final", "learning_rate"])
+        if not tried:
+            continue
         places.update("lowest" if rate == tried[0] else "highest" if rate == tried[-1] else "middle" for rate in taken)
     told = ", ".join(f"the {place} {places[place]} times" for place in ("lowest", "middle", "highest"))
     return f"Of the rates tried for a contender on a task, tuning took {told} (of equals the lower).\n"

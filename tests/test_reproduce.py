@@ -141,7 +141,7 @@ def test_the_page_tells_of_an_unfinished_study():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     levels = {("full", None): 0.8, ("ssb", None): 0.78, ("lora", 2): 0.79}
-    runs = study(levels, seeds=2).assign(seconds=1.0, device="cpu", permille=1.0)
+    runs = study(levels, seeds=2).assign(seconds=1.0, device="cpu", permille=1.0, learning_rate=1e-2)
     told = module.outcome(runs, {"tuning": 4, "final": 24})
     assert "**Not finished**" in told
     assert "0 of 4 tuning runs, 24 of 24 final runs" in told
@@ -151,6 +151,8 @@ def test_the_page_tells_of_an_unfinished_study():
     empty = module.outcome(runs.iloc[:0], {"tuning": 4, "final": 24})
     assert "0 of 24 final runs" in empty
     assert "###" not in empty
+    tried = [runs.assign(kind="tuning", learning_rate=rate) for rate in (1e-3, 1e-2)]
+    assert "the lowest 0 times, the middle 0 times, the highest 12 times" in module.rates(pd.concat([runs, *tried]))
 
 
 def test_averages_are_compared_over_the_same_tasks():
