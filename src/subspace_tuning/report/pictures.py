@@ -22,9 +22,11 @@ LOOK = Look(scales=())
 def pictures(
     folder: Path, runs: pandas.DataFrame, count: int, tick: Callable[[int], None] = lambda total: None
 ) -> list[dict[str, str]]:
-    """Of the best run of each of ``count`` methods whose weights are still there and change a weight matrix."""
+    """Of the best run of each of the ``count`` methods best on average whose weights are there and change a matrix."""
     found: list[dict[str, str]] = []
-    best = runs[runs["kind"] == "final"].sort_values("score", ascending=False).drop_duplicates("label")
+    final = runs[runs["kind"] == "final"]
+    ranked = final.assign(mean=final.groupby("label")["score"].transform("mean"))
+    best = ranked.sort_values(["mean", "score"], ascending=False).drop_duplicates("label")
     looked = 0
     for run in best.itertuples():
         if looked == count:
