@@ -27,10 +27,11 @@ demo: setup  ## fine-tune a real model on real data by eleven methods (QUICK=1: 
 test: setup  ## run the whole test suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-check: setup  ## format, lint, types
+check: setup  ## format, lint, types, directions of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: setup  ## format the code and mend what the linter can
 	$(BIN)/ruff format .

@@ -23,10 +23,10 @@ from torch import nn
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
-from subspace_tuning.assets import default_model
 from subspace_tuning.convert.export import export
 from subspace_tuning.convert.lora import Wanted
 from subspace_tuning.convert.probe import TEXTS
+from subspace_tuning.files.assets import default_model
 
 OUT = Path("runs/conversion-errors")
 KINDS = {

@@ -12,9 +12,9 @@ import argparse
 import json
 from pathlib import Path
 
-from subspace_tuning.demo import Demo
-from subspace_tuning.recipe import Recipe
-from subspace_tuning.side_by_side import run_all
+from subspace_tuning.run.demo import Demo
+from subspace_tuning.run.recipe import Recipe
+from subspace_tuning.run.side_by_side import run_all
 
 FOLDER = Path("runs/demo-learning-rates")
 SCALING = [3e-2, 1e-2, 1e-1]

@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from subspace_tuning import memory
-from subspace_tuning.checkpoint import Checkpoint
+from subspace_tuning.bench import memory
 from subspace_tuning.cli import app  # noqa: F401  everything that the command imports
+from subspace_tuning.files.checkpoint import Checkpoint
 from subspace_tuning.theory.analyze import analyze
 from subspace_tuning.theory.fit import Fit, choose
 

@@ -33,11 +33,12 @@ from typing import Any
 
 from publish import save
 
-from subspace_tuning import METHODS, assets
+from subspace_tuning import METHODS
 from subspace_tuning.docs import SCORES, SEARCHED, measured
-from subspace_tuning.recipe import FULL, HEAD, Recipe, make
-from subspace_tuning.run_folder import Result
-from subspace_tuning.side_by_side import cores, run_all
+from subspace_tuning.files import assets
+from subspace_tuning.run.folder import Result
+from subspace_tuning.run.recipe import FULL, HEAD, Recipe, make
+from subspace_tuning.run.side_by_side import cores, run_all
 
 RUNS = Path("runs/method-table")
 BATCH = 16

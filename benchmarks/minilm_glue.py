@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from subspace_tuning.aside import write
 from subspace_tuning.errors import BadInput
-from subspace_tuning.markdown import table, with_table
-from subspace_tuning.recipe import FULL
+from subspace_tuning.files.aside import write
+from subspace_tuning.files.markdown import table, with_table
+from subspace_tuning.run.recipe import FULL
 from subspace_tuning.study.claims import verdicts
 from subspace_tuning.study.ranking import ranking
 from subspace_tuning.study.reproduce import plain

@@ -21,8 +21,8 @@ import json
 from pathlib import Path
 from statistics import mean
 
-from subspace_tuning.demo import Demo
-from subspace_tuning.side_by_side import run_all
+from subspace_tuning.run.demo import Demo
+from subspace_tuning.run.side_by_side import run_all
 
 FOLDER = Path("runs/mpc-weight")
 WEIGHTS = [0.0, 0.001, 0.01, 0.1]

@@ -18,10 +18,10 @@ from typing import Any
 
 from publish import publish, setting, told
 
-from subspace_tuning.markdown import table
-from subspace_tuning.packed import train_packed
-from subspace_tuning.recipe import Recipe, make
-from subspace_tuning.train import run
+from subspace_tuning.files.markdown import table
+from subspace_tuning.run.packed import train_packed
+from subspace_tuning.run.recipe import Recipe, make
+from subspace_tuning.run.train import run
 
 METHODS = ("ssb", "lora", "ia3", "dora")
 COMMON = {"evaluate_every": "end", "save_every": "never", "eval_samples": 64, "max_length": 64}

@@ -27,12 +27,12 @@ from method_table import BASE, BATCH, RATES, judged, place, rates_in, run, save
 from safetensors.torch import load_file
 from scipy.stats import bootstrap, spearmanr, ttest_1samp
 
-from subspace_tuning import assets
-from subspace_tuning.checkpoint import Checkpoint
 from subspace_tuning.cli.progress import counted
 from subspace_tuning.docs import SCORES
-from subspace_tuning.recipe import FULL, HEAD, MINILM, Recipe
-from subspace_tuning.run_folder import Result, RunFolder
+from subspace_tuning.files import assets
+from subspace_tuning.files.checkpoint import Checkpoint
+from subspace_tuning.run.folder import Result, RunFolder
+from subspace_tuning.run.recipe import FULL, HEAD, Recipe
 from subspace_tuning.theory.fit import Family, Fit, choose
 from subspace_tuning.theory.subspaces import Patterns, patterns
 
@@ -101,7 +101,7 @@ def fits(names: list[str], seed: int, full: Path, given: Namespace) -> dict[str,
     methods, refused = choose(names, None)
     for name, why in refused.items():
         print(f"not fitted: {name}: {why}")
-    fit = Fit(Checkpoint(MINILM), Checkpoint(full), RUNS / f"{given.steps}-steps" / f"fit-seed-{seed}")
+    fit = Fit(Checkpoint(assets.DEFAULT), Checkpoint(full), RUNS / f"{given.steps}-steps" / f"fit-seed-{seed}")
     with counted(f"fitting, seed {seed}") as tick:
         return {family.method.name: family for family in fit.run(methods, LAYERS, tick=tick).families}
 

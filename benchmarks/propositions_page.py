@@ -6,9 +6,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from subspace_tuning.aside import write
-from subspace_tuning.markdown import table, with_table
-from subspace_tuning.picture import COLOURS, label_points, save
+from subspace_tuning.files.aside import write
+from subspace_tuning.files.markdown import table, with_table
+from subspace_tuning.run.picture import COLOURS, label_points, save
 
 PAGE = Path("docs/propositions.md")
 MARKER = "<!-- propositions -->"

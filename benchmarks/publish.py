@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from subspace_tuning import memory
-from subspace_tuning.aside import write
-from subspace_tuning.markdown import with_table
+from subspace_tuning.bench import memory
+from subspace_tuning.files.aside import write
+from subspace_tuning.files.markdown import with_table
 
 
 def setting() -> dict[str, Any]:

@@ -24,7 +24,7 @@ from publish import publish, setting, told
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from subspace_tuning import SubspaceConfig
-from subspace_tuning.markdown import table
+from subspace_tuning.files.markdown import table
 from subspace_tuning.method import Method
 from subspace_tuning.methods import IA3, SSB, DoRA, LoRA
 

@@ -28,10 +28,11 @@ from publish import publish, setting, told
 from safetensors.torch import load_file
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
-from subspace_tuning import SubspaceConfig, assets
-from subspace_tuning.linalg import SVD, svd, truncated_svd
-from subspace_tuning.markdown import table
-from subspace_tuning.svd_store import TOLERANCE
+from subspace_tuning import SubspaceConfig
+from subspace_tuning.files import assets
+from subspace_tuning.files.markdown import table
+from subspace_tuning.linalg.store import TOLERANCE
+from subspace_tuning.linalg.svd import SVD, svd, truncated_svd
 
 N, R = 2048, 16
 METHODS = "pissa,milora,lora_xs,spectral,svdiff,sam_parser"

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from subspace_tuning.run_folder import Result, RunFolder
+from subspace_tuning.run.folder import Result, RunFolder
 from subspace_tuning.sweep.plan import Run
 from subspace_tuning.sweep.pool import LocalPool
 from subspace_tuning.sweep.recipe import make

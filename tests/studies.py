@@ -8,8 +8,8 @@ import math
 import random
 from pathlib import Path
 
-from subspace_tuning.recipe import make
-from subspace_tuning.run_folder import Result
+from subspace_tuning.run.folder import Result
+from subspace_tuning.run.recipe import make
 
 PLAIN = ("full", "sam_parser", "ia3", "ssl", "ssb", "bitfit")
 RANKED = (

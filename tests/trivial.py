@@ -8,7 +8,7 @@ import signal
 import time
 
 from subspace_tuning.errors import RunFailed
-from subspace_tuning.run_folder import Result, RunFolder
+from subspace_tuning.run.folder import Result, RunFolder
 
 LOG = "performed.log"  # in the sweep's folder: a line a run that began
 

@@ -1,11 +1,11 @@
 """Fine-tuning as algebra on a frozen weight: phi(W) = g(f(W))."""
 
 from subspace_tuning import methods as _methods  # noqa: F401  registers every method
-from subspace_tuning.calibrate import calibrate
 from subspace_tuning.method import Composition, Method
+from subspace_tuning.method.registry import METHODS, build, register
 from subspace_tuning.methods import IA3, SSB, SSL, BitFit, FLoRA, LoRA, SAMParser, TriLoRA
-from subspace_tuning.registry import METHODS, build, register
 from subspace_tuning.tuner.bridge import connect
+from subspace_tuning.tuner.calibrate import calibrate
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.model import SubspaceModel, penalty
 from subspace_tuning.tuner.steps import StepCallback, Steps

@@ -15,12 +15,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from subspace_tuning.aside import write
 from subspace_tuning.bench import page as floor
-from subspace_tuning.catalogue import Entry, catalogue
 from subspace_tuning.errors import BadInput
-from subspace_tuning.markdown import table, with_table
-from subspace_tuning.registry import METHODS
+from subspace_tuning.files.aside import write
+from subspace_tuning.files.markdown import table, with_table
+from subspace_tuning.method.catalogue import Entry, catalogue
+from subspace_tuning.method.registry import METHODS
 
 PAGE, README, SCORES = "docs/methods.md", "README.md", "docs/data/method_table.json"
 LONGER = "docs/data/method_table_300.json"  # for the methods that 100 steps are too few for

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.method import Method
-from subspace_tuning.mpc import constrain
-from subspace_tuning.registry import METHODS, build
+from subspace_tuning.method.mpc import constrain
+from subspace_tuning.method.registry import METHODS, build
 from subspace_tuning.tuner.config import SubspaceConfig
 
 FLOOR, FULL = "floor", "full"

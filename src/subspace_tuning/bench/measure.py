@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
-from subspace_tuning import memory
+from subspace_tuning.bench import memory
 from subspace_tuning.bench.contenders import Contender
 
 Batch = dict[str, Tensor]

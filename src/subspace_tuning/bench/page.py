@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from subspace_tuning.bench.reach import reach_of
-from subspace_tuning.markdown import table
-from subspace_tuning.picture import save
+from subspace_tuning.files.figure import save
+from subspace_tuning.files.markdown import table
 
 Line = dict[str, Any]
 TOLD = 3.0  # milliseconds

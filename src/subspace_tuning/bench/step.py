@@ -17,7 +17,7 @@ from subspace_tuning.bench import measure
 from subspace_tuning.bench.contenders import FLOOR, FULL, Contender, has_peer, make
 from subspace_tuning.bench.reach import REACH
 from subspace_tuning.errors import BadInput
-from subspace_tuning.registry import METHODS
+from subspace_tuning.method.registry import METHODS
 
 ROBERTA_BASE = {
     "model_type": "roberta",

@@ -65,11 +65,11 @@ def step(
 
     import torch
 
-    from subspace_tuning import memory
-    from subspace_tuning.aside import write
+    from subspace_tuning.bench import memory
     from subspace_tuning.bench.step import Setting, bench, names, read_config, to_data
     from subspace_tuning.cli.progress import counted
-    from subspace_tuning.picture import show_table
+    from subspace_tuning.files.aside import write
+    from subspace_tuning.run.picture import show_table
 
     if dtype not in ("float32", "bfloat16"):
         raise BadInput(f"--dtype is float32 or bfloat16, got {dtype!r}")
@@ -138,7 +138,7 @@ def saved(
     """List what a method keeps for the backward pass, tensor by tensor, beside the floor."""
     from subspace_tuning.bench.saved import listing
     from subspace_tuning.bench.step import Setting, read_config
-    from subspace_tuning.picture import show_table
+    from subspace_tuning.run.picture import show_table
 
     rows = listing(Setting(read_config(model), layers, batch, length, rank), method, peer)
     if as_json:
@@ -174,7 +174,7 @@ def profile(
     from subspace_tuning.bench.profiled import profiled
     from subspace_tuning.bench.step import Setting, read_config
     from subspace_tuning.cli.progress import counted
-    from subspace_tuning.picture import show_table
+    from subspace_tuning.run.picture import show_table
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     setting = Setting(read_config(model), layers, batch, length, rank, rounds, device=device)

@@ -12,7 +12,7 @@ from subspace_tuning.cli.methods import AsJson
 from subspace_tuning.errors import BadInput
 
 if TYPE_CHECKING:
-    from subspace_tuning.svd_store import Store
+    from subspace_tuning.linalg.store import Store
 
 cache_app = typer.Typer(
     name="cache",
@@ -55,7 +55,7 @@ def clear(as_json: AsJson = False) -> None:
 
 
 def _store() -> Store:
-    from subspace_tuning.svd_store import Store
+    from subspace_tuning.linalg.store import Store
 
     store = Store.of_user()
     if store is None:

@@ -31,7 +31,7 @@ def import_(
     The base model is not needed.
     """
     from subspace_tuning.convert import import_peft
-    from subspace_tuning.registry import to_data
+    from subspace_tuning.method.registry import to_data
 
     config = import_peft(adapter, out)
     if as_json:

@@ -17,6 +17,6 @@ def demo(
     workers: Annotated[int | None, typer.Option(help="Runs side by side; without it one a core, four at most.")] = None,
 ) -> None:
     """Fine-tune a real model on real data by eleven methods, and compare them in a table and a picture."""
-    from subspace_tuning.demo import show
+    from subspace_tuning.run.demo import show
 
     show(quick, output, workers)

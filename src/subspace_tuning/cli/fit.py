@@ -51,9 +51,9 @@ def fit(
     """
     import dataclasses
 
-    from subspace_tuning.checkpoint import Checkpoint
     from subspace_tuning.cli.progress import counted
     from subspace_tuning.errors import as_bad_input
+    from subspace_tuning.files.checkpoint import Checkpoint
     from subspace_tuning.theory.extract import extract
     from subspace_tuning.theory.fit import Fit, choose
 

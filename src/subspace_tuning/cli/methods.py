@@ -16,7 +16,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @command("methods", examples=["subspace methods", "subspace methods --json"])
 def methods(as_json: AsJson = False) -> None:
     """List every method: its equation, what it costs and where it is from."""
-    from subspace_tuning.catalogue import catalogue
+    from subspace_tuning.method.catalogue import catalogue
 
     entries = catalogue()
     if as_json:
@@ -51,8 +51,8 @@ def budget(
 
     The classification head, which every method trains, is not counted.
     """
-    from subspace_tuning.budget import budget as count
-    from subspace_tuning.recipe import FULL
+    from subspace_tuning.run.recipe import FULL
+    from subspace_tuning.tuner.budget import budget as count
     from subspace_tuning.tuner.config import SubspaceConfig
 
     if method == FULL and (rank is not None or target_modules is not None):

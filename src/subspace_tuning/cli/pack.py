@@ -25,7 +25,7 @@ def pack(
     Methods, ranks, learning rates and seeds may differ; model, data and max_length are shared. Every run leaves the
     folder that `subspace train` would; it is judged when it ends, not in between.
     """
-    from subspace_tuning.recipe import make, override, read
+    from subspace_tuning.run.recipe import make, override, read
 
     files = [word for word in words if "=" not in word]
     if not files:
@@ -33,7 +33,7 @@ def pack(
     changes = [word for word in words if "=" in word]
     recipes = [make(override(read(Path(file)), changes)) for file in files]
 
-    from subspace_tuning.packed import train_packed
+    from subspace_tuning.run.packed import train_packed
 
     results = train_packed(recipes, again=again, say=lambda text: typer.echo(text, err=True))
     if as_json:

@@ -38,8 +38,8 @@ def report(
     Scores against parameters, tables with intervals, seeds, learning curves, costs, claims with verdicts, and every
     run's config and command. With --serve the page follows the folder, on this machine only.
     """
-    from subspace_tuning.aside import write
     from subspace_tuning.cli.progress import counted
+    from subspace_tuning.files.aside import write
     from subspace_tuning.report.build import Source
 
     made_of = Source(source, title, floor)

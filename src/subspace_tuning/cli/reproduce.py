@@ -53,7 +53,7 @@ def reproduce(
     """
     if paper not in PAPERS:
         raise BadInput(f"no protocol of a paper {paper!r} is known; known is {', '.join(PAPERS)}")
-    from subspace_tuning.picture import show_table
+    from subspace_tuning.run.picture import show_table
     from subspace_tuning.study import reproduce as work
     from subspace_tuning.sweep.results import gather
 

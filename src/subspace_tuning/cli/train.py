@@ -48,7 +48,7 @@ def train(
     is a folder: config.yaml, metrics.jsonl, adapter/ and result.json. An interrupted run goes on from its last
     checkpoint; a finished one is not run again unless --again.
     """
-    from subspace_tuning.recipe import make, override, read
+    from subspace_tuning.run.recipe import make, override, read
 
     words = list(words or [])
     data: dict[str, Any] = read(Path(words.pop(0))) if words and "=" not in words[0] else {}
@@ -59,8 +59,8 @@ def train(
     recipe = make(override(data, [*words, *(f"method.{field}" for field in of_method)]))
 
     from subspace_tuning.cli.progress import Progress
-    from subspace_tuning.run_folder import RunFolder
-    from subspace_tuning.train import run
+    from subspace_tuning.run.folder import RunFolder
+    from subspace_tuning.run.train import run
 
     result = run(recipe, again=again, callbacks=[Progress()], say=lambda text: typer.echo(text, err=True))
     if as_json:

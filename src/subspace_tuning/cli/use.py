@@ -35,7 +35,7 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Judge texts by a trained run."""
-    from subspace_tuning.predict import Predictor, texts_of
+    from subspace_tuning.run.predict import Predictor, texts_of
 
     _import(imports)
     predictor = Predictor(run)
@@ -56,7 +56,7 @@ def merge(
     imports: Imports = None,
 ) -> None:
     """Write a run as a plain transformers model: phi(W) in the weights, tokenizer and model card beside them."""
-    from subspace_tuning.merged import merge as write_merged
+    from subspace_tuning.run.merged import merge as write_merged
 
     _import(imports)
     typer.echo(f"written to {write_merged(run, out)}")

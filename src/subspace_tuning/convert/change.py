@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, NotALinearMap, Product, Weight
-from subspace_tuning.linalg import SVD, svd
+from subspace_tuning.linalg.svd import SVD, svd
 from subspace_tuning.method import Params
 from subspace_tuning.tuner.layer import SubspaceLayer
 

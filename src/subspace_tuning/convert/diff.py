@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import torch
 
-from subspace_tuning.checkpoint import Checkpoint
 from subspace_tuning.errors import BadInput
-from subspace_tuning.skeleton import called, skeleton
+from subspace_tuning.files.checkpoint import Checkpoint
+from subspace_tuning.run.skeleton import called, skeleton
 
 STATES = ("same", "changed", "reshaped", "only in A", "only in B")
 

@@ -23,7 +23,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from subspace_tuning.aside import free, whole_folder
 from subspace_tuning.convert import lora
 from subspace_tuning.convert.certificate import CARD, CERTIFICATE, MERGED_CARD, Certificate, Layer
 from subspace_tuning.convert.change import Change
@@ -34,7 +33,8 @@ from subspace_tuning.convert.lora import Wanted
 from subspace_tuning.convert.probe import Differences, Probe, answers, differences, probe
 from subspace_tuning.convert.source import Source, opened
 from subspace_tuning.errors import BadInput
-from subspace_tuning.merged import public_name, write_model
+from subspace_tuning.files.aside import free, whole_folder
+from subspace_tuning.run.merged import public_name, write_model
 from subspace_tuning.version import VERSION
 
 KINDS = ("lora", "merged")

@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from subspace_tuning.convert.change import Change
 from subspace_tuning.errors import BadInput
-from subspace_tuning.linalg import rank_of_energy
+from subspace_tuning.linalg.svd import rank_of_energy
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,13 @@ from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
-from subspace_tuning.convert.from_peft import CONFIG, WEIGHTS, import_peft
+from subspace_tuning.convert.from_peft import import_peft
 from subspace_tuning.errors import BadInput
-from subspace_tuning.pretrained import attach, load_model, load_tokenizer, location
-from subspace_tuning.run_folder import RunFolder
-from subspace_tuning.skeleton import class_of
+from subspace_tuning.files.assets import location
+from subspace_tuning.run.folder import RunFolder
+from subspace_tuning.run.pretrained import attach, load_model, load_tokenizer
+from subspace_tuning.run.skeleton import class_of
+from subspace_tuning.tuner.from_peft import CONFIG, WEIGHTS
 
 
 @dataclass(frozen=True)

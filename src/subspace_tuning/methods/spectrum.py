@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Expr, Weight
+from subspace_tuning.linalg.store import top_svd, whole_svd
 from subspace_tuning.method import Method, Params
-from subspace_tuning.svd_store import top_svd, whole_svd
 
 
 @dataclass(frozen=True)

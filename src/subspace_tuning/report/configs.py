@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from subspace_tuning.recipe import Recipe
+from subspace_tuning.run.recipe import Recipe
 
 FROM_THE_FOLDER = "output"  # says where a run is, not what it is
 

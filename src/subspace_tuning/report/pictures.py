@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subspace_tuning.errors import BadInput
-from subspace_tuning.run_folder import RunFolder
+from subspace_tuning.run.folder import RunFolder
 from subspace_tuning.theory.analyze import Look, analyze
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from subspace_tuning.errors import BadInput
-from subspace_tuning.picture import COLOURS
-from subspace_tuning.recipe import FULL
 from subspace_tuning.report import configs, curves, words
+from subspace_tuning.run.picture import COLOURS
+from subspace_tuning.run.recipe import FULL
 from subspace_tuning.study.claims import verdicts
 from subspace_tuning.study.ranking import ranking
 from subspace_tuning.study.statistics import ARM, Arm, averages, finals, shares, summary

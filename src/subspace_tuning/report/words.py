@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from subspace_tuning.recipe import FULL, HEAD
+from subspace_tuning.run.recipe import FULL, HEAD
 from subspace_tuning.study.claims import FAILS, HOLDS, OPEN, Verdict
 from subspace_tuning.study.statistics import unlearned
 

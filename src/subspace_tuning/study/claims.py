@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 import pandas as pd
 
-from subspace_tuning.recipe import FULL
+from subspace_tuning.run.recipe import FULL
 from subspace_tuning.study import paper
 from subspace_tuning.study.statistics import (
     Arm,

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subspace_tuning.aside import write
 from subspace_tuning.errors import BadInput, nearest
+from subspace_tuning.files.aside import write
 from subspace_tuning.study import paper
 from subspace_tuning.study.claims import Verdict, verdicts
 from subspace_tuning.study.statistics import summary
@@ -103,7 +103,7 @@ def protocol(
 
 def check(wanted: Protocol) -> None:
     """Raises BadInput before anything is run where a model or the data of a task is not to be had."""
-    from subspace_tuning.pretrained import load_tokenizer
+    from subspace_tuning.run.pretrained import load_tokenizer
     from subspace_tuning.tasks import load, task_of
 
     for name in wanted.models.values():

@@ -16,7 +16,7 @@ from scipy.stats import t as students_t
 from statsmodels.stats.multitest import multipletests
 
 from subspace_tuning.errors import BadInput
-from subspace_tuning.recipe import FULL, HEAD
+from subspace_tuning.run.recipe import FULL, HEAD
 from subspace_tuning.study.resampling import mean_intervals, ratio_intervals, sign_flip_ps, smallest_p
 
 ARM = ["model", "method", "r"]

@@ -13,12 +13,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from subspace_tuning import recipe as recipes
 from subspace_tuning.errors import BadInput, as_bad_input
+from subspace_tuning.files import assets
 from subspace_tuning.method import Composition, Method
-from subspace_tuning.recipe import FULL, HEAD, MINILM, PLAIN_LEARNING_RATES, Recipe
-from subspace_tuning.registry import from_data, to_data
-from subspace_tuning.run_folder import name_of
+from subspace_tuning.method.registry import from_data, to_data
+from subspace_tuning.run import recipe as recipes
+from subspace_tuning.run.folder import name_of
+from subspace_tuning.run.recipe import FULL, HEAD, PLAIN_LEARNING_RATES, Recipe
 from subspace_tuning.sweep.labels import rank, without_rank
 from subspace_tuning.sweep.recipe import Exclusion, MethodEntry, SweepRecipe
 from subspace_tuning.version import VERSION
@@ -171,7 +172,7 @@ class Plan:
 
 def _cells(sweep: SweepRecipe) -> Iterator[Cell]:
     """Cells of one model and task follow each other, so that workers have both at hand."""
-    models = sweep.models or [sweep.base.get("model", MINILM)]
+    models = sweep.models or [sweep.base.get("model", assets.DEFAULT)]
     contenders = [(entry, method) for entry in sweep.entries for method in _ranked(entry, sweep)]
     for model, task, (entry, method) in product(models, sweep.task_fields, contenders):
         cell = Cell({**sweep.base, **task, **entry.fields, "model": model, "method": method}, None)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from subspace_tuning.side_by_side import cores, quiet
+from subspace_tuning.run.side_by_side import cores, quiet
 from subspace_tuning.sweep.plan import Run
 from subspace_tuning.sweep.worker import CLAIMS, TRAIN, Outcome, import_runner, keep_alive, perform
 
@@ -180,7 +180,7 @@ def usual_jobs(models: Sequence[str]) -> int:
 
 def _bytes_needed(model: str) -> int:
     """Roughly: the libraries, the kept model, and weights, gradients and two moments of Adam for full fine-tuning."""
-    from subspace_tuning.pretrained import location
+    from subspace_tuning.files.assets import location
 
     path = Path(location(model))
     weights = sum(file.stat().st_size for file in path.glob("*.safetensors")) if path.is_dir() else 500 << 20

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from subspace_tuning.errors import BadInput, nearest
-from subspace_tuning.recipe import Recipe, read
+from subspace_tuning.run.recipe import Recipe, read
 
 AXES = ("model", "task", "method", "seed", "output", "hold_out")  # fields of a run that the sweep itself decides
 _STRICT = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())

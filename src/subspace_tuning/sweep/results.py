@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subspace_tuning.errors import BadInput, nearest
-from subspace_tuning.markdown import table as table_of
-from subspace_tuning.run_folder import Result
+from subspace_tuning.files.markdown import table as table_of
+from subspace_tuning.run.folder import Result
 from subspace_tuning.sweep.labels import rank, without_rank
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from functools import lru_cache
 
 import torch
 
-from subspace_tuning import train
-from subspace_tuning.pretrained import Pretrained, load_model
-from subspace_tuning.run_folder import Result
+from subspace_tuning.run import train
+from subspace_tuning.run.folder import Result
+from subspace_tuning.run.pretrained import Pretrained, load_model
 from subspace_tuning.sweep.plan import Run
 from subspace_tuning.tasks import Task
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from subspace_tuning.aside import write
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files.aside import write
 from subspace_tuning.sweep.engine import Listed, Progress, Source, TimeIsUp, work_off
 from subspace_tuning.sweep.plan import Cell, Plan, Run
 from subspace_tuning.sweep.pool import Pool

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from statistics import mean
 
-from subspace_tuning.aside import write
 from subspace_tuning.errors import BadInput
-from subspace_tuning.run_folder import RunFolder
+from subspace_tuning.files.aside import write
+from subspace_tuning.run.folder import RunFolder
 from subspace_tuning.sweep.plan import Cell, Plan
 from subspace_tuning.sweep.search import tried
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from subspace_tuning.aside import write
 from subspace_tuning.errors import BadInput, RunFailed, is_disk_full
-from subspace_tuning.run_folder import Result, RunFolder
+from subspace_tuning.files.aside import write
+from subspace_tuning.run.folder import Result, RunFolder
 from subspace_tuning.sweep.claims import BEAT, Claims
 from subspace_tuning.sweep.plan import Run
 

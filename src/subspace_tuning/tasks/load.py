@@ -6,8 +6,8 @@ import random
 from pathlib import Path
 from typing import NamedTuple
 
-from subspace_tuning import assets
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files import assets
 from subspace_tuning.tasks.table import SUFFIXES, Split, read_table, rows_of
 from subspace_tuning.tasks.task import GLUE, MOVIE_REVIEWS, Task
 

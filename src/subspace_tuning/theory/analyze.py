@@ -18,8 +18,8 @@ from torch import Tensor
 from subspace_tuning.convert.change import Change
 from subspace_tuning.convert.probe import differences
 from subspace_tuning.errors import BadInput
-from subspace_tuning.linalg import SVD, svd
-from subspace_tuning.skeleton import split
+from subspace_tuning.linalg.svd import SVD, svd
+from subspace_tuning.run.skeleton import split
 from subspace_tuning.theory import subspaces as s
 from subspace_tuning.theory.project import optimal_scale
 from subspace_tuning.theory.trained import Answers, Layer, Trained, trained

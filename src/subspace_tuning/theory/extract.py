@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from subspace_tuning.aside import free
 from subspace_tuning.convert.from_peft import write_adapter
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files.aside import free
 from subspace_tuning.theory.fit import Family, Fit, Report, rank_pattern
 from subspace_tuning.tuner.config import SubspaceConfig
 

@@ -20,11 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from subspace_tuning import registry
 from subspace_tuning.algebra import Weight
-from subspace_tuning.aside import write
-from subspace_tuning.checkpoint import Checkpoint
-from subspace_tuning.method import Composition, Method
+from subspace_tuning.files.aside import write
+from subspace_tuning.files.checkpoint import Checkpoint
+from subspace_tuning.method import Composition, Method, registry
 from subspace_tuning.methods.extend.lora import Factored
 from subspace_tuning.theory.places import Place, Places, shared
 from subspace_tuning.theory.project import project

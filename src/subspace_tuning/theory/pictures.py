@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from subspace_tuning.skeleton import split
+from subspace_tuning.run.skeleton import split
 
 Data = Mapping[str, Any]
 

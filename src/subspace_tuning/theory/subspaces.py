@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from subspace_tuning.linalg import SVD, rank_of_energy
+from subspace_tuning.linalg.svd import SVD, rank_of_energy
 
 
 class Rotation(NamedTuple):

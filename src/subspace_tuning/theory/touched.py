@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from subspace_tuning.checkpoint import Checkpoint
 from subspace_tuning.errors import BadInput, as_bad_input
+from subspace_tuning.files.checkpoint import Checkpoint
 from subspace_tuning.method import Method
-from subspace_tuning.skeleton import called, skeleton
+from subspace_tuning.run.skeleton import called, skeleton
 from subspace_tuning.theory.places import Place, tied_to
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.layer import SubspaceLayer

@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from subspace_tuning.checkpoint import Checkpoint
 from subspace_tuning.convert.change import Change, exact
 from subspace_tuning.convert.layers import answers_with, change_of, changes_of, seats
 from subspace_tuning.convert.probe import answers, probe
 from subspace_tuning.convert.source import Source, find_tokenizer, is_adapter, load_base, opened
 from subspace_tuning.errors import BadInput, as_bad_input
-from subspace_tuning.pretrained import location
-from subspace_tuning.run_folder import RunFolder
-from subspace_tuning.skeleton import called, skeleton
+from subspace_tuning.files.assets import location
+from subspace_tuning.files.checkpoint import Checkpoint
+from subspace_tuning.run.folder import RunFolder
+from subspace_tuning.run.skeleton import called, skeleton
 from subspace_tuning.theory.places import shared
 from subspace_tuning.theory.touched import NAME, touched
 from subspace_tuning.weights import weight_of

@@ -10,10 +10,11 @@ from typing import Any
 from peft import PeftConfig
 from peft.utils.other import get_pattern_key
 
-from subspace_tuning import registry
-from subspace_tuning.method import Method
-from subspace_tuning.mpc import WEIGHT, constrain
+from subspace_tuning.errors import as_bad_input
+from subspace_tuning.method import Method, registry
+from subspace_tuning.method.mpc import WEIGHT, constrain
 from subspace_tuning.tuner.bridge import SUBSPACE
+from subspace_tuning.tuner.from_peft import keywords, read_config, read_folder
 
 CARD = """
 ## Loading this adapter
@@ -114,9 +115,9 @@ class SubspaceConfig(PeftConfig):
     @classmethod
     def from_peft(cls, adapter: str | Path | PeftConfig) -> SubspaceConfig:
         """Our config for an adapter of PEFT's own (LoRA, (IA)3, AdaLoRA, VeRA): its folder, or its config."""
-        from subspace_tuning.convert import config_from_peft
-
-        return config_from_peft(adapter)
+        kind, source = read_config(adapter) if isinstance(adapter, PeftConfig) else read_folder(adapter)
+        with as_bad_input((ValueError, TypeError, KeyError)):
+            return cls(**keywords(kind, source))
 
     def handed_over(self) -> PeftConfig:
         """This config; for a method that PEFT has already (soft prompts), PEFT's own in its place."""

@@ -13,9 +13,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
 from subspace_tuning.algebra import Expr, Live, NotALinearMap
+from subspace_tuning.algebra.cut import Cut, cut
+from subspace_tuning.linalg.store import keeping
 from subspace_tuning.method import Composition, Constants, Method, Params, Start
-from subspace_tuning.svd_store import keeping
-from subspace_tuning.tuner import mixed
+from subspace_tuning.tuner.mixed import mixed
 from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
 
 
@@ -54,7 +55,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         self.stepped = False  # whether anybody tells methods of the steps of training: see steps.py
         self._original: dict[str, Tensor] = {}
         self._tuned: dict[tuple[tuple[str, ...], bool], Tuned] = {}
-        self._halves: dict[tuple[str, bool], mixed.Cut | None] = {}
+        self._halves: dict[tuple[str, bool], Cut | None] = {}
         self._disable_adapters = False
 
     @property
@@ -168,11 +169,11 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
             self._tuned[key] = Tuned(W, E, b, after)
         return self._tuned[key]
 
-    def halves(self, adapter: str) -> mixed.Cut | None:
+    def halves(self, adapter: str) -> Cut | None:
         """phi(W) of an adapter, cut in front of W; made once, then kept."""
         made = self.tuned([adapter], self.training)
         if (adapter, self.training) not in self._halves:
-            self._halves[adapter, self.training] = mixed.cut(made.E, made.W)
+            self._halves[adapter, self.training] = cut(made.E, made.W)
         return self._halves[adapter, self.training]
 
     def penalties(self) -> Iterator[Tensor]:
@@ -189,7 +190,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         adapter_names = kwargs.pop("adapter_names", None)
         active = [a for a in self.active_adapters if a in self.methods]
         if adapter_names is not None:
-            return mixed.mixed(self, x, adapter_names)
+            return mixed(self, x, adapter_names)
         if self.disable_adapters:
             if self.merged:
                 self.unmerge()

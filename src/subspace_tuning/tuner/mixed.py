@@ -9,88 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from subspace_tuning.algebra import Dense, Diag, Expr, NotALinearMap, Product, Sum, Weight
+from subspace_tuning.algebra import Dense, Diag, Weight
+from subspace_tuning.algebra.cut import Cut, halves
 from subspace_tuning.method import Method, Params
-
-if TYPE_CHECKING:
-    from subspace_tuning.tuner.layer import SubspaceLayer
 
 Step = Generator[Any, Any, None]
 STACK = 3  # adapters: fewer are as fast one by one
 SHARE = 4  # adapters with more than 1 / SHARE of the weight's own numbers are not worth a copy
 
 
-class Known(Weight):
-    """The frozen weight where what it makes of the rows is known already."""
+class Seats(Protocol):
+    """What is asked of a layer with several adapters."""
 
-    def __init__(self, W: Weight, n: int):
-        self.W, self.shape = W, (n, W.shape[1])
-        self.y: Tensor | None = None
-
-    def dense(self) -> Tensor:
-        raise NotALinearMap("what W makes of one batch is not W")
+    training: bool
+    base_layer: Any
+    methods: dict[str, Method]
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.W.dtype
-
+    def merged(self) -> bool: ...
     @property
-    def own_bias(self) -> Tensor | None:
-        return self.W.own_bias
-
-    def forward(self, x: Any) -> Tensor:
-        if self.y is None:
-            raise RuntimeError("the product with the frozen weight was not computed")
-        return self.y
-
-
-class Cut(NamedTuple):
-    """E in two: the factors whose product meets W, and E with ``known`` in the place of W."""
-
-    before: tuple[Expr, ...]
-    known: Known
-    E: Expr
-
-    def meets_W(self, x: Tensor) -> Tensor:
-        return Product(self.before).apply(x) if self.before else x
-
-    def finish(self, x: Tensor, y: Tensor, bias: Tensor | None) -> Tensor:
-        """x E + bias, given what W makes of ``meets_W(x)``."""
-        self.known.y = y
-        try:
-            return self.E.apply(x, bias)
-        finally:
-            self.known.y = None
-
-
-def cut(E: Expr, W: Weight) -> Cut | None:
-    """E in two; None where W is no factor of it, or of several terms."""
-    if E is W:
-        known = Known(W, W.shape[0])
-        return Cut((), known, known)
-    if isinstance(E, Sum):
-        i, inner = _holder(E.terms, W)
-        return inner and Cut(inner.before, inner.known, Sum((*E.terms[:i], inner.E, *E.terms[i + 1 :])))
-    if isinstance(E, Product):
-        i, inner = _holder(E.chain, W)
-        if inner is None:
-            return None
-        before, after = E.chain[:i], E.chain[i + 1 :]
-        if inner.E is inner.known:  # nothing else asks for the rows: they need not be made again
-            known = Known(W, before[0].shape[0]) if before else inner.known
-            return Cut(before, known, Product((known, *after), E.scale))
-        return Cut((*before, *inner.before), inner.known, Product((*before, inner.E, *after), E.scale))
-    return None
-
-
-def _holder(parts: Sequence[Expr], W: Weight) -> tuple[int, Cut | None]:
-    found = [i for i, part in enumerate(parts) if any(leaf is W for leaf in part.leaves())]
-    return (found[0], cut(parts[found[0]], W)) if len(found) == 1 else (0, None)
+    def frozen(self) -> Weight: ...
+    def tuned(self, adapters: list[str], training: bool = False) -> Any: ...
+    def tuned_forward(self, x: Tensor, adapters: list[str]) -> Tensor: ...
+    def halves(self, adapter: str) -> Cut | None: ...
+    def groups(self, adapter: str) -> list[Any]: ...
 
 
 class Group(NamedTuple):
@@ -100,7 +47,7 @@ class Group(NamedTuple):
     rows: list[int]
 
 
-def mixed(layer: SubspaceLayer, x: Tensor, names: Sequence[str]) -> Tensor:
+def mixed(layer: Seats, x: Tensor, names: Sequence[str]) -> Tensor:
     """Each row of the batch by its own adapter; any other name stands for none."""
     if layer.merged:
         raise ValueError("adapter_names needs unmerged adapters; call unmerge_adapter() first")
@@ -122,7 +69,7 @@ def mixed(layer: SubspaceLayer, x: Tensor, names: Sequence[str]) -> Tensor:
     return out[back.to(x.device)]
 
 
-def _groups(layer: SubspaceLayer, names: Sequence[str]) -> list[Group]:
+def _groups(layer: Seats, names: Sequence[str]) -> list[Group]:
     rows: dict[str, list[int]] = {}
     for i, name in enumerate(names):
         rows.setdefault(name if name in layer.methods else "", []).append(i)
@@ -139,7 +86,7 @@ def _groups(layer: SubspaceLayer, names: Sequence[str]) -> list[Group]:
     return found
 
 
-def _stackable(layer: SubspaceLayer, name: str) -> bool:
+def _stackable(layer: Seats, name: str) -> bool:
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or layer.training:
         return False
     W, E, _, after = layer.tuned([name])
@@ -161,7 +108,7 @@ def _rows(x: Tensor, rows: list[int]) -> Tensor:
     return x[torch.tensor(rows, device=x.device)]
 
 
-def _step(layer: SubspaceLayer, group: Group, x: Tensor) -> Step:
+def _step(layer: Seats, group: Group, x: Tensor) -> Step:
     """Yields what meets W, is sent what W makes of it, and yields the output of these rows."""
     first = group.names[0]
     if not first:
@@ -179,7 +126,7 @@ def _step(layer: SubspaceLayer, group: Group, x: Tensor) -> Step:
         yield y if after is None else after.apply(y)
 
 
-def _stacked(layer: SubspaceLayer, group: Group, x: Tensor) -> Step:
+def _stacked(layer: Seats, group: Group, x: Tensor) -> Step:
     """All adapters of a group at once: their parameters and rows stacked along a first dimension."""
     W, k = layer.frozen, len(group.names)
     method = layer.methods[group.names[0]]
@@ -193,18 +140,11 @@ def _stacked(layer: SubspaceLayer, group: Group, x: Tensor) -> Step:
 
 
 def _meets(method: Method, W: Weight, values: dict[str, Tensor], x: Tensor) -> Tensor:
-    return _halves(method.phi(W, Params(values)), W).meets_W(x)
+    return halves(method.phi(W, Params(values)), W).meets_W(x)
 
 
 def _finished(method: Method, W: Weight, values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
     p = Params(values)
-    out = _halves(method.phi(W, p), W).finish(x, y, method.bias(W.own_bias, p))
+    out = halves(method.phi(W, p), W).finish(x, y, method.bias(W.own_bias, p))
     after = method.output(W.shape[1], p)
     return out if after is None else after.apply(out)
-
-
-def _halves(E: Expr, W: Weight) -> Cut:
-    found = cut(E, W)
-    if found is None:
-        raise TypeError(f"{type(E).__name__} cannot be cut in front of W")
-    return found

@@ -14,8 +14,8 @@ from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
+from subspace_tuning.method.parameters import within
 from subspace_tuning.methods.on_block import OnBlock
-from subspace_tuning.parameters import within
 from subspace_tuning.tuner import blocks
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.layer import BASE, SubspaceLayer

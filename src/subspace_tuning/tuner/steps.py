@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from subspace_tuning.algebra import Weight
-from subspace_tuning.parameters import within
+from subspace_tuning.method.parameters import within
 from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.tuner.model import layers
 

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from subspace_tuning.algebra import Dense, Diag, Expr, Live, Weight
 from subspace_tuning.algebra.norms import column_norms
-from subspace_tuning.linalg import wide
+from subspace_tuning.linalg.svd import wide
 from subspace_tuning.method import Params, Start, constant
+from subspace_tuning.method.registry import register
 from subspace_tuning.methods.extend.lora import Factored
-from subspace_tuning.registry import register
 
 
 @register("dora")

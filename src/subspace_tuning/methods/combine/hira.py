@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from subspace_tuning.algebra import Expr, Hadamard, Weight
+from subspace_tuning.linalg.nearest import hadamard_low_rank
 from subspace_tuning.method import Method, Params, Start, kaiming, zeros
-from subspace_tuning.nearest import hadamard_low_rank
-from subspace_tuning.registry import register
+from subspace_tuning.method.registry import register
 
 
 @register("hira")

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Expr, Hadamard, Weight
+from subspace_tuning.linalg.nearest import hadamard_low_rank
 from subspace_tuning.method import Params, Start, kaiming, zeros
+from subspace_tuning.method.registry import register
 from subspace_tuning.methods.extend.lora import LowRank
-from subspace_tuning.nearest import hadamard_low_rank
-from subspace_tuning.registry import register
 
 
 @register("liera")

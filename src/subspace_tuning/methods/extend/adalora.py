@@ -8,9 +8,9 @@ from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, Weight
 from subspace_tuning.method import Params, Seat
+from subspace_tuning.method.mpc import orthonormal
+from subspace_tuning.method.registry import register
 from subspace_tuning.methods.extend.triplets import Triplets
-from subspace_tuning.mpc import orthonormal
-from subspace_tuning.registry import register
 
 
 @register("adalora")

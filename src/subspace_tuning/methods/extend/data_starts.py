@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from subspace_tuning.linalg import svd
+from subspace_tuning.linalg.svd import svd
 from subspace_tuning.methods.extend.starts import Factors
 
 GAMMA = 16.0  # of LoRA-GA

@@ -11,9 +11,9 @@ from torch.nn.functional import pad
 
 from subspace_tuning.algebra import Diag, Expr, Weight
 from subspace_tuning.method import Constants, Params, Seat, Start
+from subspace_tuning.method.mpc import orthonormal
+from subspace_tuning.method.registry import register
 from subspace_tuning.methods.extend.triplets import STD, Triplets
-from subspace_tuning.mpc import orthonormal
-from subspace_tuning.registry import register
 
 SCHEDULES = {"constant": lambda u: 1.0, "cubic": lambda u: 1.0 - u**3}
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from subspace_tuning.algebra import Expr, Weight
 from subspace_tuning.method import Constants, Params, Start
+from subspace_tuning.method.registry import register
 from subspace_tuning.methods.extend.lora import Factored
-from subspace_tuning.registry import register
 
 
 @register("flora")

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from subspace_tuning.algebra import Elementwise, Expr, Identity, Shift
 from subspace_tuning.method import Method, Params, Start, kaiming, zeros
-from subspace_tuning.registry import register
+from subspace_tuning.method.registry import register
 
 NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from subspace_tuning.algebra import Expr, khatri_rao, khatri_rao_rows
 from subspace_tuning.method import Method, Params, Start, normal, zeros
-from subspace_tuning.registry import register
+from subspace_tuning.method.registry import register
 
 
 @register("loha")

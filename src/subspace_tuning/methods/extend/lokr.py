@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from subspace_tuning.algebra import Expr, Kronecker
 from subspace_tuning.method import Method, Params, Start, kaiming, zeros
-from subspace_tuning.registry import register
+from subspace_tuning.method.registry import register
 
 
 @register("lokr")

@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.nn.functional import dropout
 
 from subspace_tuning.algebra import Elementwise, Expr, Weight
+from subspace_tuning.linalg.nearest import low_rank
 from subspace_tuning.method import Method, Params, Start, constant, kaiming, zeros
+from subspace_tuning.method.registry import register
 from subspace_tuning.methods.extend.data_starts import DATA_STARTS
 from subspace_tuning.methods.extend.starts import STARTS
-from subspace_tuning.nearest import low_rank
-from subspace_tuning.registry import register
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, Weight
-from subspace_tuning.linalg import svd
+from subspace_tuning.linalg.svd import svd
 from subspace_tuning.method import Constants, Params, Seat, Start, kaiming, steps_of, zeros
+from subspace_tuning.method.registry import register
 from subspace_tuning.methods.extend.lora import LowRank
-from subspace_tuning.registry import register
 
 
 @register("lora_dash")

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from subspace_tuning.algebra import Expr, Weight
+from subspace_tuning.linalg.store import top_svd
 from subspace_tuning.method import Params, Start, zeros
+from subspace_tuning.method.registry import register
 from subspace_tuning.methods.extend.lora import LowRank
-from subspace_tuning.registry import register
-from subspace_tuning.svd_store import top_svd
 
 
 @register("lora_xs")

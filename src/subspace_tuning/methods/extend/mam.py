@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from subspace_tuning.method import Params, Start, kaiming, normal, zeros
+from subspace_tuning.method.registry import register
 from subspace_tuning.methods.extend.houlsby import check_nonlinearity, nonlinearity
 from subspace_tuning.methods.on_block import OnBlock
-from subspace_tuning.registry import register
 
 
 @register("mam")

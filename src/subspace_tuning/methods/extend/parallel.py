@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from subspace_tuning.algebra import Expr
 from subspace_tuning.method import Method, Params, Start, kaiming, zeros
+from subspace_tuning.method.registry import register
 from subspace_tuning.methods.extend.houlsby import check_nonlinearity, nonlinearity
-from subspace_tuning.registry import register
 
 
 @register("parallel")

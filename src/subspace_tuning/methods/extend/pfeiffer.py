@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from subspace_tuning.method.registry import register
 from subspace_tuning.methods.extend.houlsby import Bottleneck
-from subspace_tuning.registry import register
 
 
 @register("pfeiffer")

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from subspace_tuning.algebra import Expr, Weight
+from subspace_tuning.linalg.nearest import low_rank
 from subspace_tuning.method import Method, Params, Start, constant
+from subspace_tuning.method.registry import register
 from subspace_tuning.methods.extend.starts import milora, pissa
-from subspace_tuning.nearest import low_rank
-from subspace_tuning.registry import register
 
 
 @dataclass(frozen=True)

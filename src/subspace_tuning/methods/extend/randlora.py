@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Expr, Live, Weight, matrix
+from subspace_tuning.linalg.nearest import hadamard_low_rank
 from subspace_tuning.method import Method, Params, Start, zeros
+from subspace_tuning.method.registry import register
 from subspace_tuning.methods.projections import projection, unit_uniform
-from subspace_tuning.nearest import hadamard_low_rank
-from subspace_tuning.registry import register
 
 
 @register("randlora")

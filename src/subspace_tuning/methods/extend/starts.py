@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from subspace_tuning.linalg import SVD, qr
-from subspace_tuning.svd_store import bottom_svd, top_svd
+from subspace_tuning.linalg.store import bottom_svd, top_svd
+from subspace_tuning.linalg.svd import SVD, qr
 
 
 class Factors(NamedTuple):

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Expr, Weight, matrix
-from subspace_tuning.linalg import truncated_svd
+from subspace_tuning.linalg.svd import truncated_svd
 from subspace_tuning.method import Constants, Params, Seat, Start, zeros
+from subspace_tuning.method.registry import register
 from subspace_tuning.methods.extend.lora import LowRank
-from subspace_tuning.registry import register
 
 CURVED = ("U", "V")
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, Weight
 from subspace_tuning.method import Params, Start, ones
+from subspace_tuning.method.registry import register
 from subspace_tuning.methods.extend.lora import Factored
-from subspace_tuning.registry import register
 
 
 @register("trilora")

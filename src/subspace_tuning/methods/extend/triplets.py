@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from subspace_tuning.linalg import truncated_svd
+from subspace_tuning.linalg.svd import truncated_svd
 from subspace_tuning.method import Start, normal, steps_of, zeros
 from subspace_tuning.methods.extend.lora import LowRank
 

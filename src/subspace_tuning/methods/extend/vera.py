@@ -6,8 +6,8 @@ from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, Weight
 from subspace_tuning.method import Method, Params, Start, zeros
+from subspace_tuning.method.registry import register
 from subspace_tuning.methods.projections import kaiming_uniform, projection, projection_pair
-from subspace_tuning.registry import register
 
 
 @register("vera")

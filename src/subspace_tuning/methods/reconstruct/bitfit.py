@@ -7,7 +7,7 @@ from torch import Tensor
 
 from subspace_tuning.algebra import Weight
 from subspace_tuning.method import Method, Params, Start, zeros
-from subspace_tuning.registry import register
+from subspace_tuning.method.registry import register
 
 
 @register("bitfit")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from subspace_tuning.algebra import Dense, Expr, Live
 from subspace_tuning.method import Constants, Method, Params, Seat, Start, zeros
-from subspace_tuning.registry import register
+from subspace_tuning.method.registry import register
 
 SURE = 50.0  # a gate with this much certainty is open or closed, whatever is drawn
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Weight
+from subspace_tuning.method.registry import register
 from subspace_tuning.methods.reconstruct.masked import Masked, largest
-from subspace_tuning.registry import register
 
 
 @register("fishmask")

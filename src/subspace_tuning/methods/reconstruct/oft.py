@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 
 from subspace_tuning.algebra import BlockDiag, Expr, Live
 from subspace_tuning.method import Method, Params, Start, zeros
-from subspace_tuning.registry import register
+from subspace_tuning.method.registry import register
 
 
 @register("oft")

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from subspace_tuning.algebra import Dense, Diag, Expr, Live, Weight
-from subspace_tuning.linalg import svd
+from subspace_tuning.linalg.store import whole_svd
+from subspace_tuning.linalg.svd import svd
 from subspace_tuning.method import Method, Params, Start, constant
-from subspace_tuning.registry import register
-from subspace_tuning.svd_store import whole_svd
+from subspace_tuning.method.registry import register
 
 
 @register("osf")

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from peft import PeftConfig, PromptEncoderConfig
 
+from subspace_tuning.method.registry import register
 from subspace_tuning.methods.reconstruct.prompt import SoftPrompt
-from subspace_tuning.registry import register
 
 
 @register("p_tuning")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from peft import PeftConfig, PromptTuningConfig
 
 from subspace_tuning.method import Method, Start
-from subspace_tuning.registry import register
+from subspace_tuning.method.registry import register
 
 
 @dataclass(frozen=True)

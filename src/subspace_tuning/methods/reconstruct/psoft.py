@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, Live
-from subspace_tuning.linalg import cayley, skew
+from subspace_tuning.linalg.svd import cayley, skew
 from subspace_tuning.method import Params, Start, ones, zeros
+from subspace_tuning.method.registry import register
 from subspace_tuning.methods.spectrum import OnTop
-from subspace_tuning.registry import register
 
 
 @register("psoft")

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, Weight
 from subspace_tuning.method import Params, Start, constant
+from subspace_tuning.method.registry import register
 from subspace_tuning.methods.spectrum import OnSpectrum, along
-from subspace_tuning.registry import register
 
 
 @register("sam_parser")

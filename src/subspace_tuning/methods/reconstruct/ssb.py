@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, Weight
+from subspace_tuning.linalg.nearest import both_scales
 from subspace_tuning.method import Method, Params, Start, ones
-from subspace_tuning.nearest import both_scales
-from subspace_tuning.registry import register
+from subspace_tuning.method.registry import register
 
 
 @register("ssb")

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, Sparse, Weight
 from subspace_tuning.method import Params, Start, zeros
+from subspace_tuning.method.registry import register
 from subspace_tuning.methods.spectrum import OnSpectrum
-from subspace_tuning.registry import register
 
 PATTERNS = ("plain", "banded", "random")
 

@@ -1,0 +1,161 @@
+"""What a method is: hyper-parameters, parameters and the equation phi(W); how methods compose.
+
+A method is a frozen dataclass. Its fields are the hyper-parameters, the config, the command-line flags and the
+checkpoint metadata at once; everything else is derived from the few functions below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from subspace_tuning.algebra import Expr, Weight
+from subspace_tuning.method.parameters import Params, Start
+
+if TYPE_CHECKING:
+    from subspace_tuning.method.composition import Composition
+
+
+def steps_of(number: float, total: int) -> int:
+    """A number of steps of training, given as such or, below 1, as a share of all steps."""
+    return int(number) if number >= 1 else round(number * total)
+
+
+class Seat(Protocol):
+    """One layer as a method sees it between steps of training."""
+
+    name: str  # of the module
+    W: Weight  # frozen
+    values: dict[str, Tensor]  # parameters (with their .grad), stored numbers and constants, by name
+    memory: dict[str, Any]  # whatever the method remembers from step to step; never saved
+
+    def within(self, prefix: str) -> Seat: ...
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """One way to fine-tune: phi(W) = g(f(W)).
+
+    The docstring's first line of a method is its equation, the last its source.
+    """
+
+    name: ClassVar[str] = ""
+    category: ClassVar[str]  # reconstruction | extension | combination
+    mode: ClassVar[str] = ""  # for reconstructions: what of the subspaces is adjusted
+    formula: ClassVar[str]  # parameters of one weight; in n, m, k = min(n, m), the fields and the sizes
+    paper: ClassVar[str]
+    sits_on: ClassVar[str] = "weight"  # weight | bias | output | block | tokens
+    places: ClassVar[str] = "all"  # default modules: see tuner/targets.py
+    learning_rate: ClassVar[float] = 1e-3
+    mergeable: ClassVar[bool] = True
+    noisy: ClassVar[bool] = False  # True where training draws random numbers, dropout apart
+    wide: ClassVar[bool] = False  # True where the rank r may exceed n and m
+    rebuilds: ClassVar[bool] = False  # True where training forms a dense n x m gradient, because nothing cheaper exists
+    calibration: ClassVar[tuple[str, ...]] = ()  # what the start needs to know of the data: see calibrate.py
+
+    def __post_init__(self) -> None:
+        r = getattr(self, "r", None)
+        if r is not None and (isinstance(r, bool) or not isinstance(r, int) or r <= 0):
+            raise ValueError(f"{self.name}: the rank r is a whole number above 0, got r={r!r}")
+
+    @abstractmethod
+    def parameters(self, n: int, m: int) -> dict[str, Start]:
+        """The trained parameters of a weight in R^{n x m}: name -> shape and start."""
+
+    def sizes(self, n: int, m: int) -> dict[str, int]:
+        """What else the formula names."""
+        return {}
+
+    def constants(self, W: Weight) -> dict[str, Tensor]:
+        """Frozen tensors that phi needs and that are computed once from W, never stored in a checkpoint."""
+        return {}
+
+    def stored(self, n: int, m: int) -> dict[str, Start]:
+        """Numbers that phi needs, that training does not change and that a checkpoint stores (the places of a mask)."""
+        return {}
+
+    def calibrated(self, W: Weight, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Parameters and stored numbers as they start, given what ``calibration`` asked of the data."""
+        return {}
+
+    def phi(self, W: Expr, p: Params) -> Expr:
+        """The equation."""
+        return W
+
+    def bias(self, b: Any, p: Params) -> Any:
+        """The bias b (m,) after tuning; None where the layer has none."""
+        return b
+
+    def output(self, m: int, p: Params) -> Expr | None:
+        """For methods that sit on a module's output y (..., m): what becomes of y, as an expression in R^{m x m}."""
+        return None
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        """Parameters and stored numbers with phi(W) as near to W* as they come, bias included, in Frobenius distance.
+
+        In closed form where there is one, else good ones to search on from; nothing where the search is on its own
+        (see theory/project.py).
+        """
+        return {}
+
+    def before_step(self, seats: Sequence[Seat], step: int, total: int) -> None:
+        """Called with the gradients of step 1, 2, ..., total at hand; all layers of an adapter at once."""
+
+    def after_step(self, seats: Sequence[Seat], step: int, total: int) -> None:
+        """Called when the optimiser has taken that step."""
+
+    def penalty(self, p: Params) -> Tensor | None:
+        """A term for the loss, or None."""
+        return None
+
+    def packed(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The parameters as a checkpoint stores them."""
+        return values
+
+    def unpacked(self, values: dict[str, Tensor], n: int, m: int) -> dict[str, Tensor]:
+        """The parameters of a weight in R^{n x m} from those of a checkpoint."""
+        return values
+
+    def check(self, n: int, m: int) -> None:
+        """Raise ValueError where a weight in R^{n x m} is too small for the method."""
+        r = getattr(self, "r", None)
+        if r is not None and r > min(n, m) and not self.wide:
+            raise ValueError(
+                f"{self.describe()}: the rank r={r} is larger than this weight allows, which is {n} x {m}; "
+                f"choose r <= {min(n, m)} or leave the module out"
+            )
+
+    def count(self, n: int, m: int) -> int:
+        """Trained numbers for a weight in R^{n x m}."""
+        return sum(torch.Size(start.shape).numel() for start in self.parameters(n, m).values())
+
+    @property
+    def on_step(self) -> bool:
+        """Whether the method has something to do at each step of training."""
+        mine = type(self)
+        return mine.before_step is not Method.before_step or mine.after_step is not Method.after_step
+
+    def with_fields(self, **values: Any) -> Method:
+        """A copy with other hyper-parameters; the ones that the method does not have are left out."""
+        mine = {f.name for f in fields(self)}
+        return dataclasses.replace(self, **{k: v for k, v in values.items() if k in mine})
+
+    def describe(self) -> str:
+        values = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self))
+        return f"{self.name}({values})"
+
+    @classmethod
+    def equation(cls) -> str:
+        return (cls.__doc__ or "").strip().splitlines()[0].rstrip(".")
+
+    def __or__(self, other: Method) -> Composition:
+        """self | other: phi(W) = other.phi(self.phi(W)); first reconstruct, then extend."""
+        from subspace_tuning.method.composition import compose
+
+        return compose(self, other)

@@ -1,0 +1,164 @@
+"""A run's folder: what is in it, and that nothing in it is ever half-written.
+
+config.yaml     the resolved recipe
+metrics.jsonl   one line a log or evaluation
+log.txt         in a sweep: what it printed; error.txt: how it last failed
+checkpoints/    while it runs: what resuming needs
+adapter/        the trained parameters and the head (model/ for full fine-tuning)
+result.json     written last: a folder that has it is finished
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from subspace_tuning.errors import BadInput
+from subspace_tuning.files.aside import whole_folder, write
+from subspace_tuning.files.checkpoint import trained
+from subspace_tuning.run.recipe import Recipe, make, read
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to. Trainable counts leave out the classification head unless they say so."""
+
+    method: str
+    category: str
+    task: str
+    model: str
+    seed: int
+    metric: str
+    score: float
+    checkpoint: str  # the rule by which the judged weights were chosen: last | best
+    learning_rate: float
+    steps: int
+    trainable: int
+    trainable_with_head: int
+    total: int
+    permille: float
+    seconds: float
+    seconds_per_step: float
+    peak_memory_mb: float
+    resumed_from_step: int
+    config_hash: str
+    device: str
+    threads: int
+    versions: dict[str, str]
+    hold_out: bool = False  # judged by rows held out of training, as searches are
+    finished: str = ""  # when, UTC
+    floor_ratio: float | None = None  # time of a step over the floor's, where it was asked for
+
+    @classmethod
+    def from_json(cls, text: str) -> Result:
+        return cls(**json.loads(text))
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+
+class RunFolder:
+    """Reads and writes the parts of one run's folder."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics = self.path / "metrics.jsonl"
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> RunFolder:
+        """The folder that a resolved recipe names, or one named for what it says."""
+        if recipe.output:
+            return cls(recipe.output)
+        return cls(Path("runs") / f"{name_of(recipe)}-{recipe.digest()[:6]}")
+
+    def recipe(self) -> Recipe:
+        path = self.path / "config.yaml"
+        if not path.is_file():
+            raise BadInput(
+                f"{self.path} is not a run: it has no config.yaml; give the folder that `subspace train` made"
+            )
+        return make(read(path))
+
+    def result(self) -> Result | None:
+        """The result, or None while the run is not finished."""
+        path = self.path / "result.json"
+        try:
+            return Result.from_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise BadInput(f"{path} is damaged: {error}; delete it and train again") from error
+
+    def weights(self) -> Path:
+        """The folder with the trained weights."""
+        return trained(self.path)
+
+    def open(self, recipe: Recipe) -> None:
+        """Take the folder for a run of this recipe. Raises BadInput when it holds a run of another one."""
+        if (self.path / "config.yaml").is_file():
+            if self.recipe().digest() != recipe.digest():
+                raise BadInput(
+                    f"{self.path} holds a run of another config; name another output, or start it over with --again"
+                )
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise BadInput(f"{self.path} is not empty and not a run; name another output")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write(self.path / "config.yaml", recipe.dump())
+
+    def clear(self) -> None:
+        """Remove the parts of an earlier run, and nothing else; a folder that is no run is left as it is."""
+        if not (self.path / "config.yaml").is_file():
+            return
+        self.recipe()  # raises for a config.yaml of something else
+        for name in ("result.json", "metrics.jsonl", "log.txt", "error.txt"):
+            (self.path / name).unlink(missing_ok=True)
+        for name in ("checkpoints", "adapter", "model"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        (self.path / "config.yaml").unlink(missing_ok=True)
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint that was written to its end."""
+        self.drop_half_checkpoints()
+        return max(self.checkpoints.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+
+    def drop_half_checkpoints(self) -> None:
+        """Remove checkpoints that were cut off: the trainer writes its state last."""
+        for path in self.checkpoints.glob("checkpoint-*"):
+            if not (path / "trainer_state.json").is_file():
+                shutil.rmtree(path)
+
+    def keep_metrics_until(self, step: int) -> None:
+        """Drop the lines that an interrupted run wrote after its last checkpoint."""
+        if self.metrics.is_file():
+            lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            write(self.metrics, "".join(line for line in lines if _step(line) <= step))
+
+    def log(self, values: dict[str, Any]) -> None:
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def finish(self, result: Result, kind: str, save: Callable[[Path], None]) -> None:
+        """Write the weights with ``save`` into ``kind``/ (adapter or model), then the result."""
+        with whole_folder(self.path / kind) as folder:
+            save(folder)
+        write(self.path / "result.json", result.to_json() + "\n")
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+
+def name_of(recipe: Recipe) -> str:
+    """What a recipe is about, as part of a folder's name."""
+    method = "".join(c if c.isalnum() or c in "._-" else "-" for c in recipe.method_label).strip("-")
+    return f"{recipe.task}-{Path(recipe.model).name}-{method}-seed{recipe.seed}"
+
+
+def _step(line: str) -> int:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):  # a line that was cut off
+        return 1 << 62

@@ -1,0 +1,83 @@
+"""A run as a plain transformers model: phi(W) written into the weights, with tokenizer and model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from subspace_tuning.errors import BadInput, as_bad_input
+from subspace_tuning.files.aside import free, whole_folder
+from subspace_tuning.files.assets import DEFAULT, location
+from subspace_tuning.run.folder import Result, RunFolder
+from subspace_tuning.run.predict import Predictor
+from subspace_tuning.run.recipe import Recipe
+
+CARD = """---
+library_name: transformers
+pipeline_tag: text-classification
+base_model: {model}
+tags: [subspace-tuning]
+---
+# {model} fine-tuned on {task} by {method}
+
+A plain transformers model: the method's parameters are merged into the weights, nothing else is needed to load it.
+
+```python
+from transformers import pipeline
+
+classify = pipeline("text-classification", "path/to/this/folder")
+```
+
+| | |
+|---|---|
+| {metric} on the validation split | {score:.4f} |
+| weights judged | the {checkpoint} checkpoint |
+| trained parameters | {trainable:,} of {total:,} ({permille:.2f} per mille), and the classification head |
+| seed | {seed} |
+
+Made with [subspace-tuning](https://pypi.org/project/subspace-tuning/) {version}; recipe:
+
+```yaml
+{recipe}```
+"""
+
+
+def merge(run: Path | str, out: Path | str) -> Path:
+    """Write the merged model of a finished run to a new folder. Raises BadInput where the method cannot be merged."""
+    out = free(out)
+    folder = RunFolder(run)
+    recipe = folder.recipe()  # tells whether it is a run at all
+    result = folder.result()
+    if result is None:
+        raise BadInput(f"{folder.path} is not finished; there is nothing to merge yet")
+    if not recipe.is_plain and not (method := recipe.method_object()).mergeable:
+        raise BadInput(f"{method.describe()} is not a map of the weight alone and cannot be merged; keep it unmerged")
+    predictor = Predictor(run)
+    model = predictor.model
+    if not predictor.recipe.is_plain:
+        with as_bad_input((ValueError, NotImplementedError)):
+            model = model.merge_and_unload(safe_merge=True)
+    with whole_folder(out) as aside:
+        write_model(model, predictor.tokenizer, _card(predictor.recipe, result), aside, like=predictor.recipe.model)
+    return out
+
+
+def write_model(model: Any, tokenizer: Any, card: str, folder: Path, like: str) -> None:
+    """Weights, config, tokenizer and card of a plain model; in shards no larger than those of the model it is like."""
+    sizes = [path.stat().st_size for path in Path(location(like)).glob("*-of-*.safetensors")]
+    model.save_pretrained(str(folder), **({"max_shard_size": max(sizes)} if sizes else {}))
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _card(recipe: Recipe, result: Result) -> str:
+    version = result.versions.get("subspace-tuning", "")
+    base = public_name(result.model)
+    return CARD.format(recipe=recipe.dump(), version=version, **{**vars(result), "model": base})
+
+
+def public_name(model: str) -> str:
+    """What others call a model: its name on the hub, or the last part of a path, which is nobody's business."""
+    named = {DEFAULT: "sentence-transformers/all-MiniLM-L6-v2"}.get(model, model)
+    return Path(named).name if Path(named).is_dir() else named

@@ -1,0 +1,252 @@
+"""Several runs over one frozen model in one process: their batches joined, everything else a run's own.
+
+Methods, ranks, learning rates, schedules and seeds may differ; model, data and the length of texts are shared. A joint
+step is one forward and one backward pass, each run's rows by its own adapter and head; the loss is the sum of the runs'
+losses, so that every parameter gets the gradient that it would get alone. A run is judged when it ends, not in between.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import Trainer, set_seed
+
+from subspace_tuning.errors import BadInput, RunFailed, as_bad_input
+from subspace_tuning.run.folder import Result, RunFolder
+from subspace_tuning.run.pretrained import Pretrained, adapt, config_of, load_model, load_tokenizer
+from subspace_tuning.run.recipe import Recipe
+from subspace_tuning.run.train import fit_to_data, result_of, trainer_of
+from subspace_tuning.run.watch import Watch
+from subspace_tuning.tuner.model import layers, routed
+
+DATA = ("task", "data", "columns", "label", "labels", "metric", "train_samples", "eval_samples", "hold_out")
+SHARED = ("model", *DATA, "max_length", "modules_to_save")
+REFUSED = {  # what a joint step does not do, and what a recipe says when it does not ask for it
+    "gradient_accumulation": 1,
+    "gradient_checkpointing": False,
+    "bf16": False,
+    "checkpoint": "last",
+    "early_stopping": None,
+    "trainer": {},
+}
+DEFAULT = "default"  # PEFT's name for a first adapter
+
+
+@dataclass
+class Member:
+    """One run of a pack."""
+
+    name: str
+    recipe: Recipe
+    folder: RunFolder
+    trainer: Trainer
+    watch: Watch
+    trained: list[torch.nn.Parameter]
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """The optimiser takes what is trainable now: the parameters of this run alone."""
+        loader = self.trainer.get_train_dataloader()
+        total = self.recipe.max_steps or math.ceil((self.recipe.epochs or 1) * len(loader))
+        self.trainer.create_optimizer_and_scheduler(total)
+        self.optimizer: Any = self.trainer.optimizer
+        self.schedule: Any = self.trainer.lr_scheduler
+        self.batches = _batches(loader, total, self.recipe.seed)
+
+    def advance(self, loss: float) -> None:
+        """Take the step for which the gradients are at hand."""
+        if not math.isfinite(loss):
+            raise RunFailed(
+                f"the loss of {self.folder.path} is {loss} at step {self.step + 1}: training broke down; lower the "
+                f"learning rate ({self.recipe.learning_rate:g}) or check the data, and pack the runs again"
+            )
+        torch.nn.utils.clip_grad_norm_(self.trained, self.recipe.max_grad_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.losses.append(loss)
+        if self.step % self.recipe.log_every == 0:
+            recent = self.losses[-self.recipe.log_every :]
+            self.folder.log({"step": self.step, "loss": sum(recent) / len(recent)})
+
+
+def train_packed(
+    recipes: Sequence[Recipe], *, again: bool = False, say: Callable[[str], None] = lambda text: None
+) -> list[Result]:
+    """Train all recipes side by side; each run's folder and result are those that ``train.run`` would leave.
+
+    Finished runs are read, unless ``again``; an interrupted pack starts over. Raises BadInput for recipes that do not
+    go together and RunFailed where one of them breaks down.
+    """
+    recipes = [recipe.resolved() for recipe in recipes]
+    folders = [RunFolder.of(recipe) for recipe in recipes]
+    _check(recipes, folders)
+    found: dict[int, Result] = {}
+    for i, (recipe, folder) in enumerate(zip(recipes, folders, strict=True)):
+        if again:
+            folder.clear()
+        done = folder.result()
+        if done is not None and done.config_hash == recipe.digest():
+            say(f"{folder.path} is finished already; --again runs it anew")
+            found[i] = done
+    rest = [i for i in range(len(recipes)) if i not in found]
+    if rest:
+        for i in rest:
+            folders[i].open(recipes[i])
+            folders[i].keep_metrics_until(-1)
+        found |= dict(zip(rest, _train([recipes[i] for i in rest], [folders[i] for i in rest]), strict=True))
+    return [found[i] for i in range(len(recipes))]
+
+
+def _check(recipes: Sequence[Recipe], folders: Sequence[RunFolder]) -> None:
+    first = recipes[0]
+    if len({str(folder.path) for folder in folders}) < len(folders):
+        raise BadInput("two of the packed runs have the same folder; give each recipe an output of its own")
+    for recipe in recipes:
+        for key in SHARED:
+            if getattr(recipe, key) != getattr(first, key):
+                given = f"{getattr(first, key)!r} and {getattr(recipe, key)!r}"
+                raise BadInput(f"packed runs share their {key}, got {given}; train them one by one")
+        for key, usual in REFUSED.items():
+            if getattr(recipe, key) != usual:
+                given = f"{key}={getattr(recipe, key)!r}"
+                raise BadInput(f"packed runs go with {key}={usual!r}, got {given}; train that one alone")
+        method = None if recipe.is_plain else recipe.method_object()
+        if method is None or method.sits_on not in ("weight", "bias", "output") or method.on_step or method.calibration:
+            raise BadInput(
+                f"{recipe.method_label} cannot be packed: only methods that sit on the weights of a frozen model, and "
+                "need neither data to start nor anything done between steps; train it alone"
+            )
+
+
+def _train(recipes: list[Recipe], folders: list[RunFolder]) -> list[Result]:
+    began = time.perf_counter()
+    model, pretrained = _joint_model(recipes)
+    members = []
+    for i, (recipe, folder) in enumerate(zip(recipes, folders, strict=True)):
+        model.set_adapter(_name(i))
+        watch = Watch(folder)
+        trainer = trainer_of(recipe, folder, model, [watch])
+        trained = [p for p in model.parameters() if p.requires_grad]
+        members.append(Member(_name(i), recipe, folder, trainer, watch, trained))
+    for member in members:
+        for parameter in member.trained:
+            parameter.requires_grad_(True)
+    _run(model, members, load_tokenizer(recipes[0].model))
+    return [_finish(model, pretrained, member, began) for member in members]
+
+
+def _name(i: int) -> str:
+    return f"run{i}" if i else DEFAULT
+
+
+def _joint_model(recipes: list[Recipe]) -> tuple[PeftModel, Pretrained]:
+    """One frozen model with an adapter and a head for each recipe, which start as they would alone."""
+    task = recipes[0].task_object()
+    pretrained = load_model(recipes[0].model, task, recipes[0].seed)
+    fit_to_data(pretrained, recipes[0])
+    model: Any = adapt(pretrained, recipes[0])
+    for i, recipe in enumerate(recipes[1:], 1):
+        fresh = load_model(recipe.model, task, recipe.seed)
+        fit_to_data(fresh, recipe)
+        torch.manual_seed(recipe.seed)
+        with as_bad_input():
+            model.add_adapter(_name(i), config_of(recipe, pretrained.head))
+        for path in fresh.head:
+            own = model.base_model.model.get_submodule(path).modules_to_save[_name(i)]
+            own.load_state_dict(fresh.model.get_submodule(path).state_dict())
+    return model, pretrained
+
+
+def _batches(loader: Any, total: int, seed: int) -> Iterator[dict[str, Tensor]]:
+    """The batches of a run, in the order in which it would see them alone."""
+    set_seed(seed)
+    state, epoch = torch.get_rng_state(), 0
+    while total:
+        torch.set_rng_state(state)  # the order of an epoch follows from it
+        loader.set_epoch(epoch)
+        for i, batch in enumerate(loader):
+            if i == 0:  # later, other runs have drawn from it
+                state = torch.get_rng_state()
+            yield dict(batch)
+            total -= 1
+            if not total:
+                return
+        epoch += 1
+
+
+def _run(model: PeftModel, members: list[Member], tokenizer: Any) -> None:
+    model.train()
+    going = list(members)
+    while going:
+        began = time.perf_counter()
+        batches = {m.name: batch for m in going if (batch := next(m.batches, None)) is not None}
+        going = [m for m in going if m.name in batches]
+        if not going:
+            return
+        names = [m.name for m in going for _ in batches[m.name]["labels"]]
+        inputs = _joined([batches[m.name] for m in going], tokenizer)
+        with routed(model, names):
+            logits = model(**inputs).logits
+        parts = logits.split([len(batches[m.name]["labels"]) for m in going])
+        losses = [_loss(model, m, part, batches[m.name]["labels"]) for m, part in zip(going, parts, strict=True)]
+        torch.stack(losses).sum().backward()
+        for member, loss in zip(going, losses, strict=True):
+            member.advance(loss.item())
+            member.watch.times.append(time.perf_counter() - began)
+
+
+def _joined(batches: list[dict[str, Tensor]], tokenizer: Any) -> dict[str, Tensor]:
+    """One batch of the rows of all, padded to the longest; without labels."""
+    length = max(b["input_ids"].shape[1] for b in batches)
+    fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+    left = tokenizer.padding_side == "left"
+
+    def padded(key: str, t: Tensor) -> Tensor:
+        short = length - t.shape[1]
+        return F.pad(t, (short, 0) if left else (0, short), value=fill.get(key, 0))
+
+    return {key: torch.cat([padded(key, b[key]) for b in batches]) for key in batches[0] if key != "labels"}
+
+
+def _loss(model: PeftModel, member: Member, logits: Tensor, labels: Tensor) -> Tensor:
+    """A run's own loss, with the penalties of its method."""
+    if member.recipe.task_object().is_regression:
+        loss = F.mse_loss(logits.squeeze(), labels.squeeze().to(logits.dtype))
+    else:
+        loss = F.cross_entropy(logits, labels)
+    held = [layer for layer in layers(model) if member.name in layer.methods]
+    terms = [layer.methods[member.name].penalty(layer.params(member.name)) for layer in held]
+    return loss + sum(term for term in terms if term is not None)
+
+
+def _finish(model: PeftModel, pretrained: Pretrained, member: Member, began: float) -> Result:
+    model.requires_grad_(False)
+    model.set_adapter(member.name)  # what is trainable counts
+    member.trainer.state.global_step = member.step
+    task = member.recipe.task_object()
+    score = member.trainer.evaluate()[f"eval_{task.metric}"]
+    result = result_of(member.recipe, task, model, pretrained, score, member.step, 0, member.watch, began)
+    member.folder.finish(result, "adapter", lambda path: _save(model, member.name, path))
+    return result
+
+
+def _save(model: PeftModel, name: str, folder: Path) -> None:
+    """The adapter as if it were the model's only one."""
+    model.save_pretrained(str(folder), selected_adapters=[name], save_embedding_layers=False)
+    if (folder / name).is_dir():
+        for path in (folder / name).iterdir():
+            path.replace(folder / path.name)
+        shutil.rmtree(folder / name)

@@ -1,0 +1,160 @@
+"""A pretrained model for a task: the checkpoint, its tokenizer, its new head, and the method on top."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from subspace_tuning.errors import BadInput, as_bad_input
+from subspace_tuning.files.assets import location
+from subspace_tuning.run.recipe import HEAD, Recipe
+from subspace_tuning.tasks import Task
+from subspace_tuning.tuner.budget import is_in
+from subspace_tuning.tuner.config import SubspaceConfig
+from subspace_tuning.tuner.put_on import put_on
+
+WEIGHTS = "adapter_model.safetensors"
+TYPES = ("SUBSPACE", "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING")  # the last three handed over to PEFT
+
+
+class Pretrained(NamedTuple):
+    model: PreTrainedModel
+    head: list[str]  # modules that the checkpoint did not carry
+
+    @torch.no_grad()
+    def start_at(self, answer: float) -> None:
+        """Let a new head for one number answer with this one at first; a trained head, or one without a bias, stays."""
+        for path in self.head:
+            for module in self.model.get_submodule(path).modules():
+                if isinstance(module, nn.Linear) and module.out_features == 1 and module.bias is not None:
+                    module.bias.fill_(module.bias.item() or answer)
+
+
+def load_model(name: str, task: Task, seed: int = 0) -> Pretrained:
+    """The checkpoint with a head for the task, which starts from the seed. Reads safetensors only, never pickles."""
+    names = dict(enumerate(task.labels)) or {0: task.label}
+    try:
+        torch.manual_seed(seed)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            location(name),
+            num_labels=task.num_labels,
+            id2label=names,
+            label2id={label: i for i, label in names.items()},
+            problem_type="regression" if task.is_regression else "single_label_classification",
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, SafetensorError, KeyError) as error:
+        raise BadInput(f"cannot load the model {name!r}: {_first_line(error)}") from error
+    missing = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    return Pretrained(model, _outermost(model, missing))
+
+
+@lru_cache(maxsize=2)
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location(name))
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(f"cannot load the tokenizer of {name!r}: {_first_line(error)}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    said = str(error).strip().splitlines()
+    return said[0] if said else type(error).__name__
+
+
+def _outermost(model: nn.Module, missing: Iterable[str]) -> list[str]:
+    """The outermost modules of which every parameter is missing; at least the usual heads."""
+    missing = set(missing)
+    names = {name for name, _ in model.named_parameters()}
+    found: list[str] = []
+    for key in sorted(missing & names):
+        parts = key.split(".")
+        prefixes = (".".join(parts[:depth]) for depth in range(1, len(parts)))
+        whole = next((p for p in prefixes if all(k in missing for k in names if k.startswith(p + "."))), None)
+        if whole and whole not in found:
+            found.append(whole)
+    usual = [name for name, _ in model.named_children() if name in ("classifier", "score")]
+    return found + [name for name in usual if name not in found]
+
+
+def adapt(pretrained: Pretrained, recipe: Recipe) -> nn.Module:
+    """The model ready to train: the method's parameters and the head; without a method everything, or the head."""
+    model, head = pretrained
+    if recipe.is_plain:
+        for name, parameter in model.named_parameters() if recipe.method == HEAD else ():
+            parameter.requires_grad_(is_in(name, head))
+        return model
+    torch.manual_seed(recipe.seed)
+    return put_on(model, config_of(recipe, head))
+
+
+def config_of(recipe: Recipe, head: list[str]) -> SubspaceConfig:
+    """The recipe's method on its modules, with a head of its own."""
+    with as_bad_input((ValueError, TypeError)):
+        return SubspaceConfig(
+            method=recipe.method_object(),
+            mpc=recipe.mpc,
+            mpc_weight=recipe.mpc_weight,
+            task_type="SEQ_CLS",
+            target_modules=recipe.target_modules,
+            exclude_modules=recipe.exclude_modules,
+            layers_to_transform=recipe.layers_to_transform,
+            layers_pattern=recipe.layers_pattern,
+            modules_to_save=[*head, *(recipe.modules_to_save or [])],
+            rank_pattern=recipe.rank_pattern,
+            alpha_pattern=recipe.alpha_pattern,
+        )
+
+
+def attach(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """The model with the adapter of a folder. Raises BadInput for a broken adapter or one of another shape."""
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        pickled = (
+            " (there is a .bin file, which could run code and is never opened)" if any(folder.glob("*.bin")) else ""
+        )
+        raise BadInput(f"there is no {WEIGHTS} in {folder}{pickled}")
+    _check_config(folder)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            adapted = PeftModel.from_pretrained(model, str(folder))
+        except SafetensorError as error:
+            raise BadInput(f"the adapter {weights} is damaged: {error}; copy or train it again") from error
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"the adapter {folder} does not fit this model: {_told(error)}") from error
+    for warning in said:
+        if "missing adapter keys" in str(warning.message):
+            raise BadInput(f"the adapter {folder} does not fit this model: it lacks parameters that the model needs")
+    return adapted
+
+
+def _check_config(folder: Path) -> None:
+    path = folder / "adapter_config.json"
+    try:
+        config: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"cannot read the adapter's config {path}: {_first_line(error)}") from error
+    if not isinstance(config, dict) or config.get("peft_type") not in TYPES:
+        raise BadInput(f"{path} is not the config of an adapter made by subspace-tuning (peft_type SUBSPACE)")
+
+
+def _told(error: Exception) -> str:
+    """The most telling line of an error: of a long list of mismatches the first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "size mismatch" in line), lines[0] if lines else type(error).__name__)

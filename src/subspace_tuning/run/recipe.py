@@ -1,0 +1,236 @@
+"""A recipe: everything that decides a run, as a YAML file, key=value words, or keywords.
+
+``Recipe`` is what a person writes, most of it optional; ``resolved`` fills in every default, so that the config in a
+run's folder says all there is to say.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from dataclasses import fields
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from subspace_tuning.errors import BadInput, as_bad_input, nearest
+from subspace_tuning.files import assets
+from subspace_tuning.method import Composition, Method
+from subspace_tuning.method.mpc import WEIGHT
+from subspace_tuning.method.registry import from_data, to_data
+from subspace_tuning.tasks import Task, task_of
+from subspace_tuning.tasks.task import GLUE
+
+FULL = "full"  # full fine-tuning: a baseline, no method of the registry
+HEAD = "head"  # a linear probe, the other baseline: the head alone is trained
+_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C where PyYAML has it: four times as fast
+PLAIN_LEARNING_RATES = {FULL: 5e-5, HEAD: 1e-2}
+
+
+class Recipe(BaseModel):
+    """What to train on what, and how."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    # what
+    model: str = assets.DEFAULT
+    task: str = "movie_reviews"
+    data: str | None = None
+    columns: list[str] | None = None
+    label: str | None = None
+    labels: list[str] | None = None
+    metric: str | None = None
+    train_samples: PositiveInt | None = None
+    eval_samples: PositiveInt | None = None
+    hold_out: bool = False
+    max_length: PositiveInt = 128
+
+    # by which method
+    method: Any = "ssb"
+    mpc: Literal["o", "d", "n"] | None = None
+    mpc_weight: float = Field(WEIGHT, ge=0)
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
+    rank_pattern: dict[str, int] = {}
+    alpha_pattern: dict[str, float] = {}
+
+    calibration_batches: PositiveInt = 8  # of training data, for methods that look at some before they start
+
+    # how
+    seed: int = 0
+    learning_rate: PositiveFloat | None = None
+    batch_size: PositiveInt | None = None
+    epochs: PositiveFloat | None = None
+    max_steps: PositiveInt | None = None
+    gradient_accumulation: PositiveInt = 1
+    eval_batch_size: PositiveInt = 64
+    weight_decay: float = Field(0.0, ge=0)
+    warmup: float = Field(0.06, ge=0, lt=1)
+    schedule: str = "linear"
+    max_grad_norm: PositiveFloat = 1.0
+    group_by_length: bool = True
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    evaluate_every: PositiveInt | Literal["epoch", "end"] = "epoch"
+    save_every: PositiveInt | Literal["epoch", "never"] = "epoch"
+    checkpoint: Literal["last", "best"] = "last"
+    early_stopping: PositiveInt | None = None
+    log_every: PositiveInt = 10
+    report_to: list[str] = []
+    trainer: dict[str, Any] = {}
+
+    floor: bool = False  # time a step against the floor before training
+
+    # where
+    output: str | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        if self.checkpoint == "best" and self.evaluate_every == "end":
+            raise ValueError("checkpoint: best compares evaluations; set evaluate_every to epoch or a number of steps")
+        if self.early_stopping and self.checkpoint != "best":
+            raise ValueError("early_stopping keeps the best checkpoint; set checkpoint: best")
+        if self.is_plain and (self.mpc or self.target_modules):
+            trained = "every weight" if self.method == FULL else "the head alone"
+            raise ValueError(f"method: {self.method} trains {trained}; leave out mpc and target_modules")
+        return self
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the model is trained as it is, all of it or its head, without a method of the registry."""
+        return self.method in (FULL, HEAD)
+
+    def task_object(self) -> Task:
+        return task_of(self.task, self.columns, self.label, self.labels, self.metric)
+
+    def method_object(self) -> Method:
+        """The method, without its MPC. Raises BadInput for one that does not exist."""
+        with as_bad_input():
+            return from_data(self.method)
+
+    @property
+    def method_label(self) -> str:
+        """``lora(r=4)+mpc_o``: the method with its rank and whatever is not as usual, as tables show it."""
+        if self.is_plain:
+            return self.method
+        method = self.method_object()
+        members = method.members if isinstance(method, Composition) else (method,)
+        return "|".join(_label(member) for member in members) + (f"+mpc_{self.mpc}" if self.mpc else "")
+
+    def resolved(self) -> Recipe:
+        """The same recipe with every default filled in. Raises BadInput where parts contradict each other."""
+        self.task_object()
+        method = None if self.is_plain else self.method_object()
+        rate, batch_size, epochs = _paper_values(self.task)
+        own_rate = PLAIN_LEARNING_RATES[self.method] if method is None else rate or method.learning_rate
+        filled = {
+            "method": self.method if method is None else to_data(method),
+            "learning_rate": self.learning_rate or own_rate,
+            "batch_size": self.batch_size or batch_size,
+            "epochs": self.epochs or epochs,
+        }
+        return self.model_copy(update=filled)
+
+    def digest(self) -> str:
+        """A hash of all that decides the result."""
+        decisive = self.model_dump(mode="json", exclude={"output", "report_to", "log_every", "floor"})
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+
+    def dump(self) -> str:
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
+
+
+def _label(method: Method) -> str:
+    shown = {f.name: getattr(method, f.name) for f in fields(method)}
+    kept = [f"{f.name}={shown[f.name]}" for f in fields(method) if f.name == "r" or shown[f.name] != f.default]
+    return f"{method.name}({','.join(kept)})" if kept else method.name
+
+
+@cache
+def _paper_values(task: str) -> tuple[float | None, int, float]:
+    """Learning rate, batch size and epochs of the paper for a GLUE task (arXiv:2407.05417, Tables V and VI)."""
+    if task not in GLUE:
+        return None, 32, 3.0
+    with (files("subspace_tuning") / "data" / "glue_hyperparameters.csv").open(encoding="utf-8") as file:
+        rows = {row["task"]: row for row in csv.DictReader(line for line in file if not line.startswith("#"))}
+    row = rows[task]
+    return float(row["learning_rate"]), int(row["batch_size"]), float(row["epochs"])
+
+
+def make(values: dict[str, Any]) -> Recipe:
+    """A recipe from plain data. Raises BadInput that names the key, what it was given and the nearest known key."""
+    known = Recipe.model_fields
+    for key in values:
+        if key not in known:
+            raise BadInput(f"the recipe has an unknown key {key!r}: {_hint(key)}known keys are {', '.join(known)}")
+    try:
+        return Recipe(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"][:1])
+        said = first["msg"].removeprefix("Value error, ")
+        raise BadInput(f"the recipe's {key} is {first['input']!r}: {said}" if key else said) from error
+
+
+def _hint(key: str) -> str:
+    if key in ("r", "rank", "alpha", "dropout"):
+        return f"it is the method's field, did you mean 'method.{'r' if key == 'rank' else key}'? "
+    return nearest(key, Recipe.model_fields)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The plain data of a recipe file."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read the recipe {path}: {getattr(error, 'strerror', None) or error}") from error
+    except yaml.YAMLError as error:
+        raise BadInput(f"the recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise BadInput(f"the recipe {path} holds {type(data).__name__}, expected keys and values such as `method: ssb`")
+    return data
+
+
+def override(data: dict[str, Any], words: list[str]) -> dict[str, Any]:
+    """The data with ``key=value`` words applied; ``method.r=4`` reaches into a mapping, values are read as YAML."""
+    data = dict(data)
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise BadInput(f"cannot use {word!r}: expected key=value, such as seed=1 or method.r=4")
+        try:
+            value = _number(yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise BadInput(f"the value of {key} is not YAML: {text!r}") from error
+        outer, dot, inner = key.partition(".")
+        if not dot:
+            data[key] = value
+            continue
+        held = data.get(outer, Recipe.model_fields[outer].default if outer in Recipe.model_fields else None)
+        if outer == "method" and isinstance(held, str):
+            held = {"name": held}
+        if not isinstance(held, dict):
+            raise BadInput(f"cannot set {key}: {outer} is {held!r}, which has no fields to set one by one")
+        data[outer] = {**held, inner: value}
+    return data
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 5e-5 as a text; people mean a number."""
+    if isinstance(value, str) and value[:1] in "+-.0123456789" and value:
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+__all__ = ["FULL", "HEAD", "Recipe", "make", "override", "read"]

@@ -1,0 +1,286 @@
+"""One run: a recipe in, a run folder and a result out."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from functools import lru_cache
+from importlib.metadata import version
+from itertools import islice
+from statistics import fmean
+from typing import Any, cast
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import (
+    DataCollatorWithPadding,
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from subspace_tuning.bench import memory
+from subspace_tuning.bench.floor import floor_ratio
+from subspace_tuning.errors import BadInput, RunFailed, as_bad_input, is_disk_full, nearest
+from subspace_tuning.run.folder import Result, RunFolder
+from subspace_tuning.run.pretrained import Pretrained, adapt, load_model, load_tokenizer
+from subspace_tuning.run.recipe import Recipe
+from subspace_tuning.run.watch import Watch
+from subspace_tuning.tasks import Task, load, stamp
+from subspace_tuning.tasks.table import Split
+from subspace_tuning.tuner.budget import count
+from subspace_tuning.tuner.calibrate import calibrate, needs_calibration
+from subspace_tuning.tuner.steps import StepCallback
+from subspace_tuning.version import VERSION
+
+Row = dict[str, Any]
+Load = Callable[[str, Task, int], Pretrained]
+FLOOR_BATCHES = 3
+
+
+def run(
+    recipe: Recipe,
+    *,
+    again: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+    say: Callable[[str], None] = lambda text: None,
+    load: Load = load_model,
+) -> Result:
+    """Train as the recipe says and return the result; ``say`` is told in words what is worth knowing;
+    ``load`` makes the pretrained model.
+
+    A finished run is not run again but read, unless ``again``; an interrupted one goes on from its last checkpoint.
+    Raises BadInput for a recipe that cannot be run and RunFailed for a run that came to nothing.
+    """
+    recipe = recipe.resolved()
+    folder = RunFolder.of(recipe)
+    if again:
+        folder.clear()
+    done = folder.result()
+    if done is not None and done.config_hash == recipe.digest():
+        say(f"{folder.path} is finished already; --again runs it anew")
+        return done
+    folder.open(recipe)
+    try:
+        return _run(recipe, folder, callbacks, say, load)
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        folder.drop_half_checkpoints()
+        told = f"the disk is full: {folder.path} could not be written; free some space and run it again"
+        raise RunFailed(told) from error
+
+
+def _run(
+    recipe: Recipe,
+    folder: RunFolder,
+    callbacks: Sequence[TrainerCallback],
+    say: Callable[[str], None],
+    load_pretrained: Load,
+) -> Result:
+    task = recipe.task_object()
+    train_rows, _ = encoded(recipe, task)
+    pretrained = load_pretrained(recipe.model, task, recipe.seed)
+    fit_to_data(pretrained, recipe)
+    model = adapt(pretrained, recipe)
+    watch = Watch(folder)
+    trainer = trainer_of(recipe, folder, model, [StepCallback(), watch, *callbacks])
+    if recipe.early_stopping:
+        trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping))
+
+    checkpoint = folder.last_checkpoint()
+    if checkpoint is not None:
+        say(f"goes on from {checkpoint.name} in {folder.path}")
+    start = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    folder.keep_metrics_until(start if checkpoint else -1)
+    set_seed(recipe.seed)
+    began = time.perf_counter()
+    if checkpoint is None and needs_calibration(model):
+        calibrate(model, calibration_batches(recipe, train_rows, trainer.data_collator))
+    ratio = None
+    if recipe.floor:
+        batches = calibration_batches(recipe, train_rows, trainer.data_collator)
+        ratio = floor_ratio(model, islice(batches, FLOOR_BATCHES), recipe.bf16)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    score = trainer.evaluate()[f"eval_{task.metric}"]
+    result = result_of(recipe, task, model, pretrained, score, trainer.state.global_step, start, watch, began)
+    result = replace(result, floor_ratio=ratio)
+    folder.finish(result, "model" if recipe.is_plain else "adapter", lambda path: save(trainer, recipe, path))
+    return result
+
+
+def trainer_of(
+    recipe: Recipe, folder: RunFolder, model: torch.nn.Module, callbacks: Sequence[TrainerCallback]
+) -> Trainer:
+    """transformers' Trainer for a recipe: its rows, its arguments, its metric."""
+    task, tokenizer = recipe.task_object(), load_tokenizer(recipe.model)
+    train_rows, eval_rows = encoded(recipe, task)
+    trainer = Trainer(
+        model=model,
+        args=arguments(recipe, folder),
+        train_dataset=cast(Any, train_rows),  # a list is a dataset
+        eval_dataset=cast(Any, eval_rows),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        processing_class=tokenizer,
+        compute_metrics=lambda p: {task.metric: task.score(_logits(p.predictions), cast(Any, p.label_ids))},
+        callbacks=list(callbacks),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    return trainer
+
+
+def calibration_batches(recipe: Recipe, rows: list[Row], collator: Callable[[list[Any]], Any]) -> DataLoader:
+    """The batches of training rows that a method looks at before training."""
+    chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(recipe.seed))
+    some = [rows[i] for i in chosen[: recipe.calibration_batches * (recipe.batch_size or 1)]]
+    return DataLoader(cast(Any, some), batch_size=recipe.batch_size, collate_fn=collator)
+
+
+def result_of(
+    recipe: Recipe,
+    task: Task,
+    model: torch.nn.Module,
+    pretrained: Pretrained,
+    score: float,
+    steps: int,
+    start: int,
+    watch: Watch,
+    began: float,
+) -> Result:
+    counts = count(model, pretrained.head)
+    return Result(
+        method=recipe.method_label,
+        category=recipe.method if recipe.is_plain else recipe.method_object().category,
+        task=task.name,
+        model=recipe.model,
+        seed=recipe.seed,
+        metric=task.metric,
+        score=score,
+        checkpoint=recipe.checkpoint,
+        learning_rate=recipe.learning_rate or 0.0,
+        steps=steps,
+        trainable=counts.trainable,
+        trainable_with_head=counts.trainable_with_head,
+        total=counts.total,
+        permille=counts.permille,
+        seconds=time.perf_counter() - began,
+        seconds_per_step=watch.seconds_per_step,
+        peak_memory_mb=memory.peak_mb(),
+        resumed_from_step=start,
+        config_hash=recipe.digest(),
+        device=memory.device_name(),
+        threads=torch.get_num_threads(),
+        versions={"subspace-tuning": VERSION, "python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
+        hold_out=recipe.hold_out,
+        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def save(trainer: Trainer, recipe: Recipe, folder: Any) -> None:
+    """Write the trained weights (safetensors) and, with a whole model, its tokenizer."""
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if recipe.is_plain:
+        model.save_pretrained(folder)
+        load_tokenizer(recipe.model).save_pretrained(folder)
+    else:
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+
+
+def encoded(recipe: Recipe, task: Task) -> tuple[list[Row], list[Row]]:
+    """Training and validation rows as token ids; kept in memory for the next run with the same data and model."""
+    rows = {"train_samples": recipe.train_samples, "eval_samples": recipe.eval_samples, "hold_out": recipe.hold_out}
+    return _encoded(task, recipe.data, stamp(recipe.data), tuple(rows.items()), recipe.model, recipe.max_length)
+
+
+@lru_cache(maxsize=4)
+def _encoded(
+    task: Task,
+    data: str | None,
+    version: tuple[Any, ...],  # of the data: other files, other rows
+    rows: tuple[tuple[str, Any], ...],
+    model: str,
+    max_length: int,
+) -> tuple[list[Row], list[Row]]:
+    found = load(task, data, **dict(rows))
+    return encode(found.train, model, max_length), encode(found.validation, model, max_length)
+
+
+def encode(rows: Split, model: str, max_length: int) -> list[Row]:
+    """Token ids of the texts (pairs go in as pairs), with the labels."""
+    tokens = load_tokenizer(model)(*map(list, zip(*rows.texts, strict=True)), truncation=True, max_length=max_length)
+    names = list(tokens.keys())
+    columns = zip(*(tokens[name] for name in names), rows.labels, strict=True)
+    return [dict(zip((*names, "labels"), row, strict=True)) for row in columns]
+
+
+def fit_to_data(pretrained: Pretrained, recipe: Recipe) -> None:
+    """A padding token, and for a regression a head that starts at the mean label.
+
+    From zero, the first steps push all rows along one direction until the mean is met, and low-rank methods can end
+    there, with one answer for every row (docs/study.md).
+    """
+    config: Any = pretrained.model.config
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = load_tokenizer(recipe.model).pad_token_id
+    task = recipe.task_object()
+    if task.is_regression:
+        rows, _ = encoded(recipe, task)
+        pretrained.start_at(fmean(row["labels"] for row in rows))
+
+
+def _logits(predictions: Any) -> Any:
+    return predictions[0] if isinstance(predictions, tuple) else predictions
+
+
+def arguments(recipe: Recipe, folder: RunFolder) -> TrainingArguments:
+    """The recipe in the words of transformers; ``trainer:`` in a recipe adds any others."""
+    known = set(TrainingArguments.__dataclass_fields__)
+    for key in recipe.trainer:
+        if key not in known:
+            raise BadInput(f"trainer: {key!r} is not a field of transformers' TrainingArguments: {nearest(key, known)}")
+    steps_between = recipe.evaluate_every if isinstance(recipe.evaluate_every, int) else None
+    evaluate = {"epoch": "epoch", "end": "no"}.get(str(recipe.evaluate_every), "steps")
+    save_every = recipe.evaluate_every if recipe.checkpoint == "best" else recipe.save_every
+    values: dict[str, Any] = {
+        "output_dir": str(folder.checkpoints),
+        "seed": recipe.seed,
+        "learning_rate": recipe.learning_rate,
+        "per_device_train_batch_size": recipe.batch_size,
+        "per_device_eval_batch_size": recipe.eval_batch_size,
+        "num_train_epochs": recipe.epochs,
+        "max_steps": recipe.max_steps or -1,
+        "gradient_accumulation_steps": recipe.gradient_accumulation,
+        "weight_decay": recipe.weight_decay,
+        "warmup_steps": recipe.warmup,  # below 1: a share of all steps
+        "lr_scheduler_type": recipe.schedule,
+        "max_grad_norm": recipe.max_grad_norm,
+        "train_sampling_strategy": "group_by_length" if recipe.group_by_length else "random",
+        "bf16": recipe.bf16,
+        "use_cpu": not torch.accelerator.is_available(),
+        "eval_strategy": evaluate,
+        "eval_steps": steps_between,
+        "save_strategy": {"epoch": "epoch", "never": "no"}.get(str(save_every), "steps"),
+        "save_steps": save_every if isinstance(save_every, int) else 500,
+        "save_total_limit": 2,
+        "load_best_model_at_end": recipe.checkpoint == "best",
+        "metric_for_best_model": recipe.task_object().metric,
+        "greater_is_better": True,
+        "logging_steps": recipe.log_every,
+        "logging_nan_inf_filter": False,
+        "report_to": recipe.report_to or "none",
+        "label_names": ["labels"],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    if recipe.gradient_checkpointing:
+        values |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+    with as_bad_input((ValueError, TypeError, ImportError)):
+        return TrainingArguments(**{**values, **recipe.trainer})

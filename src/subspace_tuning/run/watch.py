@@ -1,0 +1,46 @@
+"""What is noted of a run while it trains: the trainer's logs, the time of its steps, a loss that is no number."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from typing import Any
+
+from transformers import TrainerCallback
+
+from subspace_tuning.bench import memory
+from subspace_tuning.errors import RunFailed
+from subspace_tuning.run.folder import RunFolder
+
+
+class Watch(TrainerCallback):
+    """Writes what the trainer logs, times the steps, and stops a run whose loss is no number any more."""
+
+    def __init__(self, folder: RunFolder):
+        self.folder = folder
+        self.times: list[float] = []
+        self._began = 0.0
+        memory.start()
+
+    @property
+    def seconds_per_step(self) -> float:
+        """The mean, without the first step, which warms up."""
+        times = self.times[1:] or self.times or [0.0]
+        return sum(times) / len(times)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.times.append(time.perf_counter() - self._began)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        self.folder.log({"step": state.global_step, **(logs or {})})
+        for name in ("loss", "train_loss", "eval_loss"):
+            if not math.isfinite((logs or {}).get(name, 0.0)):
+                shutil.rmtree(self.folder.checkpoints, ignore_errors=True)  # they may hold the same NaN
+                raise RunFailed(
+                    f"the loss is {logs[name]} at step {state.global_step}: training broke down; "  # type: ignore[index]
+                    f"lower the learning rate ({args.learning_rate:g}) or check the data"
+                )

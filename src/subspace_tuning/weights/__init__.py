@@ -1,0 +1,35 @@
+"""Layers of a network as frozen weights W in R^{n x m}: one short file a kind of layer, how it meets its rows."""
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from subspace_tuning.weights.bias import BiasOnly
+from subspace_tuning.weights.conv import Conv2dWeight
+from subspace_tuning.weights.conv1d import Conv1DWeight
+from subspace_tuning.weights.embedding import EmbeddingWeight
+from subspace_tuning.weights.layer import LayerWeight, Unsupported
+from subspace_tuning.weights.linear import LinearWeight
+
+__all__ = ["LayerWeight", "Unsupported", "weight_of"]
+
+
+def weight_of(layer: nn.Module) -> LayerWeight:
+    """The layer as a frozen weight. Raises ``Unsupported`` for a layer that has neither a weight matrix nor a bias."""
+    if isinstance(layer, nn.Linear):
+        return LinearWeight(layer)
+    if isinstance(layer, Conv1D):
+        return Conv1DWeight(layer)
+    if isinstance(layer, nn.Conv2d):
+        return Conv2dWeight(layer)
+    if isinstance(layer, nn.Embedding):
+        if hasattr(layer, "embed_scale"):
+            raise Unsupported(
+                f"{type(layer).__name__} scales its embeddings in forward, which no method takes account of"
+            )
+        return EmbeddingWeight(layer)
+    if isinstance(getattr(layer, "bias", None), Tensor):
+        return BiasOnly(layer)
+    raise Unsupported(
+        f"no method can sit on {type(layer).__name__}: expected Linear, Conv1D, Conv2d, "
+        "Embedding or a layer with a bias"
+    )

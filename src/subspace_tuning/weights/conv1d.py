@@ -1,0 +1,24 @@
+"""transformers' Conv1D (GPT-2): W = weight, rows are the inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from subspace_tuning.weights.layer import LayerWeight
+
+
+class Conv1DWeight(LayerWeight):
+    @staticmethod
+    def size(layer: Any) -> tuple[int, int]:
+        return layer.weight.shape[0], layer.weight.shape[1]
+
+    def dense(self) -> Tensor:
+        return self.layer.weight
+
+    def forward(self, x: Any) -> Tensor:
+        return self.layer(x.contiguous())  # Conv1D views its input
+
+    def as_stored(self, W: Tensor) -> Tensor:
+        return W

@@ -1,0 +1,71 @@
+"""nn.Embedding: W = weight, n = vocabulary, rows are one-hot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from subspace_tuning.algebra.sparse import rows_of_sparse
+from subspace_tuning.weights.layer import LayerWeight
+
+
+class OneHot:
+    """The rows of an embedding: ids (...), each standing for a one-hot row of vocabulary length, times a number."""
+
+    one_hot = True
+
+    def __init__(self, ids: Tensor, n: int, dtype: torch.dtype, scale: Tensor | None = None):
+        self.ids, self.n, self.dtype, self.scale = ids, n, dtype, scale
+        self.shape = (*ids.shape, n)
+
+    def __matmul__(self, M: Tensor) -> Tensor:
+        return self.scaled(F.embedding(self.ids, M))
+
+    def scaled(self, y: Tensor) -> Tensor:
+        return y if self.scale is None else y * self.scale.unsqueeze(-1)
+
+    def unfold(self) -> Tensor:
+        return self.scaled(F.one_hot(self.ids, self.n).to(self.dtype))
+
+    def __mul__(self, d: Tensor) -> OneHot:
+        own = F.embedding(self.ids, d.unsqueeze(1)).squeeze(-1)
+        return OneHot(self.ids, self.n, self.dtype, own if self.scale is None else self.scale * own)
+
+    def times_sparse(self, places: Tensor, values: Tensor, m: int) -> Tensor:
+        return self.scaled(rows_of_sparse(self.ids, places, values, self.n, m))
+
+    def map(self, h: Callable[[Tensor], Tensor]) -> OneHot:
+        """h of the entries, with h(0) = 0 so that a row keeps its single entry."""
+        held = (
+            torch.ones(self.ids.shape, dtype=self.dtype, device=self.ids.device) if self.scale is None else self.scale
+        )
+        return OneHot(self.ids, self.n, self.dtype, h(held))
+
+
+class EmbeddingWeight(LayerWeight):
+    @staticmethod
+    def size(layer: Any) -> tuple[int, int]:
+        return layer.num_embeddings, layer.embedding_dim
+
+    def dense(self) -> Tensor:
+        return self.layer.weight
+
+    def as_stored(self, W: Tensor) -> Tensor:
+        return W
+
+    @property
+    def own_bias(self) -> Tensor | None:
+        return None
+
+    def rows(self, x: Tensor) -> OneHot:
+        n, _ = self.shape
+        return OneHot(x, n, self.layer.weight.dtype)
+
+    def forward(self, x: Any) -> Tensor:
+        if isinstance(x, OneHot):
+            return x.scaled(self.layer(x.ids))
+        return x @ self.layer.weight.to(x.dtype)

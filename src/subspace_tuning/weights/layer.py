@@ -1,0 +1,65 @@
+"""A layer of a network as a frozen weight W in R^{n x m}: what every kind of layer has in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subspace_tuning.algebra import Weight
+
+
+class Unsupported(ValueError):
+    """Raised where a method cannot sit on a kind of layer."""
+
+
+class LayerWeight(Weight):
+    """The weight of a layer; x @ W goes through the layer's own forward."""
+
+    holds_matrix = True
+
+    def __init__(self, layer: nn.Module):
+        self.layer: Any = layer
+        self.shape = self.size(layer)
+
+    @staticmethod
+    def size(layer: Any) -> tuple[int, int]:
+        """(n, m) of the layer."""
+        raise NotImplementedError
+
+    def rows(self, x: Tensor) -> Any:
+        """x as rows of length n."""
+        return x
+
+    def finish(self, y: Tensor) -> Tensor:
+        """(..., m) back in the layer's own layout."""
+        return y
+
+    def unfinish(self, y: Tensor) -> Tensor:
+        """(..., m) of an output in the layer's own layout."""
+        return y
+
+    def forward(self, x: Any) -> Tensor:
+        return self.layer(x)
+
+    @property
+    def own_bias(self) -> Tensor | None:
+        return getattr(self.layer, "bias", None)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        own = self.layer.weight.dtype
+        return own if own.is_floating_point else torch.get_default_dtype()
+
+    def assign(self, W: Tensor | None, bias: Tensor | None) -> None:
+        """Write W (n, m) and the bias into the layer; None leaves what is there."""
+        with torch.no_grad():
+            if W is not None:
+                self.layer.weight.copy_(self.as_stored(W))
+            if bias is not None:
+                self.layer.bias.copy_(bias)
+
+    def as_stored(self, W: Tensor) -> Tensor:
+        """W (n, m) in the shape of the layer's weight."""
+        raise NotImplementedError

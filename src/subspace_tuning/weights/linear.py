@@ -1,0 +1,24 @@
+"""nn.Linear: W = weight^T, rows are the inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from subspace_tuning.weights.layer import LayerWeight
+
+
+class LinearWeight(LayerWeight):
+    @staticmethod
+    def size(layer: Any) -> tuple[int, int]:
+        return layer.in_features, layer.out_features
+
+    def dense(self) -> Tensor:
+        from peft.utils.integrations import dequantize_module_weight
+
+        weight = self.layer.weight
+        return (weight if weight.is_floating_point() else dequantize_module_weight(self.layer)).T
+
+    def as_stored(self, W: Tensor) -> Tensor:
+        return W.T

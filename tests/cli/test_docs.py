@@ -1,0 +1,66 @@
+"""What the catalogue and the pages say of the methods is what the methods are and do."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from subspace_tuning import METHODS, docs
+from subspace_tuning.errors import BadInput
+from subspace_tuning.files.markdown import with_table
+from subspace_tuning.method.catalogue import Entry
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "export", "quantised"),
+    [("lora", True, True), ("flora", True, True), ("ssb", False, True), ("ia3", False, True), ("bitfit", False, True)],
+)
+def test_abilities_are_tried_out(name, export, quantised):
+    entry = Entry.of(name, METHODS[name])
+    assert (entry.lora_export, entry.quantised_base) == (export, quantised)
+
+
+def test_reading_the_weight_is_noticed():
+    class Squared(METHODS["ssl"]):
+        """phi(W) = W + D W o W."""
+
+        def phi(self, W, p):
+            return W + super().phi(W, p) + W.dense() ** 2
+
+    entry = Entry.of("squared", Squared)
+    assert not entry.quantised_base
+    assert "quantised base" not in entry.abilities
+
+
+def test_the_catalogue_draws_no_random_numbers():
+    state = torch.random.get_rng_state()
+    docs.entries()
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("path", [docs.PAGE, docs.README, docs.FLOOR])
+def test_the_committed_pages_are_what_the_registry_generates(path):
+    assert (ROOT / path).read_text(encoding="utf-8") == docs.pages(ROOT)[ROOT / path], "run `make docs`"
+
+
+def test_every_method_is_in_the_pages():
+    page, table = docs.methods_page(), docs.readme_table()
+    for entry in docs.entries():
+        assert f"### {entry.name}\n" in page
+        assert f"[`{entry.name}`](docs/methods.md#{entry.name})" in table
+    assert len({line.replace("\\|", "").count("|") for line in table.splitlines()}) == 1
+
+
+def test_scores_stand_in_the_page():
+    row = {"method": "ssb", "score": 0.8, "spread": 0.01, "permille": 1.2, "seconds_per_step": 0.5, "searched": False}
+    scores = {"metric": "accuracy", "about": "Forty steps.", "probe": 0.7, "results": [{**row, "learning_rate": 1e-2}]}
+    assert "| `ssb` | 80.0 ± 1.0 | +10.0 | 1.20 | 0.50 | 0.01 |" in docs.methods_page(scores)
+
+
+def test_markers_that_are_not_two_say_so(tmp_path):
+    with pytest.raises(BadInput, match="1 times"):
+        with_table(f"# title\n{docs.MARKER}\n", "table", docs.MARKER, docs.README)
+    with pytest.raises(BadInput, match="clone of the repository"):
+        docs.pages(tmp_path)

@@ -1,0 +1,130 @@
+"""Tasks read what they say they read, and judge as the textbooks do."""
+
+import csv
+from importlib.resources import files
+
+import numpy as np
+import pandas
+import pytest
+
+from subspace_tuning.errors import BadInput
+from subspace_tuning.run.recipe import make
+from subspace_tuning.tasks import TASKS, Task, load, task_of
+from subspace_tuning.tasks.metrics import accuracy, f1, matthews_correlation, pearson, spearman
+from subspace_tuning.tasks.task import GLUE
+from tiny import data, jsonl, rows
+
+OWN = Task("classification", ("text",), ("bad", "good"))
+
+
+def test_all_eight_of_glue():
+    assert set(GLUE) == {"cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte"}
+    assert {name: task.metric for name, task in GLUE.items() if task.metric != "accuracy"} == {
+        "cola": "matthews_correlation",
+        "stsb": "pearson",
+    }
+    assert GLUE["mnli"].num_labels == 3
+    assert GLUE["stsb"].is_regression
+    assert TASKS["rte"].labels == ("entailment", "not_entailment")
+
+
+def test_glue_takes_the_papers_values():
+    with (files("subspace_tuning") / "data" / "glue_hyperparameters.csv").open() as file:
+        table = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    assert {row["task"] for row in table} == set(GLUE)
+    for row in table:
+        task, recipe = GLUE[row["task"]], make({"task": row["task"]}).resolved()
+        assert task.metric == row["metric"]
+        assert task.num_labels == int(row["labels"])
+        assert recipe.learning_rate == float(row["learning_rate"])
+        assert (recipe.batch_size, recipe.epochs) == (int(row["batch_size"]), float(row["epochs"]))
+
+
+def test_learning_rate_is_the_recipes_else_the_papers_else_the_methods():
+    assert make({"task": "rte", "learning_rate": 0.5}).resolved().learning_rate == 0.5
+    assert make({"task": "rte"}).resolved().learning_rate == 1.2e-3
+    assert make({"method": "ssb"}).resolved().learning_rate == 1e-2
+    assert make({"method": "ssb|lora"}).resolved().learning_rate == 1e-3
+    assert make({"method": "full", "task": "rte"}).resolved().learning_rate == 5e-5
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "tsv", "jsonl", "json"])
+def test_every_format_reads_the_same(tmp_path, suffix):
+    content = rows(20)
+    content[0]["text"] = 'NA, "quoted"'
+    frame = pandas.DataFrame(content)
+    path = tmp_path / f"rows.{suffix}"
+    write = {
+        "parquet": frame.to_parquet,
+        "csv": lambda p: frame.to_csv(p, index=False),
+        "tsv": lambda p: frame.to_csv(p, index=False, sep="\t"),
+        "jsonl": lambda p: frame.to_json(p, orient="records", lines=True),
+        "json": lambda p: frame.to_json(p, orient="records"),
+    }
+    write[suffix](path)
+    train, validation = load(OWN, str(path))
+    found = sorted(
+        [*zip(train.texts, train.labels, strict=True), *zip(validation.texts, validation.labels, strict=True)]
+    )
+    assert found == sorted(((row["text"],), row["label"]) for row in content)
+    assert len(validation.labels) == 4
+
+
+def test_labels_are_numbers_or_names(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", [{"text": "x", "label": label} for label in ["good", "bad"] * 5])
+    train, validation = load(OWN, str(path))
+    assert sorted(train.labels + validation.labels) == [0] * 5 + [1] * 5
+
+
+def test_a_folder_for_the_task_or_of_tasks(tmp_path):
+    data(tmp_path / "glue" / "rte")
+    for row_file in (tmp_path / "glue" / "rte").iterdir():
+        frame = pandas.read_json(row_file, lines=True).rename(columns={"text": "sentence1", "other": "sentence2"})
+        frame.to_json(row_file, orient="records", lines=True)
+    one = load(GLUE["rte"], str(tmp_path / "glue"))
+    assert one == load(GLUE["rte"], str(tmp_path / "glue" / "rte"))
+    assert (len(one.train.labels), len(one.validation.labels)) == (96, 40)
+    assert len(one.train.texts[0]) == 2
+
+
+def test_mnli_is_judged_on_matched_rows(tmp_path):
+    pair = {"premise": "a", "hypothesis": "b"}
+    jsonl(tmp_path / "train.jsonl", [{**pair, "label": 2}] * 3)
+    jsonl(tmp_path / "validation.jsonl", [{**pair, "label": 0}] * 4)
+    jsonl(tmp_path / "validation_matched.jsonl", [{**pair, "label": 1}] * 5)
+    assert load(GLUE["mnli"], str(tmp_path)).validation.labels == [1] * 5
+
+
+def test_samples_are_the_same_every_time(tmp_path):
+    data(tmp_path)
+    first = load(OWN, str(tmp_path), train_samples=10, eval_samples=5)
+    assert load(OWN, str(tmp_path), train_samples=10, eval_samples=5) == first
+    assert (len(first.train.labels), len(first.validation.labels)) == (10, 5)
+
+
+def test_held_out_rows_are_no_training_rows(tmp_path):
+    data(tmp_path)
+    everything = load(OWN, str(tmp_path))
+    train, held = load(OWN, str(tmp_path), hold_out=True)
+    assert sorted(train.texts + held.texts) == sorted(everything.train.texts)
+
+
+def test_metrics_are_the_textbooks():
+    a, b = np.array([1, 1, 0, 0, 1, 0]), np.array([1, 0, 0, 0, 1, 1])
+    assert accuracy(a, b) == pytest.approx(4 / 6)
+    assert matthews_correlation(a, b) == pytest.approx((2 * 2 - 1 * 1) / 9)
+    assert f1(a, b) == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+    x, y = np.array([1.0, 2.0, 4.0]), np.array([1.0, 3.0, 2.0])
+    assert pearson(x, y) == pytest.approx(np.cov(x, y)[0, 1] / x.std(ddof=1) / y.std(ddof=1))
+    assert spearman(x, y) == pytest.approx(0.5)
+    assert pearson(np.ones(3), y) == matthews_correlation(np.ones(6, int), b) == 0
+
+
+def test_regression_predicts_the_number_itself():
+    task = task_of("regression", ["text"])
+    assert task.score(np.array([[1.0], [2.0], [3.0]]), np.array([2.0, 4.0, 6.0])) == pytest.approx(1.0)
+
+
+def test_a_known_task_keeps_its_columns():
+    with pytest.raises(BadInput, match="has its own columns"):
+        task_of("rte", columns=["a", "b"])
