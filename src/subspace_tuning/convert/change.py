@@ -127,7 +127,7 @@ def _phi(layer: SubspaceLayer, adapters: Sequence[str]) -> tuple[Weight, Expr | 
         method = layer.methods[adapter]
         if not method.mergeable:
             raise NotALinearMap(f"{method.describe()} is not a map of the weight alone; it stays an adapter")
-        p = Params({k: exact(group[k]) for group in layer.groups(adapter) for k in group})
+        p = Params({k: exact(group[k]) for group in layer.held(adapter) for k in group})
         E, b = method.phi(E, p), method.bias(b, p)
     db = None if b is before or b is None or before is None else b - before
     return W, E if frozen.holds_matrix else None, db

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -63,6 +64,15 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         """The frozen layer as W."""
         return weight_of(self.get_base_layer())
 
+    def __getattr__(self, name: str) -> Any:
+        """What owners read of the layer that stood here (sizes, strides, padding); its private names are its own."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("_") or name == "base_layer":
+                raise
+            return getattr(self.base_layer, name)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_tuned": {}, "_halves": {}}
 
@@ -72,7 +82,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         self._check_seat(method, W)
         n, m = W.shape
         method.check(n, m)
-        with torch.no_grad(), keeping():
+        with torch.no_grad(), keeping(), self.original():
             constants = {k: v.detach() if v.requires_grad else v for k, v in method.constants(W).items()}
             params = {k: nn.Parameter(self._started(s, constants)) for k, s in method.parameters(n, m).items()}
             stored = {k: self._started(s, constants) for k, s in method.stored(n, m).items()}
@@ -93,7 +103,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
 
     def restart(self, adapter: str, values: dict[str, Tensor]) -> None:
         """Start from these parameters and stored numbers instead."""
-        held = {k: group[k] for group in self.groups(adapter) for k in group}
+        held = {k: group[k] for group in self.held(adapter) for k in group}
         with torch.no_grad():
             for name, value in values.items():
                 held[name].copy_(value)
@@ -145,10 +155,10 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
 
     def params(self, adapter: str, training: bool = False) -> Params:
         """The parameters and constants of an adapter as phi reads them."""
-        live = {k: Live(partial(_read, group, k)) for group in self.groups(adapter) for k in group}
+        live = {k: Live(partial(_read, group, k)) for group in self.held(adapter) for k in group}
         return Params(live, training)
 
-    def groups(self, adapter: str) -> list[Any]:
+    def held(self, adapter: str) -> list[Any]:
         """The parameters, constants and stored numbers of an adapter, each by name."""
         held: tuple[Any, ...] = (self.subspace_params, self.subspace_constants, self.subspace_stored)
         return [group[adapter] for group in held if adapter in group]
@@ -220,9 +230,11 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         for name in names:
             if not self.methods[name].mergeable:
                 raise NotALinearMap(f"{self.methods[name].describe()} is not a map of the weight; keep it unmerged")
-        W, E, b, _ = self.tuned(names)
-        new_weight = None if E is W else E.dense().detach().to(self.weight.dtype)
-        new_bias = None if b is None or b.now() is W.own_bias else b.now().detach()
+        together = [*self.merged_adapters, *names]  # phi of the original weight, however they were merged
+        with self.original():
+            W, E, b, _ = self.tuned(together)
+            new_weight = None if E is W else E.dense().detach().to(self.weight.dtype)
+            new_bias = None if b is None or b.now() is W.own_bias else b.now().detach()
         if safe_merge:
             for value in (new_weight, new_bias):
                 if value is not None and not torch.isfinite(value).all():
@@ -231,21 +243,40 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
             if value is not None and name not in self._original:
                 self._original[name] = getattr(W.layer, name).detach().clone()
         W.assign(new_weight, new_bias)
-        self.merged_adapters.extend(names)
+        self.merged_adapters = together
+
+    @contextmanager
+    def original(self) -> Iterator[None]:
+        """Within this, the frozen layer holds its original weight and bias, whatever is merged into it."""
+        base = self.get_base_layer()
+        merged = {name: getattr(base, name).detach().clone() for name in self._original}
+        self._write(self._original)
+        try:
+            yield
+        finally:
+            self._write(merged)
+
+    def _write(self, values: dict[str, Tensor]) -> None:
+        base = self.get_base_layer()
+        with torch.no_grad():
+            for name, value in values.items():
+                getattr(base, name).copy_(value)
 
     def unmerge(self) -> None:
         """Put the original weight and bias back, bit for bit."""
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        base = self.get_base_layer()
-        with torch.no_grad():
-            for name, value in self._original.items():
-                getattr(base, name).copy_(value)
+        self._write(self._original)
         self._original.clear()
         self.merged_adapters.clear()
 
     def delete_adapter(self, adapter_name: str) -> None:
+        """Delete an adapter; where it was the only active one, none is: layers do not know what the others hold."""
+        active = [a for a in self.active_adapters if a != adapter_name]
+        if not active and adapter_name in self.active_adapters:
+            warnings.warn(f"{adapter_name!r} is deleted, no adapter is active: choose one by set_adapter", stacklevel=2)
+        self.set_adapter(active)
         self.methods.pop(adapter_name, None)
         self._uncalibrated.pop(adapter_name, None)
         self.unread.discard(adapter_name)

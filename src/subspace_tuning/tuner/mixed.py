@@ -37,7 +37,7 @@ class Seats(Protocol):
     def tuned(self, adapters: list[str], training: bool = False) -> Any: ...
     def tuned_forward(self, x: Tensor, adapters: list[str]) -> Tensor: ...
     def halves(self, adapter: str) -> Cut | None: ...
-    def groups(self, adapter: str) -> list[Any]: ...
+    def held(self, adapter: str) -> list[Any]: ...
 
 
 class Group(NamedTuple):
@@ -94,7 +94,7 @@ def _stackable(layer: Seats, name: str) -> bool:
     if layer.halves(name) is None or not all(isinstance(leaf, Weight | Dense | Diag) for leaf in leaves):
         return False
     n, m = W.shape
-    return SHARE * sum(t.numel() for group in layer.groups(name) for t in group.values()) <= n * m
+    return SHARE * sum(t.numel() for group in layer.held(name) for t in group.values()) <= n * m
 
 
 def _in_order(groups: list[Group]) -> bool:
@@ -130,7 +130,7 @@ def _stacked(layer: Seats, group: Group, x: Tensor) -> Step:
     """All adapters of a group at once: their parameters and rows stacked along a first dimension."""
     W, k = layer.frozen, len(group.names)
     method = layer.methods[group.names[0]]
-    each = [{key: t for held in layer.groups(name) for key, t in held.items()} for name in group.names]
+    each = [{key: t for held in layer.held(name) for key, t in held.items()} for name in group.names]
     values = {key: torch.stack([v[key] for v in each]) for key in each[0]}
     stacked = x.view(k, -1, *x.shape[1:])
     z = torch.vmap(partial(_meets, method, W))(values, stacked)

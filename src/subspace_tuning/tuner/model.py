@@ -14,11 +14,11 @@ from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from subspace_tuning.method.parameters import within
 from subspace_tuning.methods.on_block import OnBlock
 from subspace_tuning.tuner import blocks
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.layer import BASE, SubspaceLayer
+from subspace_tuning.tuner.saved import check_fits, check_name, each_as, named_layers, nameless, of_adapter
 from subspace_tuning.tuner.targets import default_targets
 from subspace_tuning.weights import Unsupported
 
@@ -106,6 +106,8 @@ class SubspaceModel(BaseTuner):
         try:
             if isinstance(method, OnBlock):
                 blocks.attach(self.model, current_key, method)
+            if layer is not target:
+                layer.set_adapter(self.active_adapters)
             layer.add(adapter_name, method, peft_config.init_weights)
             if peft_config.packed:
                 layer.unread.add(adapter_name)
@@ -127,26 +129,32 @@ class SubspaceModel(BaseTuner):
     def _get_adapter_state_dict(  # type: ignore[override]
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor], *args: Any, **kwargs: Any
     ) -> dict[str, Tensor]:
-        held = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, *args, **kwargs)
+        held = of_adapter(state_dict, model, adapter_name)
         before = set(held)
         if isinstance(model, PeftModel):  # transformers' own loading knows no other form
-            for path, layer in _named_layers(model, adapter_name):
-                _each_as(held, f"{path}.subspace_params.{adapter_name}.", layer.methods[adapter_name].packed)
+            for path, layer in named_layers(model, adapter_name):
+                each_as(held, f"{path}.subspace_params.{adapter_name}.", layer.methods[adapter_name].packed)
         config.packed = set(held) != before
         return held
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        return nameless(key, adapter_name)
 
     @classmethod
     def _remap_adapter_state_dict_for_load(  # type: ignore[override]
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         held = dict(state_dict)
-        for path, layer in _named_layers(model, adapter_name):
+        for path, layer in named_layers(model, adapter_name):
             n, m = layer.frozen.shape
             unpack = partial(layer.methods[adapter_name].unpacked, n=n, m=m)
             for start in ("", "base_model.model."):  # models with an adapter of transformers' own go without
-                _each_as(held, f"{start}{path}.subspace_params.", unpack)
+                each_as(held, f"{start}{path}.subspace_params.", unpack)
             layer.unread.discard(adapter_name)
-        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, held)
+        found = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, held)
+        check_fits(found, model, adapter_name)
+        return found
 
     def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
         raise NotImplementedError(
@@ -165,6 +173,7 @@ class SubspaceModel(BaseTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Put an adapter in place, everywhere or, when a layer refuses it, nowhere."""
+        check_name(adapter_name)
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
         except Exception:
@@ -175,6 +184,19 @@ class SubspaceModel(BaseTuner):
                     parent, _, child = name.rpartition(".")
                     setattr(model.get_submodule(parent), child, layer.base_layer)
             raise
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Delete an adapter everywhere; were it the only active one, the first that is left becomes active."""
+        active = [a for a in self.active_adapters if a != adapter_name]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* no adapter is active")
+            super().delete_adapter(adapter_name)
+        if not active and self.peft_config:
+            active = [next(iter(self.peft_config))]
+            warnings.warn(f"the active adapter {adapter_name!r} is deleted; {active[0]!r} is active now", stacklevel=2)
+        self.active_adapter = active
+        if active:
+            self.set_adapter(active)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Merge in every layer or, when one of them refuses, in none."""
@@ -216,18 +238,27 @@ class SubspaceModel(BaseTuner):
         unknown = sorted(set(names) - {BASE} - set(self.peft_config))
         if unknown:
             raise ValueError(f"adapter_names holds unknown adapters {unknown}; loaded are {sorted(self.peft_config)}")
-        with routed(self.model, names):
+        with routed(self.model, names, _copies(self.model, kwargs)):
             yield
 
 
+def _copies(model: nn.Module, kwargs: dict[str, Any]) -> int:
+    """How often generation repeats each sample of a batch, by its own arguments or else by the model's."""
+    config = kwargs.get("generation_config") or getattr(model, "generation_config", None)
+    said = (kwargs.get(name) or getattr(config, name, None) for name in ("num_beams", "num_return_sequences"))
+    return max(times or 1 for times in said)
+
+
 @contextmanager
-def routed(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
-    """Within this, each row of a batch goes by the adapter that is named for it, and by that one's head."""
-    handles = [
-        layer.register_forward_pre_hook(partial(_with_names, names), with_kwargs=True) for layer in layers(model)
-    ]
+def routed(model: nn.Module, names: Sequence[str], copies: int = 1) -> Iterator[None]:
+    """Within this, each row of a batch goes by the adapter that is named for it, and by that one's head.
+
+    A batch may also hold each sample ``copies`` times, one after the other (beams).
+    """
+    of = partial(_for_rows, names, copies)
+    handles = [layer.register_forward_pre_hook(partial(_with_names, of), with_kwargs=True) for layer in layers(model)]
     heads = [m for m in model.modules() if isinstance(m, ModulesToSaveWrapper)]
-    handles += [head.register_forward_hook(partial(_by_own_head, names), with_kwargs=True) for head in heads]
+    handles += [head.register_forward_hook(partial(_by_own_head, of), with_kwargs=True) for head in heads]
     try:
         yield
     finally:
@@ -235,24 +266,19 @@ def routed(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
             handle.remove()
 
 
-def _with_names(names: Sequence[str], layer: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    return args, {**kwargs, "adapter_names": names}
+def _for_rows(names: Sequence[str], copies: int, x: Tensor) -> Sequence[str]:
+    return [name for name in names for _ in range(copies)] if len(x) == copies * len(names) else names
 
 
-def _by_own_head(names: Sequence[str], wrapper: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-    (x,), rows = args, {name: [i for i, other in enumerate(names) if other == name] for name in dict.fromkeys(names)}
+def _with_names(of: Callable[[Tensor], Sequence[str]], layer: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    return args, {**kwargs, "adapter_names": of(args[0])}
+
+
+def _by_own_head(
+    of: Callable[[Tensor], Sequence[str]], wrapper: Any, args: Any, kwargs: Any, output: Tensor
+) -> Tensor:
+    (x,), names = args, of(args[0])
+    rows = {name: [i for i, other in enumerate(names) if other == name] for name in dict.fromkeys(names)}
     heads = {BASE: wrapper.original_module, **dict(wrapper.modules_to_save.items())}
     done = torch.cat([heads[name](x[own], **kwargs) for name, own in rows.items()])
     return done[torch.tensor([i for own in rows.values() for i in own]).argsort().to(done.device)]
-
-
-def _named_layers(model: nn.Module, adapter: str) -> Iterator[tuple[str, SubspaceLayer]]:
-    return ((k, m) for k, m in model.named_modules() if isinstance(m, SubspaceLayer) and adapter in m.methods)
-
-
-def _each_as(held: dict[str, Tensor], head: str, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
-    """Put other parameters where those of one layer stand in a checkpoint."""
-    if values := within(held, head):
-        for name in values:
-            del held[head + name]
-        held.update({head + name: value for name, value in change(values).items()})

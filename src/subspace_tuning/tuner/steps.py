@@ -65,7 +65,7 @@ class Steps:
             for adapter in layer.active_adapters:
                 method = layer.methods.get(adapter)
                 if method is not None and method.on_step:
-                    values = {k: group[k] for group in layer.groups(adapter) for k in group}
+                    values = {k: group[k] for group in layer.held(adapter) for k in group}
                     memory = self._memories.setdefault((adapter, path), {})
                     seat = LayerSeat(path, layer.frozen, values, memory)
                     found.setdefault(f"{adapter} {method.describe()}", (method, []))[1].append(seat)

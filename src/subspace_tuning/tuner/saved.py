@@ -1,0 +1,96 @@
+"""What a checkpoint holds of one adapter: all of it, whatever the adapters are called, and nothing of another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+
+from subspace_tuning.method.parameters import within
+from subspace_tuning.tuner.layer import BASE, SubspaceLayer
+
+HELD = ("subspace_params", "subspace_stored")  # what is saved of a layer
+
+
+def check_name(adapter: str) -> None:
+    """Raise ValueError for a name under which torch keeps nothing."""
+    if not adapter or "." in adapter or adapter == BASE or hasattr(nn.ModuleDict(), adapter):
+        raise ValueError(
+            f"an adapter cannot be called {adapter!r}: give it a name that has no dot, is not {BASE!r} and "
+            "no attribute of torch's modules"
+        )
+
+
+def named_layers(model: nn.Module, adapter: str) -> Iterator[tuple[str, SubspaceLayer]]:
+    """The layers that an adapter sits on."""
+    return ((k, m) for k, m in model.named_modules() if isinstance(m, SubspaceLayer) and adapter in m.methods)
+
+
+def each_as(held: dict[str, Tensor], head: str, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    """Put other parameters where those of one layer stand in a checkpoint."""
+    if values := within(held, head):
+        for name in values:
+            del held[head + name]
+        held.update({head + name: value for name, value in change(values).items()})
+
+
+def nameless(key: str, adapter: str) -> str:
+    """A key of the model as a checkpoint has it, without the adapter's name."""
+    for group in HELD:
+        head, found, name = key.rpartition(f".{group}.{adapter}.")
+        if found:
+            return f"{head}.{group}.{name}"
+    return key
+
+
+def of_adapter(state: dict[str, Tensor], model: nn.Module, adapter: str) -> dict[str, Tensor]:
+    """What is trained and stored of an adapter on its layers, out of a model's state.
+
+    PEFT has dropped from the state every key in which the name of another adapter stands; what belongs to this one,
+    in modules to save too, is put back. Raises ValueError for a tensor that is not whole here (sharded models).
+    """
+    for key, value, shape in _belongings(model, adapter):
+        if key not in state:
+            if value.shape != shape:
+                raise ValueError(
+                    f"{key} would not be saved, because one of the adapters {sorted(model.peft_config)} is called like "
+                    "a part of it; give that adapter another name"
+                )
+            state[key] = value.detach()
+    return {key: state[key] for key, _, _ in _belongings(model, adapter) if nameless(key, adapter) != key}
+
+
+def _belongings(model: nn.Module, adapter: str) -> Iterator[tuple[str, Tensor, tuple[int, ...]]]:
+    """key, tensor and whole shape of all that is saved under an adapter's name."""
+    for path, module in model.named_modules():
+        path = path.removeprefix("_fsdp_wrapped_module.")
+        if isinstance(module, SubspaceLayer) and adapter in module.methods:
+            n, m = module.frozen.shape
+            starts = module.methods[adapter].parameters(n, m) | module.methods[adapter].stored(n, m)
+            for name in HELD:
+                group = getattr(module, name)
+                for key, value in group[adapter].items() if adapter in group else ():
+                    yield f"{path}.{name}.{adapter}.{key}", value, starts[key].shape
+        elif isinstance(module, AuxiliaryTrainingWrapper):
+            whole = module.original_module.state_dict()
+            for key, value in within(module.state_dict(), f"modules_to_save.{adapter}.").items():
+                yield f"{path}.modules_to_save.{adapter}.{key}", value, whole[key].shape
+
+
+def check_fits(state: dict[str, Tensor], model: nn.Module, adapter: str) -> None:
+    """Raise ValueError where a checkpoint has other parameters than the method that stands under its name."""
+    here = {key for key, _, _ in _belongings(model, adapter) if nameless(key, adapter) != key}
+    given = {key for key in state if any(f".{group}." in key for group in HELD)}
+    missing, unknown = sorted(here - given), sorted(given - here)
+    if missing or unknown:
+        method = next((layer.methods[adapter].describe() for _, layer in named_layers(model, adapter)), "on no layer")
+        raise ValueError(
+            f"the checkpoint does not hold the adapter {adapter!r} as it stands in the model, {method}: "
+            f"{len(missing)} of {len(here)} tensors are missing{_first(missing)}, {len(unknown)} are unknown"
+            f"{_first(unknown)}; to load another adapter, delete this one or give the new one a name of its own"
+        )
+
+
+def _first(keys: list[str]) -> str:
+    return f" ({keys[0]}, ...)" if keys else ""

@@ -1,0 +1,233 @@
+"""Several adapters on one model: merged, added, saved and deleted beside each other, whatever they are called."""
+
+import warnings
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch import nn
+
+from cases import ON_LAYERS, adapter_parameters, each, relative, sits
+from cases import KINDS, Case
+from models import batch, bert, llama, t5
+from subspace_tuning import METHODS, SSB, BitFit, LoRA, SubspaceConfig
+from subspace_tuning.tuner.layer import SubspaceLayer
+
+MERGING = [name for name in ON_LAYERS if METHODS[name]().mergeable]
+
+
+def small(name):
+    return METHODS[name]().with_fields(r=2, b=2, init_r=2, directions=2)
+
+
+@pytest.fixture(scope="module")
+def crowd():
+    """One layer with every method that merges, each under its own name."""
+    torch.manual_seed(0)
+    layer = SubspaceLayer(nn.Linear(6, 4)).eval()
+    for name in MERGING:
+        layer.add(name, small(name), init_weights=False)
+    return layer
+
+
+def weight_and_bias(layer):
+    return layer.weight.detach().clone(), layer.bias.detach().clone()
+
+
+@each(first=MERGING)
+@pytest.mark.filterwarnings("ignore:Already following adapters were merged")
+def test_merging_one_after_the_other_is_merging_both_is_both_active(first, crowd):
+    original, x = weight_and_bias(crowd), torch.randn(5, 6)
+    for second in MERGING:
+        if second == first:
+            continue
+        crowd.set_adapter([first, second])
+        with torch.no_grad():
+            active = crowd(x)
+        crowd.merge(adapter_names=[first, second])
+        both, merged = weight_and_bias(crowd), crowd(x)
+        crowd.unmerge()
+        crowd.merge(adapter_names=[first])
+        crowd.merge(adapter_names=[second])
+        assert crowd.merged_adapters == [first, second]
+        assert all(map(torch.equal, weight_and_bias(crowd), both)), second
+        assert relative(merged, active) < 1e-5, second
+        crowd.unmerge()
+        assert all(map(torch.equal, weight_and_bias(crowd), original)), second
+
+
+@each(name=ON_LAYERS)
+def test_adding_beside_a_merged_adapter_is_adding_before(name):
+    def layer(merged):
+        torch.manual_seed(1)
+        made = SubspaceLayer(nn.Linear(6, 4))
+        made.add("other", SSB(), init_weights=False)
+        if merged:
+            made.merge(adapter_names=["other"])
+        torch.manual_seed(2)
+        made.add("own", small(name))
+        return made
+
+    late, early = layer(merged=True), layer(merged=False)
+    assert late.merged_adapters == ["other"]
+    for a, b in zip(late.held("own"), early.held("own"), strict=True):
+        assert {k: v.tolist() for k, v in a.items()} == {k: v.tolist() for k, v in b.items()}
+    early.merge(adapter_names=["other"])
+    assert torch.equal(late.weight, early.weight)
+    late.unmerge()
+    early.unmerge()
+    assert all(map(torch.equal, weight_and_bias(late), weight_and_bias(early)))
+
+
+@each(name=["query", "attention", "encoder", "layer", "A", "B", "subspace_params", "bert", "model", "weight"])
+def test_an_adapter_called_like_a_part_of_the_model_is_saved_and_its_neighbours_too(name, tmp_path):
+    base = bert()
+    weights = {k: v.clone() for k, v in base.state_dict().items()}
+    config = {"init_weights": False, "task_type": "SEQ_CLS"}
+    model = get_peft_model(base, SubspaceConfig(method=LoRA(r=2), **config)).eval()
+    model.add_adapter(name, SubspaceConfig(method=SSB(), **config))
+    model.save_pretrained(tmp_path)
+    inputs = batch()
+    for adapter, path in (("default", tmp_path), (name, tmp_path / name)):
+        model.set_adapter(adapter)
+        fresh = bert()
+        fresh.load_state_dict(weights)
+        again = PeftModel.from_pretrained(fresh, path, adapter_name="again")
+        assert torch.equal(again(**inputs).logits, model(**inputs).logits), adapter
+        mine, theirs = adapter_parameters(again, "again"), adapter_parameters(model, adapter)
+        assert len(mine) == len([k for k in theirs if f".subspace_params.{adapter}." in k])
+
+
+@each(name=["", "a.b", "__base__", "keys", "training"])
+def test_names_that_cannot_be_are_refused_in_one_sentence(name):
+    model = get_peft_model(bert(), SubspaceConfig(method="ssb"))
+    with pytest.raises(ValueError, match="an adapter cannot be called"):
+        model.add_adapter(name, SubspaceConfig(method="lora"))
+    assert sorted(model.peft_config) == ["default"]
+
+
+@each(other=[SSB(), LoRA(r=2) | SSB(), LoRA(r=4)])
+def test_another_method_under_a_name_that_is_taken_is_refused(other, tmp_path):
+    get_peft_model(bert(), SubspaceConfig(method=other, init_weights=False)).save_pretrained(tmp_path)
+    model = get_peft_model(bert(), SubspaceConfig(method=LoRA(r=2), init_weights=False))
+    before = {k: p.clone() for k, p in adapter_parameters(model).items()}
+    with pytest.raises((ValueError, RuntimeError), match=r"does not hold the adapter 'default'|size mismatch"):
+        model.load_adapter(tmp_path, adapter_name="default")
+    if other != LoRA(r=4):  # torch copies what has the right shape before it raises
+        assert all(torch.equal(p, before[k]) for k, p in adapter_parameters(model).items())
+
+
+def test_a_name_that_is_taken_by_the_same_method_takes_other_values(tmp_path):
+    config = {"method": LoRA(r=2), "init_weights": False}
+    other = get_peft_model(bert(), SubspaceConfig(**config))
+    other.save_pretrained(tmp_path)
+    model = get_peft_model(bert(), SubspaceConfig(**config))
+    model.load_adapter(tmp_path, adapter_name="default")
+    want = adapter_parameters(other)
+    assert all(torch.equal(p, want[k]) for k, p in adapter_parameters(model).items())
+
+
+WHERE = {"a": ["query"], "b": ["query", "key"], "c": ["value"]}
+
+
+def scattered():
+    """Three adapters on modules that only some of them share."""
+    model = get_peft_model(bert(), SubspaceConfig(method=LoRA(r=2), target_modules=WHERE["a"], init_weights=False), "a")
+    for name in "bc":
+        model.add_adapter(name, SubspaceConfig(method=SSB(), target_modules=WHERE[name], init_weights=False))
+    return model.eval()
+
+
+def active_in(model):
+    return {tuple(m.active_adapters) for m in model.modules() if isinstance(m, SubspaceLayer)}
+
+
+@each(gone=list("abc"), active=list("abc"))
+def test_deleting_leaves_one_choice_for_all_layers(gone, active):
+    model, inputs = scattered(), batch()
+    alone = {}
+    for name in "abc":
+        model.set_adapter(name)
+        alone[name] = model(**inputs).logits
+        assert active_in(model) == {(name,)}
+        assert {k for k, p in model.named_parameters() if p.requires_grad} == set(adapter_parameters(model, name))
+    model.set_adapter(active)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if gone == active else "error")
+        model.delete_adapter(gone)
+    left = active if gone != active else min(set("abc") - {gone})
+    assert model.active_adapter == left
+    assert model.active_adapters == [left]
+    assert active_in(model) == {(left,)}
+    assert torch.equal(model(**inputs).logits, alone[left])
+    assert {k for k, p in model.named_parameters() if p.requires_grad} == set(adapter_parameters(model, left))
+
+
+def test_deleting_one_of_two_active_adapters_keeps_the_other():
+    model, inputs = scattered(), batch()
+    model.set_adapter("c")
+    want = model(**inputs).logits
+    model.base_model.set_adapter(["a", "c"])
+    model.delete_adapter("a")
+    assert torch.equal(model(**inputs).logits, want)
+
+
+def test_transformers_own_deleting_chooses_no_other_adapter():
+    model, inputs = bert(), batch()
+    want = model(**inputs).logits
+    for name, targets in WHERE.items():
+        config = SubspaceConfig(method=LoRA(r=2), target_modules=targets, init_weights=False)
+        model.add_adapter(config, adapter_name=name)
+    model.eval().set_adapter("b")
+    of_b = model(**inputs).logits
+    model.set_adapter("a")
+    with pytest.warns(UserWarning, match="no adapter is active"):
+        model.delete_adapter("a")
+    assert torch.equal(model(**inputs).logits, want)
+    model.set_adapter("b")
+    assert torch.equal(model(**inputs).logits, of_b)
+
+
+HOW = [
+    {"num_beams": 3, "do_sample": False},
+    {"num_beams": 2, "num_return_sequences": 2, "do_sample": False},
+    {"num_return_sequences": 2, "do_sample": True, "top_k": 1},
+]
+
+
+@each(how=HOW, make=[llama, t5])
+def test_generation_repeats_the_names_with_the_samples(how, make):
+    config = {"target_modules": ["q_proj", "v_proj"] if make is llama else ["q", "v"], "init_weights": False}
+    model = get_peft_model(make(), SubspaceConfig(method=SSB(), **config), "a").eval()
+    model.add_adapter("b", SubspaceConfig(method=LoRA(r=2), **config))
+    ids, names = batch(make)["input_ids"], ["b", "__base__", "a"]
+    how = {"max_new_tokens": 4, "min_new_tokens": 4, "pad_token_id": 0, "return_dict_in_generate": True, **how}
+    for where in ("arguments", "model"):
+        if where == "model":
+            model.generation_config.update(**{k: how.pop(k) for k in [*how] if k.startswith(("num_", "do_"))})
+        got = model.generate(input_ids=ids, adapter_names=names, **how).sequences
+        copies = len(got) // len(ids)
+        for i, name in enumerate(names):
+            if name != "__base__":
+                model.set_adapter(name)
+                alone = model.generate(input_ids=ids[i : i + 1], **how).sequences
+            else:
+                with model.disable_adapter():
+                    alone = model.generate(input_ids=ids[i : i + 1], **how).sequences
+            assert torch.equal(got[i * copies : (i + 1) * copies], alone)
+
+
+@each(kind=KINDS)
+def test_a_tuned_layer_shows_what_its_owner_reads(kind):
+    plain = kind.layer()
+    layer = SubspaceLayer(plain)
+    layer.add("default", BitFit() if sits(Case(BitFit()), kind) else SSB())
+    names = [name for name in vars(plain) if not name.startswith("_") and name not in vars(layer)]
+    assert names
+    for name in (*names, "weight"):
+        assert getattr(layer, name) is getattr(plain, name)
+    assert getattr(layer, "bias", "none") is getattr(plain, "bias", "none")
+    assert not hasattr(layer, "no_such_name")
+    assert not hasattr(layer, "_hf_hook")
+    with pytest.raises(AttributeError, match="no_such_name"):
+        layer.no_such_name
