@@ -7,8 +7,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
 
-from cases import ON_LAYERS, adapter_parameters, each, relative, sits
-from cases import KINDS, Case
+from cases import KINDS, ON_LAYERS, Case, adapter_parameters, each, relative, sits
 from models import batch, bert, llama, t5
 from subspace_tuning import METHODS, SSB, BitFit, LoRA, SubspaceConfig
 from subspace_tuning.tuner.layer import SubspaceLayer
@@ -230,4 +229,4 @@ def test_a_tuned_layer_shows_what_its_owner_reads(kind):
     assert not hasattr(layer, "no_such_name")
     assert not hasattr(layer, "_hf_hook")
     with pytest.raises(AttributeError, match="no_such_name"):
-        layer.no_such_name
+        _ = layer.no_such_name

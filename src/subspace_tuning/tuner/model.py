@@ -274,9 +274,7 @@ def _with_names(of: Callable[[Tensor], Sequence[str]], layer: nn.Module, args: A
     return args, {**kwargs, "adapter_names": of(args[0])}
 
 
-def _by_own_head(
-    of: Callable[[Tensor], Sequence[str]], wrapper: Any, args: Any, kwargs: Any, output: Tensor
-) -> Tensor:
+def _by_own_head(of: Callable[[Tensor], Sequence[str]], wrapper: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor:
     (x,), names = args, of(args[0])
     rows = {name: [i for i, other in enumerate(names) if other == name] for name in dict.fromkeys(names)}
     heads = {BASE: wrapper.original_module, **dict(wrapper.modules_to_save.items())}
