@@ -10,10 +10,11 @@ import torch
 from peft import PeftConfig, get_peft_model
 from torch import Tensor, nn
 
-from cases import KINDS, Kind, Net
 from subspace_tuning import IA3, SSL, LoRA, SubspaceConfig, build
 from subspace_tuning.method import Method
 from subspace_tuning.methods import IA3Output
+from subspace_tuning.testing.cases import Net
+from subspace_tuning.testing.kinds import KINDS, Kind
 
 Layout = Callable[[Tensor], Tensor]  # a rearrangement of entries, so that gradients are rearranged alike
 

@@ -8,11 +8,14 @@ from peft import get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 
-from cases import KINDS, Case, each, inputs, relative, tuned, values_of
+from cases import each
 from models import batch, bert
 from subspace_tuning import Steps, SubspaceConfig
 from subspace_tuning.algebra import Dense, Hadamard, Kronecker, Weight
 from subspace_tuning.methods import OFT, HiRA, LoKr, RandLoRA, StelLA, VeRA
+from subspace_tuning.testing.cases import Case, tuned, values_of
+from subspace_tuning.testing.kinds import KINDS, inputs
+from subspace_tuning.testing.law import relative
 from subspace_tuning.tuner.layer import SubspaceLayer
 
 LINEAR = KINDS[0]

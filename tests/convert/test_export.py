@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import tiny
-from cases import CASES, _label, each, relative
+from cases import CASES, each
 from models import ALL, SEQ2SEQ, batch, bert, gpt2
 from subspace_tuning import IA3, SSB, SSL, BitFit, FLoRA, LoRA, SubspaceConfig, TriLoRA
 from subspace_tuning.cli import app
@@ -23,6 +23,7 @@ from subspace_tuning.convert.layers import seats
 from subspace_tuning.convert.lora import Wanted, fit
 from subspace_tuning.convert.probe import answers, differences, probe
 from subspace_tuning.errors import BadInput
+from subspace_tuning.testing.law import label, relative
 
 
 @pytest.fixture
@@ -71,9 +72,7 @@ def test_every_architecture(make, made, tmp_path):
     assert relative(again(**inputs).logits, model(**inputs).logits) < 1e-4
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in CASES if c.resolved.mergeable and c.method.sits_on == "weight"], ids=_label
-)
+@pytest.mark.parametrize("case", [c for c in CASES if c.resolved.mergeable and c.method.sits_on == "weight"], ids=label)
 def test_every_method_that_maps_the_weight(case, made, tmp_path):
     if case.resolved.calibration:
         pytest.skip("its parameters come from data; the others show the way out")

@@ -14,11 +14,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 import models
-from cases import relative
 from subspace_tuning import SubspaceConfig
 from subspace_tuning.cli import app
 from subspace_tuning.convert import import_peft, read_peft
 from subspace_tuning.errors import BadInput
+from subspace_tuning.testing.law import relative
 
 BERT = ["query", "value", "output.dense"]
 LORA = {"r": 3, "lora_alpha": 5, "target_modules": BERT, "task_type": "SEQ_CLS"}

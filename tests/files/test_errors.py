@@ -6,10 +6,11 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cases import adapter_parameters, each
+from cases import each
 from models import batch, bert
 from subspace_tuning import IA3, METHODS, SSB, SSL, BitFit, Composition, FLoRA, LoRA, SAMParser, SubspaceConfig, TriLoRA
 from subspace_tuning.method.registry import UnknownMethod
+from subspace_tuning.testing.cases import adapter_parameters
 from subspace_tuning.tuner.layer import SubspaceLayer
 
 RANKED = [name for name, cls in sorted(METHODS.items()) if hasattr(cls, "r")]

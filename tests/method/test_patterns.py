@@ -5,8 +5,8 @@ import torch
 from peft import PeftModel, get_peft_model
 
 import models
-from cases import relative
 from subspace_tuning import IA3, SSL, FLoRA, LoRA, SubspaceConfig
+from subspace_tuning.testing.law import relative
 
 TARGETS = ["key", "value", "intermediate.dense"]
 

@@ -4,10 +4,12 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from cases import KINDS, Case, each, inputs, tuned, values_of
+from cases import each
 from models import batch, bert
 from subspace_tuning import LoRA, SubspaceConfig
 from subspace_tuning.methods import Houlsby, Parallel, Pfeiffer
+from subspace_tuning.testing.cases import Case, tuned, values_of
+from subspace_tuning.testing.kinds import KINDS, inputs
 
 
 @each(kind=KINDS, s=[1.0, 4.0])

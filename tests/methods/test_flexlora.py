@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import get_peft_model
 
-from cases import adapter_parameters, each, stored_numbers
+from cases import each
 from loops import Watch, train
 from models import bert
 from subspace_tuning import StepCallback, SubspaceConfig
 from subspace_tuning.algebra import Weight
 from subspace_tuning.method import Params
 from subspace_tuning.methods import FlexLoRA
+from subspace_tuning.testing.cases import adapter_parameters, stored_numbers
 from subspace_tuning.tuner.steps import LayerSeat
 
 N, M, R = 6, 5, 3

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import tiny
-from cases import adapter_parameters, each, relative
+from cases import each
 from models import batch, bert, deberta_v2, distilbert, electra, gpt2, llama, mistral, qwen2, qwen3, roberta, t5
 from papers import FIXTURES
 from subspace_tuning import SSB, LoRA, SubspaceConfig
@@ -22,6 +22,8 @@ from subspace_tuning.run import recipe as recipes
 from subspace_tuning.run.merged import merge
 from subspace_tuning.run.predict import Predictor
 from subspace_tuning.run.train import run
+from subspace_tuning.testing.cases import adapter_parameters
+from subspace_tuning.testing.law import relative
 from subspace_tuning.tuner.blocks import seen_too
 from subspace_tuning.tuner.budget import budget
 

@@ -5,9 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cases import each, inputs, relative
+from cases import each
 from parity import BY_NAME, DIFFERENCES, PAIRS, Both
 from subspace_tuning import penalty
+from subspace_tuning.testing.kinds import inputs
+from subspace_tuning.testing.law import relative
 
 GRID = [(pair, BY_NAME[kind]) for pair in PAIRS for kind in pair.kinds]
 paired = pytest.mark.parametrize(("pair", "kind"), GRID, ids=str)

@@ -1,14 +1,17 @@
 """DoRA's norms, starts other than LoRA's, and what the methods on singular vectors refuse."""
 
 import pytest
-import test_truths
 import torch
-from test_laws import BiggestProducts
 from torch import nn
 
-from cases import KINDS, Case, inputs, relative, tuned, values_of
+from cases import case
 from subspace_tuning import SSB, LoRA
 from subspace_tuning.method.registry import build
+from subspace_tuning.testing.cases import Case, tuned, values_of
+from subspace_tuning.testing.kinds import KINDS, inputs
+from subspace_tuning.testing.law import relative
+from subspace_tuning.testing.laws import truth
+from subspace_tuning.testing.laws.training import BiggestProducts
 
 
 @pytest.mark.parametrize("detach", [True, False])
@@ -25,9 +28,9 @@ def test_dora_forms_nothing_of_the_weights_size(kind, detach):
 
 def test_gradients_reach_the_methods_before_dora_through_its_norms():
     """Where c is no constant, it depends on what came before; such a pair does form a matrix of the weight's size."""
-    pair = Case(SSB() | LoRA(r=2) | build("dora", {"r": 2, "detach": False}))
-    test_truths.test_forward_is_the_dense_truth(pair, KINDS[0])
-    test_truths.test_gradients_are_those_of_autograd_through_the_dense_truth(pair, KINDS[0])
+    pair = case(SSB() | LoRA(r=2) | build("dora", {"r": 2, "detach": False}))
+    truth.forward_is_the_dense_truth(pair, KINDS[0])
+    truth.gradients_are_those_of_autograd_through_the_dense_truth(pair, KINDS[0])
 
 
 def test_dora_takes_columns_of_zeros():

@@ -7,11 +7,14 @@ import torch
 from peft import get_peft_model
 from transformers import Trainer, TrainingArguments
 
-from cases import CASES, KINDS, Case, adapter_parameters, each, inputs, relative
-from cases import tuned as on_layer
+from cases import CASES, each
 from models import ALL, batch, bert, gpt2
 from subspace_tuning import SSB, FLoRA, LoRA, SubspaceConfig, TriLoRA, penalty
 from subspace_tuning.method.mpc import PENALTIES
+from subspace_tuning.testing.cases import Case, adapter_parameters
+from subspace_tuning.testing.cases import tuned as on_layer
+from subspace_tuning.testing.kinds import KINDS, inputs
+from subspace_tuning.testing.law import relative
 
 CALM = [c for c in CASES if "dropout=0.5" not in str(c) and not c.resolved.noisy]
 

@@ -43,5 +43,10 @@ def rows_truth(method, x, W, b, p):
     return ON_ROWS[method.name](getattr(method, "method", method), x, W, b, p)
 
 
+def truth_of(method):
+    """The truth as the laws take it (see ``subspace_tuning.testing.Case``)."""
+    return dense_truth if method.mergeable else rows_truth
+
+
 def _within(p, i):
     return {k.removeprefix(f"{i}_"): v for k, v in p.items() if k.startswith(f"{i}_")}

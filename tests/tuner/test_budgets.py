@@ -9,9 +9,10 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForSequenceClassification
 
-from cases import adapter_parameters, each
+from cases import each
 from papers import FIXTURES, config_of
 from subspace_tuning import METHODS, SSB, LoRA, SubspaceConfig
+from subspace_tuning.testing.cases import adapter_parameters
 from subspace_tuning.tuner.budget import budget
 
 MODELS = ["roberta-base", "deberta-v3-base", "roberta-large"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 
-from cases import KINDS, Net, adapter_parameters, each, held_by, inputs, relative, stored_numbers
+from cases import each
 from models import ALL, batch, bert
 from subspace_tuning import METHODS, SSB, LoRA, SubspaceConfig, calibrate
 from subspace_tuning.method import Method
@@ -12,6 +12,9 @@ from subspace_tuning.method.registry import register
 from subspace_tuning.methods import FishMask
 from subspace_tuning.run.recipe import make
 from subspace_tuning.run.train import run
+from subspace_tuning.testing.cases import Net, adapter_parameters, held_by, stored_numbers
+from subspace_tuning.testing.kinds import KINDS, inputs
+from subspace_tuning.testing.law import relative
 from subspace_tuning.tuner.calibrate import STATISTICS, needs_calibration
 from subspace_tuning.tuner.layer import SubspaceLayer
 from tiny import recipe

@@ -9,9 +9,11 @@ import torch
 from peft import AutoPeftModelForSequenceClassification, PeftModel, get_peft_model
 from torch import nn
 
-from cases import CASES, Case, adapter_parameters, each, relative
+from cases import CASES, each
 from models import ALL, TEXT, batch, bert, gpt2, llama
 from subspace_tuning import IA3, SSB, SSL, BitFit, FLoRA, LoRA, SAMParser, SubspaceConfig, TriLoRA
+from subspace_tuning.testing.cases import Case, adapter_parameters
+from subspace_tuning.testing.law import relative
 from subspace_tuning.tuner.layer import SubspaceLayer
 
 

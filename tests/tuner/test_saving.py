@@ -7,9 +7,11 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
-from cases import CASES, SINGLE, Case, adapter_parameters, each, relative, stored_numbers
+from cases import CASES, SINGLE, each
 from models import batch, bert
 from subspace_tuning import SSB, LoRA, SubspaceConfig
+from subspace_tuning.testing.cases import Case, adapter_parameters, stored_numbers
+from subspace_tuning.testing.law import relative
 
 
 @pytest.fixture

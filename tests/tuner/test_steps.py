@@ -6,11 +6,12 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 
-from cases import adapter_parameters, each, held_by, stored_numbers
+from cases import each
 from loops import Watch, train
 from models import batch, bert
 from subspace_tuning import SSB, StepCallback, Steps, SubspaceConfig
 from subspace_tuning.methods import AdaLoRA, DiffPruning, LoRADash
+from subspace_tuning.testing.cases import adapter_parameters, held_by, stored_numbers
 from subspace_tuning.tuner.layer import SubspaceLayer
 
 

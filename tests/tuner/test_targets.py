@@ -4,10 +4,11 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from cases import ON_LAYERS, adapter_parameters, each
+from cases import ON_LAYERS, each
 from models import ALL, batch, bert, deberta_v2, distilbert, gpt2, llama, qwen2, t5, t5_gated, vit
 from subspace_tuning import METHODS, SSB, BitFit, LoRA, SubspaceConfig
 from subspace_tuning.methods import VeRA
+from subspace_tuning.testing.cases import adapter_parameters
 from subspace_tuning.tuner.layer import SubspaceLayer
 
 LLAMA = (

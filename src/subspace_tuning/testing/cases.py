@@ -1,0 +1,106 @@
+"""A method as the laws see it: with its pattern, its truth, and a network of one layer that it tunes."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from peft import get_peft_model
+from torch import Tensor, nn
+
+from subspace_tuning.method import Method, members
+from subspace_tuning.testing.kinds import Kind, inputs
+from subspace_tuning.tuner.calibrate import calibrate
+from subspace_tuning.tuner.config import SubspaceConfig
+
+
+class Case(NamedTuple):
+    """A method, the pattern it is held to, and its truth: the equation written once more, in plain dense tensors.
+
+    truth: (method, W (n, m), b (m,) or None, parameters by name) -> phi(W), bias. For a method that is no map of the
+        weight: (method, rows x (..., n), W, b, parameters) -> rows (..., m). Without one, the laws that compare with a
+        truth are left out.
+    """
+
+    method: Method
+    mpc: str | None = None
+    truth: Callable[..., Any] | None = None
+
+    def config(self, **values: Any) -> SubspaceConfig:
+        return SubspaceConfig(method=self.method, mpc=self.mpc, **values)
+
+    @property
+    def resolved(self) -> Method:
+        return self.config().resolved()
+
+    def dense(self, W: Tensor, b: Tensor | None, p: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """phi(W) and the bias, by the truth."""
+        assert self.truth is not None
+        return self.truth(self.resolved, W, b, p)
+
+    def rows(self, x: Tensor, W: Tensor, b: Tensor | None, p: dict[str, Tensor]) -> Tensor:
+        """x (..., n) -> (..., m), by the truth."""
+        if not self.resolved.mergeable:
+            assert self.truth is not None
+            return self.truth(self.resolved, x, W, b, p)
+        W, b = self.dense(W, b, p)
+        return x @ W if b is None else x @ W + b
+
+    def __str__(self) -> str:
+        return self.resolved.describe().replace(" ", "")
+
+
+class Net(nn.Module):
+    """A network of one layer."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+def tuned(
+    case: Case, kind: Kind, *, init_weights: bool = False, dtype: torch.dtype = torch.float32, **config: Any
+) -> Any:
+    """A PEFT model of one layer with the case's adapter on it."""
+    net = Net(kind.layer().to(dtype))
+    made = case.config(target_modules=["layer"], init_weights=init_weights, **config)
+    model = get_peft_model(net, made, autocast_adapter_dtype=False).eval()
+    if case.resolved.calibration:
+        calibrate(model, [inputs(kind, 9, dtype)], loss=lambda model, x: (model(x) - 1).float().square().mean())
+        for value in () if init_weights else adapter_parameters(model).values():
+            value.data.add_(torch.randn_like(value), alpha=0.1)
+    return model
+
+
+def tuned_layer(model: Any) -> Any:
+    """The layer that ``tuned`` put the adapter on."""
+    return model.base_model.model.layer
+
+
+def sits(case: Case, kind: Kind) -> bool:
+    """Whether the method has a seat on the layer: a bias, for methods that sit on biases only."""
+    biased = getattr(kind.layer(), "bias", None) is not None
+    return biased or all(f.sits_on != "bias" for f in members(case.method))
+
+
+def adapter_parameters(model: nn.Module, adapter: str = "default") -> dict[str, Tensor]:
+    """name -> parameter of an adapter, wherever it stands in the model."""
+    return {k: p for k, p in model.named_parameters() if ".subspace_params." in k and f".{adapter}." in k}
+
+
+def stored_numbers(model: nn.Module, adapter: str = "default") -> dict[str, Tensor]:
+    """name -> number of an adapter that is stored but not trained, wherever it stands in the model."""
+    return {k: b for k, b in model.named_buffers() if ".subspace_stored." in k and f".{adapter}." in k}
+
+
+def values_of(layer: Any, adapter: str = "default") -> dict[str, Tensor]:
+    """The parameters of an adapter on one tuned layer, by the method's names."""
+    return dict(layer.subspace_params[adapter].items())
+
+
+def held_by(layer: Any, adapter: str = "default") -> dict[str, Tensor]:
+    """The parameters and the stored numbers of an adapter on one tuned layer, by the method's names."""
+    stored = layer.subspace_stored[adapter].items() if adapter in layer.subspace_stored else ()
+    return {**dict(stored), **values_of(layer, adapter)}
