@@ -7,9 +7,12 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
 
-from cases import KINDS, ON_LAYERS, Case, adapter_parameters, each, relative, sits
+from cases import ON_LAYERS, each
 from models import batch, bert, llama, t5
 from subspace_tuning import METHODS, SSB, BitFit, LoRA, SubspaceConfig
+from subspace_tuning.testing.cases import Case, adapter_parameters, sits
+from subspace_tuning.testing.kinds import KINDS
+from subspace_tuning.testing.law import relative
 from subspace_tuning.tuner.layer import SubspaceLayer
 
 MERGING = [name for name in ON_LAYERS if METHODS[name]().mergeable]
