@@ -14,14 +14,32 @@ from subspace_tuning.method.registry import METHODS
 TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture
-def example():
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
-    try:
-        exec(compile(code, "CONTRIBUTING.md", "exec"), {"__name__": "contributing_example"})
-        yield METHODS["column_space"]
-    finally:
-        METHODS.pop("column_space", None)
+METHOD, CHECK, SUITE = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
+NAMES = {"__name__": "contributing_example"}
+
+
+def run(code):
+    exec(compile(code, "CONTRIBUTING.md", "exec"), NAMES)
+
+
+run(METHOD)
+METHODS.pop("column_space")  # for the tests of this file alone
+run(CHECK.partition("check(")[0])
+run(SUITE)
+
+
+@pytest.fixture(autouse=True)
+def example(monkeypatch):
+    monkeypatch.setitem(METHODS, "column_space", NAMES["ColumnSpace"])
+    return NAMES["ColumnSpace"]
+
+
+class TestColumnSpace(NAMES["TestColumnSpace"]):
+    """The suite that stands there."""
+
+
+def test_the_one_line_check_passes():
+    run(CHECK)
 
 
 def network():

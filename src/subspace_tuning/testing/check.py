@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import torch
+
 from subspace_tuning.method import Method
 from subspace_tuning.testing import laws as _laws  # noqa: F401  (fills LAWS)
 from subspace_tuning.testing.cases import Case
@@ -52,8 +54,9 @@ def check(
     truth: the method's equation in plain dense tensors; see ``Case``.
     """
     cases = [as_case(method, truth)]
-    instances = [instance for law in laws for instance in law.instances(cases, kinds)]
-    broken = [Broken(instance, error) for instance in instances if (error := _fails(instance)) is not None]
+    with torch.random.fork_rng(devices=[]):
+        instances = [instance for law in laws for instance in law.instances(cases, kinds)]
+        broken = [Broken(instance, error) for instance in instances if (error := _fails(instance)) is not None]
     if broken:
         raise BrokenLaws(len(instances), broken)
 

@@ -1,0 +1,248 @@
+"""Methods that are wrong in one way each: exactly the laws that speak of it catch them, and say what is wrong."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from cases import each
+from subspace_tuning.algebra import Dense, Diag, Elementwise
+from subspace_tuning.method import Method, kaiming, normal, zeros
+from subspace_tuning.method.registry import METHODS
+from subspace_tuning.testing import KINDS, LAWS, BrokenLaws, check
+
+
+@dataclass(frozen=True)
+class Sound(Method):
+    """phi(W) = W + W A B."""
+
+    r: int = 2
+
+    name = "tests_sound"
+    category = "reconstruction"
+    formula = "2 r m"
+    paper = "tests"
+
+    def parameters(self, n, m):
+        return {"A": kaiming(m, self.r), "B": zeros(self.r, m)}
+
+    def rows(self, x):
+        """What happens to the rows on the way to W A B; as a matrix, it is I."""
+        return x
+
+    def phi(self, W, p):
+        return W + Elementwise(self.rows, W.shape[0], linear=True) @ W @ p.A @ p.B
+
+
+def truth(method, W, b, p):
+    return W + W @ p["A"] @ p["B"], b
+
+
+ROWS = {"forward_is_the_dense_truth", "gradients_are_those_of_autograd_through_the_dense_truth"}
+DENSE = {"dense_and_delta_are_the_dense_truth", "merged_weight_is_the_dense_truth"}
+MERGED = {"merged_equals_unmerged", "merge_and_unload_leaves_the_plain_layer"}
+MOVED = {"gradients_reach_exactly_the_methods_parameters", "optimiser_steps_change_the_output"}
+PAIR = {"the_method_composes"}
+
+
+class StartsElsewhere(Sound):
+    breaks = {"identity_at_start"} | PAIR
+
+    def parameters(self, n, m):
+        return {"A": kaiming(m, self.r), "B": normal(self.r, m, std=1.0)}
+
+
+class HasADeadParameter(Sound):
+    breaks = (
+        MOVED
+        | PAIR
+        | {
+            "zero_rows_give_zero_rows",
+            "a_bf16_base_computes_what_the_fp32_base_does",
+            "gradients_are_those_of_autograd_through_the_dense_truth",
+        }
+    )
+
+    formula = "2 r m + 1"
+
+    def parameters(self, n, m):
+        return super().parameters(n, m) | {"dead": zeros(1)}
+
+
+class CountsWrong(Sound):
+    breaks = {"parameter_count_is_the_formula"}
+
+    formula = "r m"
+
+
+class NeverMoves(Sound):
+    breaks = (
+        MOVED
+        | PAIR
+        | ROWS
+        | DENSE
+        | {
+            "unmerge_restores_bit_for_bit",
+            "a_checkpoint_gives_the_same_output",
+        }
+    )
+
+    def phi(self, W, p):
+        return W + 0.0 * (W @ p.A @ p.B)
+
+
+class MergesSomethingElse(Sound):
+    breaks = MERGED | PAIR | ROWS
+
+    def rows(self, x):
+        return 2 * x
+
+
+class FormsADenseGradient(Sound):
+    breaks = {"no_dense_weight_gradient_is_computed"} | PAIR  # W.dense() is of one moment, where W is an expression
+
+    def phi(self, W, p):
+        return W + Dense(W.dense() @ (p.A.numbers @ p.B.numbers))
+
+
+class HalvesAGradient(Sound):
+    breaks = {"gradients_are_those_of_autograd_through_the_dense_truth"}
+
+    def phi(self, W, p):
+        B = p.B.numbers
+        return W + W @ p.A @ Dense(B / 2 + B.detach() / 2)
+
+
+class TrainsOnOtherRows(Sound):
+    breaks = {"training_mode_changes_nothing_but_dropout"}
+
+    def phi(self, W, p):
+        return W + (1.5 if p.training else 1.0) * (W @ p.A @ p.B)
+
+
+class NeedsRows(Sound):
+    breaks = {"zero_rows_give_zero_rows"}
+
+    def rows(self, x):
+        return x / x.abs().max() * x.abs().max()
+
+
+class IgnoresStrides(Sound):
+    breaks = {"strides_of_the_input_do_not_matter"}
+
+    def rows(self, x):
+        return x.as_strided(x.shape, torch.empty(x.shape).stride())
+
+
+class CountsRows(Sound):
+    breaks = {"few_and_many_rows_take_different_orders_to_the_same_output"}
+
+    def rows(self, x):
+        return x * (1 if x.numel() < 1000 else 1.01)
+
+
+class IsAnotherInBf16(Sound):
+    breaks = {"merged_equals_unmerged", "a_bf16_base_computes_what_the_fp32_base_does"}
+
+    def rows(self, x):
+        return 3 * x if x.dtype == torch.bfloat16 else x
+
+
+class StartsFromOtherConstants(Sound):
+    breaks = (
+        ROWS
+        | DENSE
+        | {
+            "a_checkpoint_gives_the_same_output",
+            "searching_for_what_a_method_reaches_finds_it_again",
+        }
+    )
+
+    def constants(self, W):
+        return {"d": 1 + torch.rand(W.shape[1]).to(W.dense())}
+
+    def phi(self, W, p):
+        return W + W @ Diag(p.d) @ p.A @ p.B
+
+
+class ForgetsWhatCameBefore(Sound):
+    breaks = PAIR
+
+    def constants(self, W):
+        return {"W0": W.dense().clone()}
+
+    def phi(self, W, p):
+        return p.W0 + p.W0 @ p.A @ p.B
+
+
+class ProjectsByOtherConstants(StartsFromOtherConstants):
+    breaks = (
+        ROWS
+        | DENSE
+        | {
+            "a_checkpoint_gives_the_same_output",
+            "projecting_what_a_method_reaches_finds_it_again",
+        }
+    )
+
+    def project(self, W, W_star):
+        return {"B": torch.zeros(self.r, W.shape[1]).to(W.dense())}
+
+
+BROKEN = [*Sound.__subclasses__(), *StartsFromOtherConstants.__subclasses__()]
+OF_THE_PACKAGE = {"a_method_without_a_seat_says_so", "adapters_beside_each_other_do_not_mix"}  # no method breaks these
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch):
+    for cls in (Sound, *BROKEN):
+        monkeypatch.setattr(cls, "name", f"tests_{cls.__name__}")
+        monkeypatch.setitem(METHODS, cls.name, cls)
+
+
+def broken(method, truth):
+    """law -> what it says, on one kind of weight."""
+    with pytest.raises(BrokenLaws) as found:
+        check(method, truth, kinds=KINDS[:1])
+    return {b.law: str(b) for b in found.value.broken}
+
+
+def test_a_sound_method_breaks_none():
+    check(Sound(), truth, kinds=[KINDS[1], KINDS[5]])
+
+
+@each(cls=BROKEN)
+def test_a_wrong_method_breaks_exactly_the_laws_that_speak_of_it(cls):
+    assert set(broken(cls(), truth)) == cls.breaks
+
+
+def test_every_law_can_fail():
+    assert set().union(*(cls.breaks for cls in BROKEN)) == set(LAWS) - OF_THE_PACKAGE
+
+
+@each(wrong=[lambda W, b, dW: (W + 2 * dW, b), lambda W, b, dW: (W + dW, 2 * b)])
+def test_a_truth_that_differs_breaks_the_laws_of_the_truth(wrong):
+    found = set(broken(Sound(), lambda method, W, b, p: wrong(W, b, W @ p["A"] @ p["B"])))
+    assert "forward_is_the_dense_truth" in found
+    assert "merged_weight_is_the_dense_truth" in found
+    assert found <= ROWS | DENSE
+
+
+def test_the_report_says_which_law_fails_for_what_and_why():
+    says = broken(CountsWrong(), truth)["parameter_count_is_the_formula"]
+    assert says == (
+        "parameter_count_is_the_formula [tests_CountsWrong(r=2)-linear]: "
+        "40 numbers are trained, the formula 'r m' says 20"
+    )
+    says = broken(MergesSomethingElse(), truth)["merged_equals_unmerged"]
+    assert "the output after merging is off by" in says
+    says = broken(NeedsRows(), truth)["zero_rows_give_zero_rows"]
+    assert "RuntimeError: max()" in says
+
+
+def test_laws_draw_the_same_numbers_each_time_and_leave_the_generator_alone():
+    drawn = torch.get_rng_state()
+    first = broken(StartsElsewhere(), truth)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    torch.rand(3)
+    assert broken(StartsElsewhere(), truth) == first
