@@ -27,7 +27,8 @@ from subspace_tuning.run.pretrained import Pretrained, adapt, config_of, load_mo
 from subspace_tuning.run.recipe import Recipe
 from subspace_tuning.run.train import fit_to_data, result_of, trainer_of
 from subspace_tuning.run.watch import Watch
-from subspace_tuning.tuner.model import layers, routed
+from subspace_tuning.tuner.model import layers
+from subspace_tuning.tuner.routed import routed
 
 DATA = ("task", "data", "columns", "label", "labels", "metric", "train_samples", "eval_samples", "hold_out")
 SHARED = ("model", *DATA, "max_length", "modules_to_save")

@@ -54,7 +54,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         self.unread: set[str] = set()  # adapters that a checkpoint holds in another form, until that one is read
         self._uncalibrated: dict[str, nn.Parameter] = {}
         self.stepped = False  # whether anybody tells methods of the steps of training: see steps.py
-        self._original: dict[str, Tensor] = {}
+        self._original: dict[str, nn.Parameter] = {}  # of what is merged into
         self._tuned: dict[tuple[tuple[str, ...], bool], Tuned] = {}
         self._halves: dict[tuple[str, bool], Cut | None] = {}
         self._disable_adapters = False
@@ -241,7 +241,8 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
                     raise ValueError(f"NaNs or infinities in the merged weights of {names}; the adapter looks broken")
         for name, value in (("weight", new_weight), ("bias", new_bias)):
             if value is not None and name not in self._original:
-                self._original[name] = getattr(W.layer, name).detach().clone()
+                self._original[name] = own = getattr(W.layer, name)
+                setattr(W.layer, name, nn.Parameter(own.detach().clone(), own.requires_grad))  # own may be tied
         W.assign(new_weight, new_bias)
         self.merged_adapters = together
 
@@ -249,25 +250,26 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
     def original(self) -> Iterator[None]:
         """Within this, the frozen layer holds its original weight and bias, whatever is merged into it."""
         base = self.get_base_layer()
-        merged = {name: getattr(base, name).detach().clone() for name in self._original}
-        self._write(self._original)
+        merged = {name: getattr(base, name) for name in self._original}
+        self._place(self._original)
         try:
             yield
         finally:
-            self._write(merged)
+            self._place(merged)
 
-    def _write(self, values: dict[str, Tensor]) -> None:
+    def _place(self, values: dict[str, nn.Parameter]) -> None:
         base = self.get_base_layer()
-        with torch.no_grad():
-            for name, value in values.items():
-                getattr(base, name).copy_(value)
+        for name, value in values.items():
+            if not (now := getattr(base, name)).is_meta:
+                value.data = value.data.to(now)  # where the model has gone meanwhile
+            setattr(base, name, value)
 
     def unmerge(self) -> None:
         """Put the original weight and bias back, bit for bit."""
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        self._write(self._original)
+        self._place(self._original)
         self._original.clear()
         self.merged_adapters.clear()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -11,15 +11,16 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
-from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from subspace_tuning.methods.on_block import OnBlock
 from subspace_tuning.tuner import blocks
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.layer import BASE, SubspaceLayer
+from subspace_tuning.tuner.routed import copies, routed
 from subspace_tuning.tuner.saved import check_fits, check_name, each_as, named_layers, nameless, of_adapter
 from subspace_tuning.tuner.targets import default_targets
+from subspace_tuning.tuner.tied import can_untie, shares, untie
 from subspace_tuning.weights import Unsupported
 
 
@@ -161,8 +162,18 @@ class SubspaceModel(BaseTuner):
             "subspace-tuning has no add_weighted_adapter; activate several adapters with set_adapter"
         )
 
+    def _check_tied_modules(self, model: nn.Module, peft_config: Any) -> None:
+        """Tied weights are no concern here: merging unties what it changes (see ``SubspaceLayer.merge``)."""
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        """Put a module in place of another, wherever else in the model that one stands too."""
+        shared = [(m, name) for m in self.model.modules() for name, own in m._modules.items() if own is child]
+        super()._replace_module(parent, child_name, new_module, child)
+        for module, name in shared:
+            if module is not new_module:
+                setattr(module, name, new_module)
+
     def _check_merge_allowed(self) -> None:
-        super()._check_merge_allowed()
         for layer in layers(self.model):
             for adapter in layer.active_adapters:
                 method = layer.methods.get(adapter)
@@ -218,11 +229,23 @@ class SubspaceModel(BaseTuner):
         safe_merge: bool = False,
         adapter_names: list[str] | None = None,
     ) -> Any:
+        if merge and not can_untie(self.model):
+            for name, layer in self.model.named_modules():
+                if isinstance(layer, SubspaceLayer) and layer.methods and shares(self.model, layer.weight):
+                    raise ValueError(
+                        f"{name} shares its weight with other modules, and no checkpoint of {type(self.model).__name__} "
+                        "can tell them apart: once saved, the merged model would be another one. Keep it unmerged, or "
+                        "merge_adapter() for as long as it is in memory"
+                    )
         if merge and safe_merge:  # look at every layer before the first one is taken out
             self.merge_adapter(adapter_names, safe_merge=True)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="All adapters are already merged")
-            return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
+            warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")
+            model: Any = super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
+        if merge:
+            untie(model)
+        return model
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
@@ -238,45 +261,5 @@ class SubspaceModel(BaseTuner):
         unknown = sorted(set(names) - {BASE} - set(self.peft_config))
         if unknown:
             raise ValueError(f"adapter_names holds unknown adapters {unknown}; loaded are {sorted(self.peft_config)}")
-        with routed(self.model, names, _copies(self.model, kwargs)):
+        with routed(self.model, names, copies(self.model, kwargs)):
             yield
-
-
-def _copies(model: nn.Module, kwargs: dict[str, Any]) -> int:
-    """How often generation repeats each sample of a batch, by its own arguments or else by the model's."""
-    config = kwargs.get("generation_config") or getattr(model, "generation_config", None)
-    said = (kwargs.get(name) or getattr(config, name, None) for name in ("num_beams", "num_return_sequences"))
-    return max(times or 1 for times in said)
-
-
-@contextmanager
-def routed(model: nn.Module, names: Sequence[str], copies: int = 1) -> Iterator[None]:
-    """Within this, each row of a batch goes by the adapter that is named for it, and by that one's head.
-
-    A batch may also hold each sample ``copies`` times, one after the other (beams).
-    """
-    of = partial(_for_rows, names, copies)
-    handles = [layer.register_forward_pre_hook(partial(_with_names, of), with_kwargs=True) for layer in layers(model)]
-    heads = [m for m in model.modules() if isinstance(m, ModulesToSaveWrapper)]
-    handles += [head.register_forward_hook(partial(_by_own_head, of), with_kwargs=True) for head in heads]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _for_rows(names: Sequence[str], copies: int, x: Tensor) -> Sequence[str]:
-    return [name for name in names for _ in range(copies)] if len(x) == copies * len(names) else names
-
-
-def _with_names(of: Callable[[Tensor], Sequence[str]], layer: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    return args, {**kwargs, "adapter_names": of(args[0])}
-
-
-def _by_own_head(of: Callable[[Tensor], Sequence[str]], wrapper: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-    (x,), names = args, of(args[0])
-    rows = {name: [i for i, other in enumerate(names) if other == name] for name in dict.fromkeys(names)}
-    heads = {BASE: wrapper.original_module, **dict(wrapper.modules_to_save.items())}
-    done = torch.cat([heads[name](x[own], **kwargs) for name, own in rows.items()])
-    return done[torch.tensor([i for own in rows.values() for i in own]).argsort().to(done.device)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ def nameless(key: str, adapter: str) -> str:
     return key
 
 
-def of_adapter(state: dict[str, Tensor], model: nn.Module, adapter: str) -> dict[str, Tensor]:
+def of_adapter(state: dict[str, Tensor], model: Any, adapter: str) -> dict[str, Tensor]:
     """What is trained and stored of an adapter on its layers, out of a model's state.
 
     PEFT has dropped from the state every key in which the name of another adapter stands; what belongs to this one,
