@@ -9,7 +9,8 @@ from models import batch, bert, gpt2, llama
 from subspace_tuning import METHODS, SSB, SubspaceConfig
 from subspace_tuning.method.registry import build
 from subspace_tuning.methods import IA3, BitFit, DoRA, Houlsby, LoRA, SAMParser, VeRA
-from subspace_tuning.tuner.model import layers, routed
+from subspace_tuning.tuner.model import layers
+from subspace_tuning.tuner.routed import routed
 
 METHODS_HERE = [
     SSB(),

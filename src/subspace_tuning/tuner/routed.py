@@ -28,7 +28,8 @@ def routed(model: nn.Module, names: Sequence[str], copies: int = 1) -> Iterator[
     A batch may also hold each sample ``copies`` times, one after the other (beams).
     """
     of = partial(_for_rows, names, copies)
-    handles = [layer.register_forward_pre_hook(partial(_with_names, of), with_kwargs=True) for layer in model.modules() if isinstance(layer, SubspaceLayer)]
+    seats = [m for m in model.modules() if isinstance(m, SubspaceLayer)]
+    handles = [seat.register_forward_pre_hook(partial(_with_names, of), with_kwargs=True) for seat in seats]
     heads = [m for m in model.modules() if isinstance(m, ModulesToSaveWrapper)]
     handles += [head.register_forward_hook(partial(_by_own_head, of), with_kwargs=True) for head in heads]
     try:
