@@ -20,7 +20,7 @@ from subspace_tuning.tuner.layer import BASE, SubspaceLayer
 from subspace_tuning.tuner.routed import copies, routed
 from subspace_tuning.tuner.saved import check_fits, check_name, each_as, named_layers, nameless, of_adapter
 from subspace_tuning.tuner.targets import default_targets
-from subspace_tuning.tuner.tied import can_untie, shares, untie
+from subspace_tuning.tuner.tied import check_untied, untie
 from subspace_tuning.weights import Unsupported
 
 
@@ -229,14 +229,8 @@ class SubspaceModel(BaseTuner):
         safe_merge: bool = False,
         adapter_names: list[str] | None = None,
     ) -> Any:
-        if merge and not can_untie(self.model):
-            for name, layer in self.model.named_modules():
-                if isinstance(layer, SubspaceLayer) and layer.methods and shares(self.model, layer.weight):
-                    raise ValueError(
-                        f"{name} shares its weight with other modules, and no checkpoint of {type(self.model).__name__} "
-                        "can tell them apart: once saved, the merged model would be another one. Keep it unmerged, or "
-                        "merge_adapter() for as long as it is in memory"
-                    )
+        if merge:
+            check_untied(self.model)
         if merge and safe_merge:  # look at every layer before the first one is taken out
             self.merge_adapter(adapter_names, safe_merge=True)
         with warnings.catch_warnings():

@@ -7,15 +7,25 @@ from typing import Any
 
 from torch import nn
 
+from subspace_tuning.tuner.layer import SubspaceLayer
 
-def shares(model: nn.Module, weight: nn.Parameter) -> bool:
-    """Whether several modules hold this very parameter."""
+
+def check_untied(model: nn.Module) -> None:
+    """Raise ValueError where a tuned layer shares its weight and no checkpoint of the model could say it ceased to."""
+    if _can_untie(model):
+        return
     held = Counter(id(p) for module in model.modules() for p in module._parameters.values())
-    return held[id(weight)] > 1
+    for name, layer in model.named_modules():
+        if isinstance(layer, SubspaceLayer) and layer.methods and held[id(layer.weight)] > 1:
+            raise ValueError(
+                f"{name} shares its weight with other modules, and no checkpoint of {type(model).__name__} can tell "
+                "them apart: saved, the merged model would be another one; keep it unmerged, or merge_adapter() it for "
+                "as long as it is in memory"
+            )
 
 
-def can_untie(model: Any) -> bool:
-    """Whether a checkpoint of the model can say that nothing is tied: T5's config, say, cannot."""
+def _can_untie(model: Any) -> bool:
+    """Whether the model's config can say that nothing is tied: T5's cannot."""
     config = getattr(model, "config", None)
     if not getattr(config, "tie_word_embeddings", False):
         return True
