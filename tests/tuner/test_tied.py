@@ -9,9 +9,10 @@ from peft import get_peft_model
 from torch import nn
 
 import models
-from cases import each, relative
+from cases import each
 from subspace_tuning import SSB, LoRA, SAMParser, SubspaceConfig
 from subspace_tuning.methods import DoRA
+from subspace_tuning.testing.law import relative
 from subspace_tuning.tuner.layer import SubspaceLayer
 
 

@@ -26,7 +26,7 @@ def check_untied(model: nn.Module) -> None:
 
 def _can_untie(model: Any) -> bool:
     """Whether the model's config can say that nothing is tied: T5's cannot."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if not getattr(config, "tie_word_embeddings", False):
         return True
     return not type(config).from_dict({**config.to_dict(), "tie_word_embeddings": False}).tie_word_embeddings
