@@ -60,7 +60,10 @@ ADAPTERS = {
     "dora": (models.bert, lora(use_dora=True, rank_pattern={"value": 2})),
     "dora_embedding": (models.bert, lora(use_dora=True, target_modules=["word_embeddings", "query"])),
     "dora_convolution": (models.vit, lora(use_dora=True, target_modules=["projection", "fc1"], task_type=None)),
-    "dora_conv1d": (models.gpt2, lora(use_dora=True, target_modules=["c_attn"], fan_in_fan_out=True)),
+    "dora_conv1d": (
+        models.gpt2,
+        lora(use_dora=True, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM"),
+    ),
     "adalora": (models.bert, adalora()),
     "adalora_convolution": (models.vit, adalora(target_modules=["projection", "fc1"], task_type=None)),
     "vera": (models.bert, vera(["query", "value"])),

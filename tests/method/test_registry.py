@@ -140,8 +140,9 @@ def test_the_decorator_registers_and_refuses_a_taken_name(outside):
 
 def test_a_path_names_a_method(outside):
     imported = outside("outside_path")
-    config = SubspaceConfig(method="outside_path.mine:Twice", factor=3)
+    config = SubspaceConfig(method=build("outside_path.mine:Twice", {"factor": 3}))
     assert imported()
+    assert SubspaceConfig(method="outside_path.mine:Twice", factor=3).method == config.method
     assert config.method.factor == 3
     model, data = get_peft_model(bert(), config), batch()
     model(**data).loss.backward()
@@ -171,7 +172,7 @@ def test_a_checkpoint_says_which_import_is_missing_and_imports_nothing(decorator
     imported = outside("outside_saved", decorator)
     base = bert()
     weights = {k: v.clone() for k, v in base.state_dict().items()}
-    config = SubspaceConfig(method="outside_saved.mine:Twice", init_weights=False, target_modules=["query"])
+    config = SubspaceConfig(method=build("outside_saved.mine:Twice"), init_weights=False, target_modules=["query"])
     model, data = get_peft_model(base, config).eval(), batch()
     want = model(**data).logits
     model.save_pretrained(tmp_path / "adapter")
@@ -191,6 +192,56 @@ def test_a_checkpoint_says_which_import_is_missing_and_imports_nothing(decorator
     assert torch.equal(again(**data).logits, want)
 
 
+READ = {  # what a config may hold or lack
+    "as_saved": {"method": {"name": "outside_canary.mine:Twice", "import": "outside_canary.mine"}},
+    "registered_name": {"method": {"name": "outside_named", "import": "outside_canary.mine"}},
+    "bare": {"method": "outside_canary.mine:Twice"},
+    "composition": {"method": "ssb|outside_canary.mine:Twice"},
+    "list": {"method": ["ssb", {"name": "outside_canary.mine:Twice"}]},
+    "with_a_field": {"method": "outside_canary.mine:Twice", "factor": 3},
+    "pattern": {"method": "ssb", "method_pattern": {"query": "outside_canary.mine:Twice"}},
+    "package": {"method": "outside_canary:mine"},
+}
+
+
+@each(lacks=[(), ("peft_version",), ("peft_version", "peft_type")])
+@each(name=sorted(READ))
+def test_reading_a_config_imports_nothing_whatever_it_holds_or_lacks(name, lacks, outside, tmp_path):
+    imported = outside("outside_canary", '@register("outside_named")')
+    SubspaceConfig(method="ssb").save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    data = {**json.loads(path.read_text()), **READ[name]}
+    path.write_text(json.dumps({k: v for k, v in data.items() if k not in lacks}))
+    for read in (SubspaceConfig.from_pretrained, lambda folder: SubspaceConfig(**json.loads(path.read_text()))):
+        with pytest.raises(ValueError, match=r"`import outside_canary(\.mine)?` first|known methods"):
+            read(tmp_path)
+    assert not imported()
+    assert "outside_canary" not in sys.modules
+
+
+def test_a_module_that_loads_its_parts_when_asked_is_not_asked(outside):
+    """As transformers does: its attributes are modules that are imported by looking at them."""
+    imported = outside("outside_lazy")
+    lazy = type(sys)("outside_shop")
+    lazy.__getattr__ = lambda name: getattr(__import__("outside_lazy.mine", fromlist=["mine"]), name)
+    sys.modules["outside_shop"] = lazy
+    with pytest.raises(UnknownMethod, match="'outside_shop' holds no method|outside_shop holds no method"):
+        from_data("outside_shop:Twice")
+    assert not imported()
+    with pytest.raises(UnknownMethod, match="unknown|holds no method"):
+        from_data("subspace_tuning.method.method:Method")
+    assert type(build("outside_shop:Twice")).__name__ == "Twice"
+
+
+def test_values_of_another_type_than_a_field_declares_are_refused():
+    for values in ({"r": "4"}, {"r": True}, {"alpha": None}, {"alpha": float("nan")}, {"dropout": [0]}, {"init": 3}):
+        (name,) = values
+        with pytest.raises(ValueError, match=f"lora.*{name}"):
+            from_data({"name": "lora", **values})
+    with pytest.raises(ValueError, match="2 to 16"):
+        from_data(["ssb"] * 17)
+
+
 def test_an_object_of_an_unregistered_class_saves_and_loads(outside, tmp_path):
     outside("outside_object")
     from outside_object.mine import Twice
@@ -205,7 +256,7 @@ def test_loading_needs_no_more_than_the_import_it_asks_for(outside, tmp_path):
     outside("outside_fresh")
     base = bert()
     base.save_pretrained(tmp_path / "base")
-    config = SubspaceConfig(method="outside_fresh.mine:Twice", target_modules=["query"])
+    config = SubspaceConfig(method=build("outside_fresh.mine:Twice"), target_modules=["query"])
     get_peft_model(base, config).save_pretrained(tmp_path / "adapter")
     script = f"""
 import sys, re

@@ -87,15 +87,14 @@ ALONE = [
 @each(method=ALONE, model=[bert, vit])
 def test_a_layer_read_alone_is_what_the_whole_model_makes_of_it(method, model, made):
     folder = made(method, model, rank_pattern={"value": 3} if model is bert and "pissa" in method.describe() else {})
-    with opened(folder) as source:
-        held = source.load()
-        changes = changes_of(held, held.active_adapters)
-        with trained(folder) as subject:
-            assert list(changes) == subject.names
-            for name, change in changes.items():
-                layer = subject.read(name)
-                assert torch.equal(layer.W, seats(held)[name].frozen.dense().double())
-                torch.testing.assert_close(layer.change.dense(), change.dense(), rtol=0, atol=1e-12)
+    held = opened(folder).load()
+    changes = changes_of(held, held.active_adapters)
+    with trained(folder) as subject:
+        assert list(changes) == subject.names
+        for name, change in changes.items():
+            layer = subject.read(name)
+            assert torch.equal(layer.W, seats(held)[name].frozen.dense().double())
+            torch.testing.assert_close(layer.change.dense(), change.dense(), rtol=0, atol=1e-12)
 
 
 def test_no_whole_model_is_loaded_for_figures_of_layers(made, tmp_path, monkeypatch):

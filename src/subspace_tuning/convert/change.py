@@ -64,6 +64,12 @@ class Change:
         dW = 0.0 if self.dW is None else self.svd.S.square().sum().item()
         return (dW + self._bias_square()) ** 0.5
 
+    def largest(self) -> float:
+        """At least the largest number of dW and db in size; NaN where one of them is."""
+        parts = [] if self.dW is None else [self.dW] if isinstance(self.dW, Tensor) else [_bound(*self.dW)]
+        parts += [] if self.db is None else [self.db]
+        return torch.stack([part.abs().max() for part in parts if part.numel()] or [torch.zeros(())]).max().item()
+
     def missed_by(self, A: Tensor, B: Tensor) -> float:
         """||[dW - A B; db]||_F for A (n, r), B (r, m): what a product of two factors leaves out."""
         A, B = A.to(torch.float64), B.to(torch.float64)
@@ -143,6 +149,11 @@ def exact(t: Tensor) -> Tensor:
     held = t.detach()
     held = held.cpu() if held.device.type == "mps" else held  # which has no double precision
     return held.to(torch.float64) if held.is_floating_point() else held
+
+
+def _bound(L: Tensor, R: Tensor) -> Tensor:
+    """No entry of L R is larger (Cauchy-Schwarz)."""
+    return L.norm(dim=1).amax() * R.norm(dim=0).amax() if L.numel() else L.new_zeros(1)
 
 
 def _narrow(factors: Factors | None) -> Factors | None:

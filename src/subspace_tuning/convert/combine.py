@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import reduce
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from peft import PeftModel
 from subspace_tuning.convert.certificate import Certificate
 from subspace_tuning.convert.change import Change
 from subspace_tuning.convert.export import Job, checked
-from subspace_tuning.convert.layers import answers_with, changes_of, methods_of, seats
+from subspace_tuning.convert.layers import answers_with, changes_of, check_finite, methods_of, seats
 from subspace_tuning.convert.lora import Wanted
 from subspace_tuning.convert.probe import probe
 from subspace_tuning.convert.source import Source, opened
-from subspace_tuning.errors import BadInput, as_bad_input
+from subspace_tuning.errors import BadInput
 
 HOW = ("sum", "compose")
 
@@ -43,19 +43,21 @@ def combine(
         raise BadInput(f"adapters are combined by {' or '.join(HOW)}, got {how!r}")
     if weights is not None and (how != "sum" or len(weights) != len(adapters)):
         raise BadInput(f"weights are for a sum, one an adapter: got {len(weights)} for {len(adapters)} adapters")
-    with ExitStack() as stack:
-        sources = [stack.enter_context(opened(adapter, base)) for adapter in adapters]
-        model, names = _loaded(sources)
-        if how == "compose":
-            changes = changes_of(model, names)
-        else:
-            terms = zip(weights or [1.0] * len(names), names, strict=True)
-            changes = reduce(_plus, ({k: w * c for k, c in changes_of(model, [a]).items()} for w, a in terms))
-        inputs = probe(model, sources[0].tokenizer, texts)
-        frozen = {name: layer.frozen for name, layer in seats(model).items()}
-        before = answers_with(model, frozen, changes, inputs)
-        job = Job(out, to, wanted or Wanted(), [str(a) for a in adapters], methods_of(model), sources[0], inputs)
-        return job.run(model, changes, before)
+    if not all(map(math.isfinite, weights or ())):
+        raise BadInput(f"weights are finite numbers, got {', '.join(map(str, weights or ()))}")
+    sources = [opened(adapter, base) for adapter in adapters]
+    model, names = _loaded(sources)
+    if how == "compose":
+        changes = changes_of(model, names)
+    else:
+        terms = zip(weights or [1.0] * len(names), names, strict=True)
+        changes = reduce(_plus, ({k: w * c for k, c in changes_of(model, [a]).items()} for w, a in terms))
+    check_finite(changes)
+    inputs = probe(model, sources[0].tokenizer, texts)
+    frozen = {name: layer.frozen for name, layer in seats(model).items()}
+    before = answers_with(model, frozen, changes, inputs)
+    job = Job(out, to, wanted or Wanted(), [str(a) for a in adapters], methods_of(model), sources[0], inputs)
+    return job.run(model, changes, before)
 
 
 def _loaded(sources: Sequence[Source]) -> tuple[PeftModel, list[str]]:
@@ -65,8 +67,7 @@ def _loaded(sources: Sequence[Source]) -> tuple[PeftModel, list[str]]:
     model = sources[0].load()
     names = [model.active_adapters[0]]
     for i, source in enumerate(sources[1:], 1):
-        with as_bad_input((RuntimeError, ValueError, KeyError)):
-            model.load_adapter(str(source.folder), adapter_name=f"adapter_{i}")
+        source.adapter.on(model, f"adapter_{i}")
         names.append(f"adapter_{i}")
     return model.eval(), names
 

@@ -27,12 +27,12 @@ from subspace_tuning.convert import lora
 from subspace_tuning.convert.certificate import CARD, CERTIFICATE, MERGED_CARD, Certificate, Layer
 from subspace_tuning.convert.change import Change
 from subspace_tuning.convert.fold import SCALES, Plan, plan
-from subspace_tuning.convert.from_peft import WEIGHTS
 from subspace_tuning.convert.layers import changes_of, methods_of, seats, untie, without
 from subspace_tuning.convert.lora import Wanted
 from subspace_tuning.convert.probe import Differences, Probe, answers, differences, probe
 from subspace_tuning.convert.source import Source, opened
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files.adapter_folder import WEIGHTS
 from subspace_tuning.files.aside import free, whole_folder
 from subspace_tuning.run.merged import public_name, write_model
 from subspace_tuning.version import VERSION
@@ -57,14 +57,14 @@ def export(
     out = checked(out, to)
     if scales not in SCALES or (scales == "norm" and to != "merged"):
         raise BadInput(f"scales of inputs go to the weight or, for --to merged, the norm; got {scales!r} for {to}")
-    with opened(adapter, base) as source:
-        model = source.load()
-        inputs = probe(model, source.tokenizer, texts)
-        changes = changes_of(model, model.active_adapters)
-        before = answers(model, inputs)
-        folds = plan(model, inputs) if scales == "norm" else Plan()
-        job = Job(out, to, wanted or Wanted(), [str(adapter)], methods_of(model), source, inputs, folds)
-        return job.run(model, changes, before)
+    source = opened(adapter, base)
+    model = source.load()
+    inputs = probe(model, source.tokenizer, texts)
+    changes = changes_of(model, model.active_adapters)
+    before = answers(model, inputs)
+    folds = plan(model, inputs) if scales == "norm" else Plan()
+    job = Job(out, to, wanted or Wanted(), [str(adapter)], methods_of(model), source, inputs, folds)
+    return job.run(model, changes, before)
 
 
 def checked(out: Path | str, to: str) -> Path:

@@ -17,6 +17,8 @@ from subspace_tuning.errors import BadInput
 from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.weights import LayerWeight
 
+LARGEST = torch.finfo(torch.float32).max
+
 
 def seats(model: nn.Module) -> dict[str, SubspaceLayer]:
     """The tuned layers of a PEFT model, under their names in the base model."""
@@ -41,13 +43,22 @@ def methods_of(model: nn.Module) -> list[str]:
     return sorted({m.describe() for layer in seats(model).values() for m in layer.methods.values()})
 
 
+def check_finite(changes: Mapping[str, Change]) -> None:
+    """Raise BadInput where a change is too large to be a weight's: in single precision it would be infinite."""
+    for name, made in changes.items():
+        if not made.largest() < LARGEST:
+            raise BadInput(f"{name}: the change of its weight is not finite in single precision; the adapter is broken")
+
+
 @torch.no_grad()
 def change_of(name: str, layer: SubspaceLayer, adapters: Sequence[str]) -> Change:
     """What these adapters make of a layer. Raises BadInput where it cannot be written into a weight."""
     try:
-        return change(layer, adapters)
+        made = change(layer, adapters)
     except NotALinearMap as error:
         raise BadInput(f"{name}: {error}") from error
+    check_finite({name: made})
+    return made
 
 
 def changes_of(model: nn.Module, adapters: Sequence[str]) -> dict[str, Change]:

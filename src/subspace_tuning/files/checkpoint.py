@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files.adapter_folder import CONFIG, UNREADABLE
 from subspace_tuning.files.assets import location
+from subspace_tuning.files.plain import read_object
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-ADAPTER = "adapter_config.json"
 
 
 class Checkpoint:
@@ -32,7 +32,7 @@ class Checkpoint:
                     for key in held.keys():  # noqa: SIM118  a file's, not a dictionary's
                         self._file[key] = path
                         self._size[key] = tuple(held.get_slice(key).get_shape())
-            except (SafetensorError, OSError) as error:
+            except UNREADABLE as error:
                 raise BadInput(f"cannot read the weights {path}: {error}") from error
 
     def __contains__(self, key: str) -> bool:
@@ -66,18 +66,14 @@ class Checkpoint:
 
     @property
     def is_adapter(self) -> bool:
-        return (self.folder / ADAPTER).is_file()
+        return (self.folder / CONFIG).is_file()
 
     def config(self) -> dict[str, Any] | None:
         """The model's config.json, where there is one."""
         path = self.folder / "config.json"
         if not path.is_file():
             return None
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise BadInput(f"cannot read the model's config {path}: {error}") from error
-        return data if isinstance(data, dict) else None
+        return read_object(path, "the model's config")
 
     def digest(self) -> str:
         """Changes when a file does, without reading it."""
@@ -96,21 +92,29 @@ def _files(name: str) -> tuple[Path, list[Path]]:
         path = trained(path)
     if not path.is_dir():
         path = _from_hub(name)
-    if (path / INDEX).is_file():
-        try:
-            shards = json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise BadInput(f"the index {path / INDEX} is damaged: {error}") from error
-        found = [path / Path(shard).name for shard in sorted(set(shards))]
-    else:
+    found = shards(path)
+    if not found:
         found = [path / SINGLE] if (path / SINGLE).is_file() else sorted(path.glob("*.safetensors"))
     if not found:
         pickled = " (its .bin file could run code and is never opened)" if any(path.glob("*.bin")) else ""
         raise BadInput(f"there is no .safetensors file in {path}{pickled}; give the folder of a model or an adapter")
-    for shard in found:
-        if not shard.is_file():
-            raise BadInput(f"the shard {shard} is missing")
     return path, found
+
+
+def shards(folder: Path) -> list[Path]:
+    """The files that a folder's index names, none where it has no index. Raises BadInput for one outside the folder."""
+    index = folder / INDEX
+    if not index.is_file():
+        return []
+    named = read_object(index, "the index").get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+        raise BadInput(f"the index {index} is damaged: its weight_map names no files; copy the model again")
+    for name in sorted(set(named.values())):
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise BadInput(f"the index {index} names {name!r}, expected a .safetensors file of the same folder")
+        if not (folder / name).is_file():
+            raise BadInput(f"the shard {folder / name} is missing")
+    return [folder / name for name in sorted(set(named.values()))]
 
 
 def trained(run: Path) -> Path:

@@ -1,26 +1,32 @@
 """Names of methods: registering a class, building a method from its name and fields, and back.
 
 A method may live outside the package: register it with the decorator, publish it under the entry-point group
-``subspace_tuning.methods``, or name it ``package.module:Class`` in a config or recipe. Reading a checkpoint never
-imports code: an unknown name there ends in an error that says which import is missing.
+``subspace_tuning.methods``, or name it ``package.module:Class``. What is read (``from_data``: configs, checkpoints, the
+folders of runs) never imports code: a name that is not in memory ends in an error that says which import is missing.
+``build`` and ``load`` import, and are called with what a person typed.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
+import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import reduce
 from importlib.metadata import entry_points
+from operator import or_
 from typing import Any, TypeVar
 
+from subspace_tuning.errors import nearest
 from subspace_tuning.method.composition import Composition
+from subspace_tuning.method.declared import check, short, shown
 from subspace_tuning.method.method import Method
 
 METHODS: dict[str, type[Method]] = {}
 GROUP = "subspace_tuning.methods"
+MEMBERS = 16  # of a composition, at most
 _PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _Class = TypeVar("_Class", bound=type[Method])
 
@@ -50,77 +56,116 @@ def path_of(cls: type[Method]) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def lookup(name: str, *, may_import: bool = True, source: str | None = None) -> type[Method]:
-    """The class with that name. With ``may_import=False`` (checkpoints) only classes that are already there count.
+def lookup(name: str, source: Any = None) -> type[Method]:
+    """The class with that name, among what is in memory: nothing is imported here.
 
     ``source`` is the module that a checkpoint or recipe says the class comes from.
     """
     if name in METHODS:
         return METHODS[name]
-    found = {e.name: e.value for e in entry_points(group=GROUP)}.get(name)
-    if found is None and _PATH.fullmatch(name):
-        found = name
-    if found is None and source is None:
-        near = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UnknownMethod(f"unknown method {name!r}: {hint}known methods are {', '.join(sorted(METHODS))}")
+    path = _path(name)
     for cls in METHODS.values():
-        if path_of(cls) == found:
+        if path_of(cls) == path:
             return cls
-    module = source if found is None else found.split(":")[0]
-    if not may_import and module not in sys.modules:
-        raise UnknownMethod(
-            f"the checkpoint uses the method {name!r}, which is not loaded, and checkpoints never import code: "
-            f"run `import {module}` first, if you trust that package"
-        )
-    if found is not None:
-        return _import(name, found)
-    return _registered_by(module, name)
+    if path is not None and (there := _in_memory(path)) is not None:
+        return there if there.name else register(path)(there)
+    module = path.partition(":")[0] if path is not None else source
+    if not isinstance(module, str):
+        known = ", ".join(sorted(METHODS))
+        raise UnknownMethod(f"unknown method {shown(name)}: {nearest(name, METHODS)}known methods are {known}")
+    if module in sys.modules:
+        raise UnknownMethod(f"{short(module)} holds no method {shown(name)}; has it been renamed since?")
+    raise UnknownMethod(
+        f"the method {shown(name)} is not loaded, and what is read never imports code: run `import {short(module)}` "
+        "first (on the command line --import), if you trust that package"
+    )
 
 
-def _registered_by(module: str | None, name: str) -> type[Method]:
+def load(data: Any) -> None:
+    """Import the modules that a method's plain data names.
+
+    For what a person typed or wrote in a recipe to train, and never for what a folder of results holds: importing a
+    module runs it. Raises UnknownMethod where that fails, or the module holds no such method.
+    """
+    for part in data if isinstance(data, list | tuple) else [data]:
+        name, source = (part.get("name"), part.get("import")) if isinstance(part, Mapping) else (part, None)
+        for single in (word.strip() for word in name.split("|")) if isinstance(name, str) else ():
+            path = _path(single)
+            module = path.partition(":")[0] if path is not None else source
+            if single not in METHODS and isinstance(module, str):
+                _import(single, path, module)
+
+
+def _import(name: str, path: str | None, module: str) -> None:
     try:
-        importlib.import_module(str(module))
-    except ImportError as error:
-        raise UnknownMethod(f"cannot load the method {name!r} from {module}: {error}") from error
-    if name not in METHODS:
+        found = importlib.import_module(module)
+        cls = METHODS.get(name) if path is None else getattr(found, path.partition(":")[2])
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UnknownMethod(f"cannot load the method {name!r} from {path or module}: {error}") from error
+    if cls is None:
         raise UnknownMethod(f"{module} registers no method {name!r}; has it been renamed since?")
-    return METHODS[name]
-
-
-def _import(name: str, path: str) -> type[Method]:
-    module, _, attribute = path.partition(":")
-    try:
-        cls = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UnknownMethod(f"cannot load the method {name!r} from {path}: {error}") from error
-    if not (isinstance(cls, type) and issubclass(cls, Method)):
+    if not _is_method(cls):
         raise UnknownMethod(f"{path} is not a method: expected a subclass of subspace_tuning.Method, got {cls!r}")
-    return cls if cls.name else register(path)(cls)
+    if not cls.name:
+        register(path or name)(cls)
 
 
-def build(
-    name: str, values: Mapping[str, Any] | None = None, *, may_import: bool = True, source: str | None = None
-) -> Method:
-    """The method with that name and those fields; ``a|b`` builds a composition, each field going where it belongs."""
-    values = dict(values or {})
-    if "|" in name:
-        classes = [lookup(part.strip(), may_import=may_import) for part in name.split("|")]
-        _reject_unknown(name, values, {f.name for cls in classes for f in fields(cls)})
-        chosen = ({f.name: values[f.name] for f in fields(cls) if f.name in values} for cls in classes)
-        return Composition(tuple(cls(**v) for cls, v in zip(classes, chosen, strict=True)))
-    cls = lookup(name, may_import=may_import, source=source)
-    _reject_unknown(name, values, {f.name for f in fields(cls)})
-    return cls(**values)
+def _path(name: str) -> str | None:
+    """``package.module:Class`` that a name stands for: itself, or what an entry point says."""
+    if _PATH.fullmatch(name):
+        return name
+    return {e.name: e.value for e in entry_points(group=GROUP)}.get(name)
+
+
+def _in_memory(path: str) -> type[Method] | None:
+    """The class, if its module is there and holds it; a module's own ``__getattr__`` could import, and is not asked."""
+    module, _, attribute = path.partition(":")
+    cls = vars(sys.modules[module]).get(attribute) if module in sys.modules else None
+    is_own = module.partition(".")[0] == __name__.partition(".")[0]  # all of ours go by registered names
+    return cls if _is_method(cls) and not is_own else None
+
+
+def _is_method(cls: Any) -> bool:
+    return issubclass(type(cls), type) and issubclass(cls, Method) and not inspect.isabstract(cls)
+
+
+def build(name: str, values: Mapping[str, Any] | None = None) -> Method:
+    """The method with that name and those fields; ``a|b`` builds a composition, each field going where it belongs.
+
+    A name that calls for an import (``package.module:Class``, an entry point's) gets it: it is given here by hand.
+    """
+    load(name)
+    return _built(name, values or {})
+
+
+def _built(name: str, values: Mapping[str, Any], source: Any = None) -> Method:
+    parts = [part.strip() for part in name.split("|")]
+    if len(parts) > MEMBERS:
+        raise ValueError(f"a composition has at most {MEMBERS} members, got {len(parts)}")
+    classes = [lookup(part, source) for part in parts]
+    _reject_unknown(name, values, {f.name for cls in classes for f in fields(cls)})
+    chosen = [{f.name: values[f.name] for f in fields(cls) if f.name in values} for cls in classes]
+    made = [_filled(cls, own) for cls, own in zip(classes, chosen, strict=True)]
+    return made[0] if len(made) == 1 else Composition(tuple(made))
+
+
+def _filled(cls: type[Method], values: Mapping[str, Any]) -> Method:
+    try:
+        method = cls(**values)  # what a method says of its own fields comes first
+    except TypeError:
+        check(cls, values, cls.name)
+        raise
+    check(cls, values, cls.name)
+    return method
 
 
 def _reject_unknown(name: str, values: Mapping[str, Any], known: set[str]) -> None:
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
             listed = ", ".join(sorted(known)) or "none"
-            raise ValueError(f"the method {name!r} has no field {key!r}: {hint}its fields are: {listed}")
+            raise ValueError(
+                f"the method {name!r} has no field {key!r}: {nearest(str(key), known)}its fields are: {listed}"
+            )
 
 
 def to_data(method: Method) -> dict[str, Any] | list[dict[str, Any]]:
@@ -139,19 +184,21 @@ def _data_of(method: Method) -> dict[str, Any]:
     return data | {f.name: getattr(method, f.name) for f in fields(method)}
 
 
-def from_data(data: Any, *, may_import: bool = True) -> Method:
-    """A method from a method, a name, a mapping with ``name``, or a list of these (a composition)."""
+def from_data(data: Any) -> Method:
+    """A method from a method, a name, a mapping with ``name``, or a list of these (a composition). Imports nothing."""
+    parts = data if isinstance(data, list | tuple) else [data]
+    if not parts or (parts is data and not 2 <= len(parts) <= MEMBERS):
+        raise ValueError(f"a composition is a list of 2 to {MEMBERS} methods, got {len(parts)}")
+    made = [_from_part(part) for part in parts]
+    return made[0] if len(made) == 1 else reduce(or_, made)
+
+
+def _from_part(data: Any) -> Method:
     if isinstance(data, Method):
         return data
     if isinstance(data, str):
-        return build(data, may_import=may_import)
+        return _built(data, {})
     if isinstance(data, Mapping) and isinstance(data.get("name"), str):
         values = {k: v for k, v in data.items() if k not in ("name", "import")}
-        return build(data["name"], values, may_import=may_import, source=data.get("import"))
-    if isinstance(data, list | tuple) and len(data) >= 2:
-        parts = [from_data(part, may_import=may_import) for part in data]
-        method = parts[0]
-        for part in parts[1:]:
-            method = method | part
-        return method
-    raise ValueError(f"a method is a name, a mapping with 'name', or a list of two or more of these; got {data!r}")
+        return _built(data["name"], values, data.get("import"))
+    raise ValueError(f"a method is a name, a mapping with 'name', or a list of two or more of these; got {shown(data)}")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import warnings
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from peft import PeftModel
@@ -16,15 +14,17 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from subspace_tuning.errors import BadInput, as_bad_input
+from subspace_tuning.files.adapter_folder import CONFIG, read_config
 from subspace_tuning.files.assets import location
+from subspace_tuning.files.checkpoint import shards
 from subspace_tuning.run.recipe import HEAD, Recipe
 from subspace_tuning.tasks import Task
+from subspace_tuning.tuner.adapter import SOFT, read
 from subspace_tuning.tuner.budget import is_in
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.put_on import put_on
 
-WEIGHTS = "adapter_model.safetensors"
-TYPES = ("SUBSPACE", "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING")  # the last three handed over to PEFT
+TYPES = ("SUBSPACE", *SOFT)  # soft prompts are handed over to PEFT
 
 
 class Pretrained(NamedTuple):
@@ -43,6 +43,7 @@ class Pretrained(NamedTuple):
 def load_model(name: str, task: Task, seed: int = 0) -> Pretrained:
     """The checkpoint with a head for the task, which starts from the seed. Reads safetensors only, never pickles."""
     names = dict(enumerate(task.labels)) or {0: task.label}
+    shards(Path(location(name)))  # transformers opens whatever an index names
     try:
         torch.manual_seed(seed)
         model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -123,38 +124,12 @@ def config_of(recipe: Recipe, head: list[str]) -> SubspaceConfig:
 
 def attach(model: PreTrainedModel, folder: Path) -> PeftModel:
     """The model with the adapter of a folder. Raises BadInput for a broken adapter or one of another shape."""
-    weights = folder / WEIGHTS
-    if not weights.is_file():
-        pickled = (
-            " (there is a .bin file, which could run code and is never opened)" if any(folder.glob("*.bin")) else ""
-        )
-        raise BadInput(f"there is no {WEIGHTS} in {folder}{pickled}")
     _check_config(folder)
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        try:
-            adapted = PeftModel.from_pretrained(model, str(folder))
-        except SafetensorError as error:
-            raise BadInput(f"the adapter {weights} is damaged: {error}; copy or train it again") from error
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"the adapter {folder} does not fit this model: {_told(error)}") from error
-    for warning in said:
-        if "missing adapter keys" in str(warning.message):
-            raise BadInput(f"the adapter {folder} does not fit this model: it lacks parameters that the model needs")
-    return adapted
+    return read(folder).on(model)
 
 
 def _check_config(folder: Path) -> None:
-    path = folder / "adapter_config.json"
-    try:
-        config: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"cannot read the adapter's config {path}: {_first_line(error)}") from error
-    if not isinstance(config, dict) or config.get("peft_type") not in TYPES:
-        raise BadInput(f"{path} is not the config of an adapter made by subspace-tuning (peft_type SUBSPACE)")
-
-
-def _told(error: Exception) -> str:
-    """The most telling line of an error: of a long list of mismatches the first."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "size mismatch" in line), lines[0] if lines else type(error).__name__)
+    if read_config(folder).get("peft_type") not in TYPES:
+        raise BadInput(
+            f"{folder / CONFIG} is not the config of an adapter made by subspace-tuning (peft_type SUBSPACE)"
+        )

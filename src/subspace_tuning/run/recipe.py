@@ -22,7 +22,7 @@ from subspace_tuning.errors import BadInput, as_bad_input, nearest
 from subspace_tuning.files import assets
 from subspace_tuning.method import Composition, Method
 from subspace_tuning.method.mpc import WEIGHT
-from subspace_tuning.method.registry import from_data, to_data
+from subspace_tuning.method.registry import from_data, load, to_data
 from subspace_tuning.tasks import Task, task_of
 from subspace_tuning.tasks.task import GLUE
 
@@ -126,8 +126,13 @@ class Recipe(BaseModel):
         return "|".join(_label(member) for member in members) + (f"+mpc_{self.mpc}" if self.mpc else "")
 
     def resolved(self) -> Recipe:
-        """The same recipe with every default filled in. Raises BadInput where parts contradict each other."""
+        """The same recipe, about to be trained, with every default filled in; a method from elsewhere is imported.
+
+        Raises BadInput where parts contradict each other.
+        """
         self.task_object()
+        with as_bad_input():
+            load(self.method)
         method = None if self.is_plain else self.method_object()
         rate, batch_size, epochs = _paper_values(self.task)
         own_rate = PLAIN_LEARNING_RATES[self.method] if method is None else rate or method.learning_rate

@@ -8,11 +8,10 @@ import torch
 import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.checkpoint import Checkpoint
+from subspace_tuning.tuner.older_names import renaming
 
 AUTO = {
     "SEQ_CLS": transformers.AutoModelForSequenceClassification,
@@ -53,15 +52,8 @@ def skeleton(checkpoint: Checkpoint, task_type: str | None = None) -> nn.Module:
 
 def called(checkpoint: Checkpoint, model: nn.Module) -> dict[str, str]:
     """The model's names of tensors -> the checkpoint's, which may be older or lack the base model's prefix."""
-    if not isinstance(model, PreTrainedModel):
-        return {key: key for key in checkpoint.keys()}  # noqa: SIM118
-    renamings: Any = [t for t in get_model_conversion_mapping(model) if isinstance(t, WeightRenaming)]
-    own: Any = model.state_dict()
-    found = {}
-    for key in checkpoint.keys():  # noqa: SIM118
-        new, _ = rename_source_key(key, renamings, [], model.base_model_prefix, own)
-        found[key if key in own and new not in own else new] = key
-    return found
+    today = renaming(model)
+    return {today(key): key for key in checkpoint.keys()}  # noqa: SIM118
 
 
 def _plain(checkpoint: Checkpoint) -> nn.Module:

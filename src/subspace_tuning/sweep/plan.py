@@ -16,7 +16,7 @@ from typing import Any
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.files import assets
 from subspace_tuning.method import Composition, Method
-from subspace_tuning.method.registry import from_data, to_data
+from subspace_tuning.method.registry import from_data, load, to_data
 from subspace_tuning.run import recipe as recipes
 from subspace_tuning.run.folder import name_of
 from subspace_tuning.run.recipe import FULL, HEAD, PLAIN_LEARNING_RATES, Recipe
@@ -188,6 +188,7 @@ def _ranked(entry: MethodEntry, sweep: SweepRecipe) -> list[Any]:
     if entry.method in (FULL, HEAD):
         return [entry.method]
     with as_bad_input():
+        load(entry.method)
         method = from_data(entry.method)
         if entry.ranks and not _has_rank(method):
             raise BadInput(f"{method.name} has no rank r; leave out its ranks {entry.ranks}")

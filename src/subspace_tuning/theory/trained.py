@@ -62,8 +62,7 @@ def trained(given: Path | str, base: str | None = None) -> Iterator[Trained]:
     """Read a run, an adapter (PEFT's too) or a fine-tuned checkpoint, which needs its base named."""
     path = Path(given)
     if is_adapter(path):
-        with opened(path, base) as source:
-            yield _by_adapter(source)
+        yield _by_adapter(opened(path, base))
         return
     if (path / "config.yaml").is_file():
         run = RunFolder(path)
@@ -74,12 +73,12 @@ def trained(given: Path | str, base: str | None = None) -> Iterator[Trained]:
 
 
 def _by_adapter(source: Source) -> Trained:
-    adapter, base = Checkpoint(source.folder), Checkpoint(source.base)
-    held = touched(adapter, base)
+    base = Checkpoint(source.base)
+    held = touched(source.adapter, base)
 
     @torch.no_grad()
     def read(name: str) -> Layer | None:
-        layer = held[name].layer(base, adapter)
+        layer = held[name].layer(base)
         change = change_of(name, layer, [NAME])
         if change.dW is None or not len(change.svd.S):
             return None

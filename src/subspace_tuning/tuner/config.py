@@ -14,7 +14,7 @@ from subspace_tuning.errors import as_bad_input
 from subspace_tuning.method import Method, registry
 from subspace_tuning.method.mpc import WEIGHT, constrain
 from subspace_tuning.tuner.bridge import SUBSPACE
-from subspace_tuning.tuner.from_peft import keywords, read_config, read_folder
+from subspace_tuning.tuner.from_peft import from_config, from_folder, keywords
 
 CARD = """
 ## Loading this adapter
@@ -39,8 +39,9 @@ model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
 class SubspaceConfig(PeftConfig):
     """Which method, on which modules.
 
-    method: a method, a registered name, ``package.module:Class``, ``a|b`` or a list of these (a composition). With a
-        name, the method's fields are taken as further keywords: ``SubspaceConfig(method="lora", r=8)``.
+    method: a method, a registered name, ``a|b`` or a list of these (a composition). With a name, the method's fields
+        are taken as further keywords: ``SubspaceConfig(method="lora", r=8)``. ``package.module:Class`` names a class
+        whose module has been imported; ``build("package.module:Class")`` imports it.
     mpc, mpc_weight: hold the factors A and B to a pattern (o, d or n); see ``mpc.py``.
     target_modules: names, a regular expression or ``"all-linear"``; None takes the paper's modules.
     exclude_modules, layers_to_transform, layers_pattern, modules_to_save: as in PEFT.
@@ -67,25 +68,22 @@ class SubspaceConfig(PeftConfig):
     def __init__(self, method: Any = "ssb", **values: Any):
         known = {f.name: f for f in dataclasses.fields(self)}
         of_method = {k: values.pop(k) for k in list(values) if k not in known and k != "requires"}
-        loading = "peft_version" in values  # a config read from a checkpoint: nothing is imported on its behalf
         for name, f in known.items():
             default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
             setattr(self, name, values.get(name, default))
-        self.method = self._method(method, of_method, may_import=not loading)
-        others = self.method_pattern.items()
-        self.method_pattern = {key: self._method(other, {}, may_import=not loading) for key, other in others}
+        self.method = self._method(method, of_method)
+        self.method_pattern = {key: registry.from_data(other) for key, other in self.method_pattern.items()}
         self.__post_init__()
 
     @staticmethod
-    def _method(method: Any, values: dict[str, Any], may_import: bool) -> Method:
+    def _method(method: Any, values: dict[str, Any]) -> Method:
+        """Nothing is imported, whoever made the config: what a file says cannot be told from what a person typed."""
         if values and not isinstance(method, str):
             raise ValueError(
                 f"the keywords {', '.join(sorted(values))} are unknown to SubspaceConfig; fields of a method are taken "
                 "only along with its name, as in SubspaceConfig(method='lora', r=8)"
             )
-        if isinstance(method, str):
-            return registry.build(method, values, may_import=may_import)
-        return registry.from_data(method, may_import=may_import)
+        return registry.from_data({"name": method, **values} if isinstance(method, str) else method)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,7 +113,7 @@ class SubspaceConfig(PeftConfig):
     @classmethod
     def from_peft(cls, adapter: str | Path | PeftConfig) -> SubspaceConfig:
         """Our config for an adapter of PEFT's own (LoRA, (IA)3, AdaLoRA, VeRA): its folder, or its config."""
-        kind, source = read_config(adapter) if isinstance(adapter, PeftConfig) else read_folder(adapter)
+        kind, source = from_config(adapter) if isinstance(adapter, PeftConfig) else from_folder(adapter)
         with as_bad_input((ValueError, TypeError, KeyError)):
             return cls(**keywords(kind, source))
 

@@ -1,4 +1,4 @@
-"""What an adapter of PEFT's own says, as keywords of our config.
+"""What an adapter of PEFT's own says, in our words: keywords of our config, its tensors by our names and layouts.
 
 A field of its config that changes what it computes and has no counterpart here is refused by its name; one that only
 says how training began is not looked at. Weights are read from safetensors, never from pickles.
@@ -7,42 +7,43 @@ says how training began is not looked at. Weights are read from safetensors, nev
 from __future__ import annotations
 
 import dataclasses
-import json
+from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from subspace_tuning.errors import BadInput
+from subspace_tuning.errors import BadInput, as_bad_input
+from subspace_tuning.files.adapter_folder import CONFIG, read_config, read_tensors
+from subspace_tuning.method import Method, declared
 from subspace_tuning.tuner.peft_kinds import KINDS, Kind, Source
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+if TYPE_CHECKING:
+    from subspace_tuning.tuner.config import SubspaceConfig
+
+PREFIX = "base_model.model."
+ANY = 1 << 30  # a size at which every method can name its parameters
 SHARED = (  # read by every type, as they are
     *("task_type", "base_model_name_or_path", "revision"),
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
 )
+COMPARED = {"init_lora_weights", "init_weights", "eva_config", "lora_ga_config", "corda_config"}  # of no type of ours
 OF_NO_EFFECT = {"peft_type", "peft_version", "auto_mapping", "inference_mode", "fan_in_fan_out", "runtime_config"}
 
 
-def read_config(config: PeftConfig) -> tuple[Kind, Source]:
+def from_config(config: PeftConfig) -> tuple[Kind, Source]:
     """The type and the plain data of one of PEFT's configs. Raises BadInput for what has no counterpart."""
     return _kind_of(config.to_dict(), f"this {type(config).__name__}")
 
 
-def read_folder(folder: str | Path) -> tuple[Kind, Source]:
+def from_folder(folder: str | Path) -> tuple[Kind, Source]:
     """The type, the plain data and the weights of an adapter's folder. Raises BadInput for what has no counterpart."""
     folder = Path(folder)
-    path = folder / CONFIG
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{folder} is no adapter of PEFT's: cannot read {path}: {error}") from error
-    kind, source = _kind_of(data, str(path))
-    return kind, source._replace(weights=_load(folder))
+    kind, source = _kind_of(read_config(folder), str(folder / CONFIG))
+    return kind, source._replace(weights=read_tensors(folder))
 
 
 def keywords(kind: Kind, source: Source) -> dict[str, Any]:
@@ -58,6 +59,7 @@ def _kind_of(data: Any, where: str) -> tuple[Kind, Source]:
     if name not in KINDS:
         raise BadInput(f"{where} is of PEFT's type {name}; those that can be imported are {', '.join(KINDS)}")
     kind = KINDS[name]
+    _check_types(name, {key: data[key] for key in data if key in {*kind.fields, *SHARED} - COMPARED}, where)
     known = {f.name: f for f in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[name])}  # type: ignore[index]
     for key, value in data.items():
         if not value or key in OF_NO_EFFECT or key in SHARED or key in kind.fields:
@@ -70,13 +72,44 @@ def _kind_of(data: Any, where: str) -> tuple[Kind, Source]:
     return kind, Source(data)
 
 
-def _load(folder: Path) -> dict[str, Tensor]:
-    path = folder / WEIGHTS
-    if not path.is_file():
-        pickled = any(folder.glob("*.bin"))
-        hint = "; the .bin file there could run code and is never opened: load it in PEFT and save it again"
-        raise BadInput(f"there is no {WEIGHTS} in {folder}{hint if pickled else ''}")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise BadInput(f"the weights {path} are damaged: {error}") from error
+def _check_types(peft_type: str, config: Mapping[str, Any], where: str) -> None:
+    """Of the fields that are looked at; PEFT declares whole numbers for scales, and takes others."""
+    loose = {key: round(v) if isinstance(v, float) and "alpha" in key else v for key, v in config.items()}
+    with as_bad_input((ValueError, OverflowError)):
+        declared.check(PEFT_TYPE_TO_CONFIG_MAPPING[peft_type], loose, where)  # type: ignore[index]
+
+
+def renamed(kind: Kind, source: Source, config: SubspaceConfig) -> dict[str, Tensor]:
+    """The weights under our names; heads and other modules that were saved whole keep theirs."""
+    found: dict[str, Tensor] = {}
+    held: dict[str, dict[str, Tensor]] = {}
+    for key, value in (source.weights or {}).items():
+        module, _, name = key.removesuffix(".weight").rpartition(".")
+        if name in kind.names:
+            held.setdefault(module, {})[kind.names[name]] = value
+        elif name not in kind.dropped:
+            if any(part.startswith(kind.prefix) for part in key.split(".")):
+                raise BadInput(f"the adapter holds {key}, which PEFT's {kind.peft_type} knows and nothing here does")
+            found[key] = value.contiguous()
+    if not held:
+        raise BadInput("the adapter holds no weights of its method; was it saved half-way?")
+    for module, theirs in held.items():
+        with as_bad_input((ValueError, TypeError, IndexError, RuntimeError)):
+            method = config.resolved(module.removeprefix(PREFIX))
+            ours = {name: kind.rewrite(name, value, method).contiguous() for name, value in theirs.items()}
+        _check_shapes(module, method, ours)
+        found |= {f"{module}.subspace_params.{name}": value for name, value in ours.items()}
+    return found
+
+
+def _check_shapes(module: str, method: Method, given: Mapping[str, Tensor]) -> None:
+    """Raise BadInput unless there is a weight in R^{n x m} for which the method has these parameters."""
+    if missing := sorted(set(method.parameters(ANY, ANY)) - set(given)):
+        raise BadInput(f"the adapter lacks {', '.join(missing)} of {module}; was it saved half-way?")
+    shapes = {name: tuple(value.shape) for name, value in given.items()}
+    dims = {size for shape in shapes.values() for size in shape}
+    sizes = sorted({*dims, *(a * b for a, b in product(dims, dims)), ANY})
+    for n, m in product(sizes, sizes):
+        if {name: start.shape for name, start in method.parameters(n, m).items()} == shapes:
+            return
+    raise BadInput(f"the adapter's {module} holds {shapes}, which {method.describe()} has for no weight")

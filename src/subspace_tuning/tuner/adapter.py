@@ -1,0 +1,257 @@
+"""An adapter's folder, read once: whatever command opens it, its config is of the declared types, and its tensors are
+complete, of the right shapes, and finite. Nothing is imported, and no size is believed before it has been compared.
+
+Ours, those handed over to PEFT (soft prompts), and PEFT's own that equal one of ours, which are rewritten in memory.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils import AuxiliaryTrainingWrapper, set_peft_model_state_dict
+from torch import Tensor, nn
+
+from subspace_tuning.errors import BadInput, as_bad_input
+from subspace_tuning.files.adapter_folder import CONFIG, read_config, read_tensors
+from subspace_tuning.method import Method, declared
+from subspace_tuning.tuner.config import SubspaceConfig
+from subspace_tuning.tuner.from_peft import PREFIX, from_folder, keywords, renamed
+from subspace_tuning.tuner.layer import SubspaceLayer
+from subspace_tuning.tuner.older_names import renaming
+from subspace_tuning.tuner.patterns import Patterns
+from subspace_tuning.tuner.peft_kinds import KINDS
+from subspace_tuning.tuner.soft_prompts import NOT_LOOKED_AT, SOFT, soft_config
+from subspace_tuning.weights import LayerWeight, weight_of
+
+INSIDE = ("base_layer", "original_module", "modules_to_save")  # parts of a tuned model that the base model lacks
+GROUPS = ("subspace_params", "subspace_stored")
+HEADS = {"classifier", "score"}  # that PEFT takes along for its classification tasks, where a model has them
+BROKEN = (ValueError, TypeError, KeyError, IndexError, RuntimeError, NotImplementedError, MemoryError)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter: what it says, and its tensors by PEFT's keys."""
+
+    folder: Path
+    config: PeftConfig
+    weights: Mapping[str, Tensor]
+    made_by: str  # PEFT's type, as the folder says it
+
+    def resolved(self, path: str) -> Method:
+        """The method of one of its modules."""
+        assert isinstance(self.config, SubspaceConfig)
+        return self.config.resolved(path)
+
+    @cached_property
+    def seats(self) -> dict[str, dict[str, Tensor]]:
+        """By module, the parameters and stored numbers of its method."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for key, value in self.weights.items():
+            *path, group, name = ["", "", *key.removeprefix(PREFIX).split(".")]
+            if group in GROUPS:
+                found.setdefault(".".join(path[2:]), {})[name] = value
+        return found
+
+    def check(self, model: nn.Module) -> None:
+        """Raise BadInput unless each layer that the adapter tunes is one of the model's, and has what it needs."""
+        if not isinstance(self.config, SubspaceConfig):
+            return
+        layers = {name: module for name, module in _inner(model).named_modules() if _is_own(name)}
+        self._patterns.try_on(layers)
+        for path, values in self.seats.items():
+            if path not in layers:
+                raise self._misfit(f"{type(_inner(model)).__name__} has no module {declared.shown(path)}")
+            with self._at(path):
+                self._check_seat(path, values, _frozen(layers[path]))
+        chosen = self._targets(layers)
+        if chosen is not None and (lost := sorted(chosen - set(self.seats))):
+            raise self._misfit(f"it lacks the parameters of {lost[0]}" + _more(lost))
+        if chosen is not None and (more := sorted(set(self.seats) - chosen)):
+            raise self._misfit(f"it holds parameters of {more[0]}, which its target_modules leave out")
+
+    def named_as(self, model: nn.Module) -> Adapter:
+        """The same adapter by the names of a model of today, where PEFT saved it with an older transformers."""
+        own = {name for name, _ in _inner(model).named_modules()}
+        if self.made_by not in KINDS or own.issuperset(self.seats):
+            return self
+        today = renaming(_inner(model))
+        paths = {path: today(f"{path}.weight").removesuffix(".weight") for path in self.seats}
+        config = copy.deepcopy(self.config)
+        assert isinstance(config, SubspaceConfig)
+        config.target_modules, config.layers_to_transform, config.layers_pattern = set(paths.values()), None, None
+        config.method_pattern = {re.escape(new): self.resolved(old) for old, new in paths.items()}
+        config.rank_pattern, config.alpha_pattern = {}, {}
+        weights = {PREFIX + _renamed(key.removeprefix(PREFIX), paths, today): v for key, v in self.weights.items()}
+        return replace(self, config=config, weights=weights)
+
+    def on(self, model: nn.Module, name: str = "default") -> PeftModel:
+        """The model with this adapter on it. Raises BadInput where they do not fit."""
+        return self.named_as(model)._put_on(model, name)
+
+    def _put_on(self, model: nn.Module, name: str) -> PeftModel:
+        self.check(model)
+        config = copy.deepcopy(self.config)
+        config.inference_mode = True
+        with self._at():
+            if isinstance(model, PeftModel):
+                model.add_adapter(name, config)
+            else:
+                model = cast(PeftModel, get_peft_model(cast(Any, model), config, adapter_name=name))
+            config.base_model_name_or_path = self.config.base_model_name_or_path
+            lost = sorted(set(_heads(model, name)) - set(self.weights))
+            if lost:
+                raise self._misfit(f"it lacks {lost[0].removeprefix(PREFIX)}" + _more(lost))
+            done: Any = set_peft_model_state_dict(model, dict(self.weights), name)
+        if done.unexpected_keys and not config.is_prompt_learning:
+            raise self._misfit(f"it holds {declared.short(done.unexpected_keys[0])}, which matches nothing in it")
+        if lost := [key for key in done.missing_keys if any(f".{group}.{name}." in key for group in GROUPS)]:
+            raise self._misfit(f"it lacks {lost[0]}" + _more(lost))
+        return model
+
+    def _check_seat(self, path: str, given: Mapping[str, Tensor], W: LayerWeight) -> None:
+        method, (n, m) = self.resolved(path), W.shape
+        method.check(n, m)
+        for name, value in given.items():
+            if not value.is_floating_point() and value.dtype != torch.bool:
+                _check_places(f"{path}: {name}", value, n * m)
+        wanted = {**method.parameters(n, m), **method.stored(n, m)}
+        if set(given) != set(wanted):
+            given = method.unpacked(dict(given), n, m)
+        shapes = {name: start.shape for name, start in sorted(wanted.items())}
+        if (found := {name: tuple(value.shape) for name, value in sorted(given.items())}) != shapes:
+            raise self._misfit(f"size mismatch: {path} takes {shapes}, got {found}")
+        for name, start in wanted.items():
+            if _kind(given[name].dtype) != _kind(start.dtype or torch.float32):
+                raise self._misfit(f"{path} takes other numbers for {name} than {given[name].dtype}")
+
+    def _targets(self, layers: Mapping[str, nn.Module]) -> set[str] | None:
+        """The modules that the config names; None where it leaves that to the kind of model."""
+        given = getattr(self.config, "target_modules", None)
+        if given in (None, "all-linear"):
+            return None
+        with self._at():
+            return {name for name in layers if name and check_target_module_exists(self.config, name)}
+
+    @cached_property
+    def _patterns(self) -> Patterns:
+        return Patterns(self.config)
+
+    def _misfit(self, why: str) -> BadInput:
+        return BadInput(f"the adapter {self.folder} does not fit this model: {why}")
+
+    @contextmanager
+    def _at(self, path: str = "") -> Iterator[None]:
+        """What goes wrong in here, does so because of what the adapter holds."""
+        try:
+            yield
+        except BadInput:
+            raise
+        except BROKEN as error:
+            raise self._misfit(f"{path}: {_first(error)}" if path else _first(error)) from error
+
+
+def read(folder: Path | str) -> Adapter:
+    """The adapter of a folder, ours or PEFT's own. Raises BadInput for what is damaged or has no counterpart here."""
+    folder = Path(folder)
+    data = read_config(folder)
+    where, kind = str(folder / CONFIG), str(data.get("peft_type"))
+    if kind == "SUBSPACE" or kind in SOFT:
+        config = _ours(data, where) if kind == "SUBSPACE" else soft_config(kind, data, where)
+        weights = read_tensors(folder)
+    else:
+        theirs, source = from_folder(folder)
+        with as_bad_input((ValueError, TypeError, KeyError)):
+            config = _config(keywords(theirs, source), where)
+        weights = renamed(theirs, source, config)
+    _check_kept(config, weights, folder)
+    return Adapter(folder, config, weights, kind)
+
+
+def _ours(data: Mapping[str, Any], where: str) -> SubspaceConfig:
+    values = {key: value for key, value in data.items() if key not in NOT_LOOKED_AT}
+    for key in values:
+        if key not in {f.name for f in fields(SubspaceConfig)}:
+            raise BadInput(f"{where} holds {declared.shown(key)}, which nothing here knows")
+    return _config(values, where)
+
+
+def _config(values: dict[str, Any], where: str) -> SubspaceConfig:
+    with as_bad_input((ValueError, TypeError, OverflowError)):
+        declared.check(SubspaceConfig, values, where)
+        config = SubspaceConfig(**values)
+    patterns = Patterns(config)  # first of all: building a layer tries them
+    assert patterns
+    return config
+
+
+def _check_kept(config: PeftConfig, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Raise BadInput where a module that was saved whole, such as a head, is not there."""
+    names = set(getattr(config, "modules_to_save", None) or ())
+    held = {part for key in weights for part in _paths(key)}
+    lost = sorted(name for name in names - HEADS if name not in held)
+    if names & HEADS and not names & HEADS & held:
+        lost += sorted(names & HEADS)
+    if lost:
+        raise BadInput(f"the adapter {folder} lacks {lost[0]}, which its modules_to_save name; was it saved half-way?")
+
+
+def _paths(key: str) -> Iterator[str]:
+    """Every run of parts of a key: a.b.c -> a, a.b, b, ..."""
+    parts = key.split(".")
+    return (".".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1))
+
+
+def _renamed(key: str, paths: Mapping[str, str], today: Callable[[str], str]) -> str:
+    path, group, name = next((key.partition(f".{group}.") for group in GROUPS if f".{group}." in key), (key, "", ""))
+    return f"{paths[path]}{group}{name}" if group else today(key)
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _is_own(name: str) -> bool:
+    return not any(part in INSIDE or part.startswith("subspace_") for part in name.split("."))
+
+
+def _frozen(layer: nn.Module) -> LayerWeight:
+    return layer.frozen if isinstance(layer, SubspaceLayer) else weight_of(layer)
+
+
+def _heads(model: nn.Module, adapter: str) -> Iterator[str]:
+    """The keys under which a checkpoint holds modules that are saved whole."""
+    for name, module in model.named_modules():
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            yield from (f"{name}.{key}" for key in module.adapter_state_dict_load_map(adapter))
+
+
+def _kind(dtype: torch.dtype) -> str:
+    return "truth" if dtype == torch.bool else "real" if dtype.is_floating_point else "whole"
+
+
+def _check_places(name: str, places: Tensor, size: int) -> None:
+    if not 0 <= int(places.min()) <= int(places.max()) < size:
+        raise ValueError(f"{name} names places outside the weight, which has {size} entries")
+    if len(places.unique()) != places.numel():
+        raise ValueError(f"{name} names a place twice")
+
+
+def _first(error: BaseException) -> str:
+    """The most telling line of an error: of a long list of mismatches the first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "size mismatch" in line), lines[0] if lines else type(error).__name__)
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
