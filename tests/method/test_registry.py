@@ -225,10 +225,10 @@ def test_a_module_that_loads_its_parts_when_asked_is_not_asked(outside):
     lazy = type(sys)("outside_shop")
     lazy.__getattr__ = lambda name: getattr(__import__("outside_lazy.mine", fromlist=["mine"]), name)
     sys.modules["outside_shop"] = lazy
-    with pytest.raises(UnknownMethod, match="'outside_shop' holds no method|outside_shop holds no method"):
+    with pytest.raises(UnknownMethod, match="outside_shop holds no method"):
         from_data("outside_shop:Twice")
     assert not imported()
-    with pytest.raises(UnknownMethod, match="unknown|holds no method"):
+    with pytest.raises(UnknownMethod, match="holds no method"):
         from_data("subspace_tuning.method.method:Method")
     assert type(build("outside_shop:Twice")).__name__ == "Twice"
 
