@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -33,12 +34,79 @@ def nearest(given: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}? " if close else ""
 
 
+_NOT_OURS = {
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "there is no permission",
+    errno.EPERM: "there is no permission",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ENOTDIR: "a file is where a folder should be",
+    errno.EISDIR: "it is a folder",
+    errno.EEXIST: "a file is where a folder should be",
+}
+_NO_SPACE = ("No space left on device", "PytorchStreamWriter failed writing", "os error 28")
+_NO_MEMORY = ("could not create a primitive", "bad_alloc", "bad allocation", "out of memory", "can't allocate memory")
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what caused it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error, or what caused it, says that no space is left; safetensors and torch say so in words only."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "No space left on device" in str(error) or "PytorchStreamWriter failed writing" in str(error):
-            return True
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return False
+    return any(
+        (isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT))
+        or any(said in str(e) for said in _NO_SPACE)
+        for e in chain(error)
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or what caused it, says that memory ran out; oneDNN and torch say so in words only."""
+    return any(isinstance(e, MemoryError) or any(said in str(e) for said in _NO_MEMORY) for e in chain(error))
+
+
+def told(error: BaseException, path: object = None) -> BadInput | RunFailed | None:
+    """The one sentence for an error of the disk that a program cannot mend, or None for another error.
+
+    path: what was being written; the error's own file name without it.
+    """
+    if is_disk_full(error):
+        named = path or next((e.filename for e in chain(error) if isinstance(e, OSError) and e.filename), "a file")
+        return RunFailed(f"the disk is full: {named} could not be written; free some space and run it again")
+    for e in chain(error):
+        if not isinstance(e, OSError) or e.errno is None:
+            continue
+        named = path or e.filename or "a file"
+        if e.errno in _NOT_OURS:
+            where = f" ({e.filename})" if e.filename and str(e.filename) != str(named) else ""
+            return BadInput(f"cannot write {named}: {_NOT_OURS[e.errno]}{where}; name another place, or mend that one")
+        if e.errno == errno.EIO:
+            return RunFailed(f"the disk failed ({e.strerror}): {named} could not be written; look after the disk")
+    return None
+
+
+@contextmanager
+def writing(path: object) -> Iterator[None]:
+    """What fails in here because ``path`` cannot be written ends in one sentence."""
+    try:
+        yield
+    except (BadInput, RunFailed):
+        raise
+    except Exception as error:
+        sentence = told(error, path)
+        if sentence is None or not _is_about(error, path):
+            raise
+        raise sentence from error
+
+
+def _is_about(error: Exception, path: object) -> bool:
+    """Whether the file that an error names, if it names one, is the path, beside it, above it or below it."""
+    from pathlib import Path
+
+    if not isinstance(error, OSError) or not isinstance(error.filename, str | bytes | os.PathLike):
+        return True
+    named, given = Path(os.fsdecode(error.filename)).absolute(), Path(os.fspath(path)).absolute()  # type: ignore[call-overload]
+    return named.parent == given.parent or named in given.parents or given in (named, *named.parents)

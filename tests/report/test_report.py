@@ -18,6 +18,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import broken
 import studies
 from command import subspace
 from subspace_tuning.errors import BadInput
@@ -293,6 +294,33 @@ def test_a_served_report_follows_the_folder(tmp_path, monkeypatch):
         studies.put(tmp_path, third)
         assert get(address + "version") != version
         assert len(Parts(get(address)).data["runs"]["run"]) == 3
+
+
+@pytest.mark.parametrize("how", broken.ALL)
+def test_a_broken_run_leaves_the_page_of_the_others(tmp_path, monkeypatch, how):
+    monkeypatch.setattr("subspace_tuning.report.serve.LOOKED_EVERY", 0.0)
+    for made in studies.runs(3, **SMALL):
+        studies.put(tmp_path, made)
+    where = next(path.parent for path in tmp_path.rglob("result.json"))
+    name = str(where.relative_to(tmp_path))
+    broken.ALL[how](where)
+    page = Parts(Source(tmp_path).build()).data
+    assert ([line["run"] for line in page["failed"]] == [name]) == (how in broken.RESULT)
+    with served(tmp_path) as address:
+        assert "Waiting" not in get(address)
+        assert get(address + "version")
+    code, out, _ = subspace("report", tmp_path, "-o", tmp_path / "page.html")
+    assert code == 0
+    assert "MB" in out
+
+
+def test_what_nobody_foresaw_keeps_the_page_waiting(tmp_path, monkeypatch):
+    def surprise(self, *args, **kwargs):
+        raise ZeroDivisionError("of <all> things")
+
+    monkeypatch.setattr(Source, "build", surprise)
+    with served(tmp_path) as address:
+        assert "ZeroDivisionError: of &lt;all&gt; things" in get(address)
 
 
 def test_the_server_answers_this_machine_by_its_name_and_nothing_but_the_report(tmp_path):

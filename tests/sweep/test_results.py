@@ -1,15 +1,19 @@
 """Laws of gathering: a row for each finished run, nothing counted twice, and the same numbers in every format."""
 
 import dataclasses
+import errno
 import io
 import json
+import os
 from statistics import mean, stdev
 
 import pandas
 import pytest
 from typer.testing import CliRunner
 
+import broken
 import trivial
+from disks import CODES, refusing
 from subspace_tuning.cli import app
 from subspace_tuning.errors import BadInput
 from subspace_tuning.run.folder import RunFolder
@@ -91,10 +95,50 @@ def test_failures_tell_their_last_line_and_where_the_log_is(study):
     assert len(list(runs_below(study))) == 15  # the config.yaml inside an adapter is no run's
 
 
-def test_a_damaged_result_is_named(study):
-    (study / "final" / "rte-ssb-0" / "result.json").write_text('{"score": ')
-    with pytest.raises(BadInput, match="rte-ssb-0"):
-        gather(study)
+@pytest.mark.parametrize("how", broken.ALL)
+def test_a_broken_run_is_named_and_the_others_are_shown(study, how):
+    broken.ALL[how](study / "final" / "rte-ssb-0")
+    damaged = how in broken.RESULT
+    said = []
+    runs = gather(study, said.append)
+    assert len(runs) == 13 - damaged
+    assert ("final/rte-ssb-0" not in set(runs.run)) == damaged
+    assert [("rte-ssb-0" in line, "damaged" in line) for line in said] == [(True, True)] * damaged
+    failed = gather_failures(study)
+    assert ("final/rte-ssb-0" in set(failed.run)) == damaged
+    code, shown, err = results(study)
+    assert code == 0
+    assert len(shown.splitlines()) == len(runs) + 1
+    assert ("rte-ssb-0" in err) == damaged
+    code, shown, _ = results(study, "--failures")
+    assert code == 0
+    assert ("rte-ssb-0" in shown) == damaged
+
+
+def test_a_folder_that_cannot_be_looked_into_is_told(study, monkeypatch):
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    said = []
+    assert len(gather(study, said.append)) == 7
+    assert said == [f"cannot look into {study / 'deep'}: Permission denied"]
+
+
+@pytest.mark.parametrize("kind", CODES)
+def test_a_table_on_a_disk_that_refuses(study, tmp_path_factory, monkeypatch, kind):
+    place = tmp_path_factory.mktemp("out")
+    refusing(monkeypatch, place, CODES[kind])
+    code, _, err = results(study, "--output", place / "runs.csv")
+    assert code == (1 if kind == "full" else 2)
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
+    monkeypatch.undo()
+    assert list(place.iterdir()) == []
 
 
 def test_groups_are_means_with_standard_errors_of_final_runs(study):

@@ -133,6 +133,27 @@ def test_a_fit_goes_on_where_it_stopped(checkpoints, monkeypatch):
     assert 0 < len(seen) < 8
 
 
+def test_damaged_lines_are_computed_anew_and_said(checkpoints):
+    first = fitted(checkpoints, "--methods", "ssl", out="damaged")
+    path = checkpoints / "damaged/layers.jsonl"
+    lines = path.read_bytes().splitlines()
+    odd = [
+        bytes(40),
+        b"\xff\xfe",
+        b"[]",
+        b"{",
+        b'{"whole": 1}',
+        b'{"key": "a", "whole": "x"}',
+        b'{"key": "a", "new": 1}',
+    ]
+    path.write_bytes(b"\n".join([*lines[:2], *odd, *lines[4:]]) + b"\n")
+    words = ("--output", checkpoints / "damaged", "--methods", "ssl")
+    _, _, err = subspace("fit", checkpoints / "base", checkpoints / "tuned", *words)
+    assert f"{len(odd)} damaged lines" in err
+    assert sorted(path.read_bytes().splitlines()) == sorted(lines)
+    assert fitted(checkpoints, "--methods", "ssl", out="damaged")["families"] == first["families"]
+
+
 @pytest.mark.parametrize(
     "words", [["ssb"], ["lora"], ["lora", "--energy", "0.6"], ["dora"], ["bitfit"], ["pafi"], ["sam_parser"]]
 )

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import typer
 
-from subspace_tuning.errors import BadInput, RunFailed
+from subspace_tuning.errors import BadInput, RunFailed, told
 
 app = typer.Typer(
     name="subspace",
@@ -86,11 +86,12 @@ def _in_sentences(function: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except (BadInput, RunFailed) as error:
-            if os.environ.get("SUBSPACE_DEBUG"):
+        except Exception as error:
+            sentence = error if isinstance(error, BadInput | RunFailed) else told(error)
+            if sentence is None or os.environ.get("SUBSPACE_DEBUG"):
                 raise
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(2 if isinstance(error, BadInput) else 1) from None
+            typer.echo(f"error: {sentence}", err=True)
+            raise typer.Exit(2 if isinstance(sentence, BadInput) else 1) from None
         except KeyboardInterrupt:
             typer.echo("interrupted; the same command goes on from the last checkpoint", err=True)
             raise typer.Exit(130) from None

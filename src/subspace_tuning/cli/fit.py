@@ -69,6 +69,8 @@ def fit(
         raise BadInput(f"{save[0]} cannot be saved: {refused.get(save[0], 'it is not among the methods')}")
     before, after = Checkpoint(base), Checkpoint(finetuned)
     work = Fit(before, after, output, energy) if output else Fit.named(before, after, energy)
+    if work.damaged:
+        typer.echo(f"{work.damaged} damaged lines of {work.folder / 'layers.jsonl'}: computed anew", err=True)
     with counted("fitting") as tick:
         report = dataclasses.replace(work.run(chosen, layers, kept, tick), refused=refused)
     if save is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -39,17 +40,18 @@ def results(
     Groups leave out tuning runs unless --where says otherwise by naming `kind`.
     """
     from subspace_tuning.errors import BadInput
+    from subspace_tuning.files.aside import write
     from subspace_tuning.sweep import results as gathered
 
     if sql and (by or where):
         raise BadInput("--sql says it all; leave out --by and --where")
     if form == "parquet" and output is None and sys.stdout.isatty():
         raise BadInput("parquet is no text; name a file with --output")
-    runs = gathered.gather_failures(folder) if failures else gathered.gather(folder)
+    say = partial(typer.echo, err=True)
+    runs = gathered.gather_failures(folder) if failures else gathered.gather(folder, say)
     table = gathered.query(runs, sql=sql, by=by.split(",") if by else None, where=where)
     written = gathered.write_as(table, form)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_bytes(written)
+        write(output, written)
     else:
         typer.echo(written if form == "parquet" else written.decode().rstrip("\n"))

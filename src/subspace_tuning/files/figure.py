@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from subspace_tuning.files.aside import whole_file
+
 
 def save(figure, path: Path) -> None:
     """The picture as PNG and SVG; the same picture is the same file."""
     from matplotlib import rc_context
 
-    figure.savefig(path.with_suffix(".png"), dpi=160)
-    with rc_context({"svg.hashsalt": "subspace-tuning"}):
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    with whole_file(path.with_suffix(".png")) as aside:
+        figure.savefig(aside, format="png", dpi=160)
+    with whole_file(path.with_suffix(".svg")) as aside, rc_context({"svg.hashsalt": "subspace-tuning"}):
+        figure.savefig(aside, format="svg", metadata={"Date": None})

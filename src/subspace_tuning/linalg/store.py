@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from subspace_tuning.errors import BadInput
+from subspace_tuning.errors import BadInput, RunFailed
 from subspace_tuning.files.aside import whole_file
 from subspace_tuning.files.fetch import cache_folder
 from subspace_tuning.linalg.svd import SVD, svd, truncated_svd
@@ -149,8 +149,7 @@ class Store:
         if sum(t.nbytes for t in values.values()) > self.limit:
             return
         notes = {"about": json.dumps(about), "checksum": _hash("", *values.values())}
-        with suppress(OSError, SafetensorError):  # a full disk, or one that is not ours to write
-            self.folder.mkdir(parents=True, exist_ok=True)
+        with suppress(BadInput, RunFailed, OSError, SafetensorError):  # a full disk, or one that is not ours to write
             with whole_file(self._path(key)) as aside:
                 save_file(values, aside, notes)
             self._make_room()

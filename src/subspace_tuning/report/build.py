@@ -51,8 +51,10 @@ class Source:
         if not self.path.is_dir():
             return {"open": 0, "failed": []}
         failed = gather_failures(self.path)
-        begun = sum(not (run / "result.json").is_file() for run in runs_below(self.path))
-        return {"open": begun - len(failed), "failed": failed[["run", "error"]].to_dict("records")}
+        begun = sum(
+            not (run / "result.json").exists() and not (run / "error.txt").exists() for run in runs_below(self.path)
+        )
+        return {"open": begun, "failed": failed[["run", "error"]].to_dict("records")}
 
     def _floor(self) -> dict | None:
         if self.floor is None:

@@ -34,7 +34,7 @@ def read(path: Path, metric: str) -> dict[str, list[tuple[int, float]]]:
     found: dict[str, list[tuple[int, float]]] = {LOSS: [], SCORE: []}
     names = {"loss": LOSS, f"eval_{metric}": SCORE}
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return found
     for line in text.splitlines():
@@ -43,7 +43,7 @@ def read(path: Path, metric: str) -> dict[str, list[tuple[int, float]]]:
             for name, kind in names.items():
                 if name in values:
                     found[kind].append((int(values["step"]), float(values[name])))
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             continue
     return {kind: thin(points) for kind, points in found.items()}
 

@@ -43,8 +43,10 @@ class Watched:
                 began = time.monotonic()
                 try:
                     self._page = self.source.build(version)
-                except BadInput as error:
-                    self._page = WAITING.format(reason=html.escape(str(error)))
+                except Exception as error:  # whatever is wrong with a run: it may be mended while the page waits
+                    known = isinstance(error, BadInput)
+                    reason = str(error) if known else f"The page cannot be made: {type(error).__name__}: {error}"
+                    self._page = WAITING.format(reason=html.escape(reason))
                 self._made_of = version
                 self._make_after = time.monotonic() + (time.monotonic() - began) / SHARE
             return self._page
@@ -60,7 +62,10 @@ class Watched:
 def _state(source: Source) -> str:
     """The number of runs begun and of results, and when the last of these was written."""
     if not source.path.is_dir():
-        return f"file-{source.path.stat().st_mtime_ns}" if source.path.is_file() else "nothing"
+        try:
+            return f"file-{source.path.stat().st_mtime_ns}"
+        except OSError:
+            return "nothing"
     begun, times = 0, []
     for run in runs_below(source.path):
         begun += 1

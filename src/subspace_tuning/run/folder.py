@@ -56,7 +56,18 @@ class Result:
 
     @classmethod
     def from_json(cls, text: str) -> Result:
-        return cls(**json.loads(text))
+        """Raises ValueError that names what is missing, unknown or of another type."""
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds {type(values).__name__}, expected names and values")
+        for f in dataclasses.fields(cls):
+            if f.name not in values and f.default is dataclasses.MISSING:
+                raise ValueError(f"it lacks {f.name}")
+            if f.name in values and not _fits(values[f.name], str(f.type)):
+                raise ValueError(f"{f.name} is {values[f.name]!r}, expected {f.type}")
+        if unknown := values.keys() - {f.name for f in dataclasses.fields(cls)}:
+            raise ValueError(f"it has an unknown {min(unknown)!r}")
+        return cls(**values)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2)
@@ -155,6 +166,14 @@ def name_of(recipe: Recipe) -> str:
     """What a recipe is about, as part of a folder's name."""
     method = "".join(c if c.isalnum() or c in "._-" else "-" for c in recipe.method_label).strip("-")
     return f"{recipe.task}-{Path(recipe.model).name}-{method}-seed{recipe.seed}"
+
+
+def _fits(value: Any, kind: str) -> bool:
+    """Whether a value read from JSON is of the kind that an annotation names."""
+    kinds: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
+    kinds |= {"dict[str, str]": (dict,), "float | None": (int, float, type(None))}
+    fits = isinstance(value, kinds[kind]) and (kind == "bool" or not isinstance(value, bool))
+    return fits and not (isinstance(value, int) and abs(value) >= 1 << 63)
 
 
 def _step(line: str) -> int:

@@ -6,7 +6,7 @@ The run folders are the truth; nothing is kept beside them. DuckDB answers queri
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     import pandas
 
 
-def gather(folder: Path) -> pandas.DataFrame:
+def gather(folder: Path, say: Callable[[str], None] = lambda text: None) -> pandas.DataFrame:
     """One row for each finished run below the folder; an empty table where none is finished.
 
     Columns: run (its folder, relative to the given one), method (the label without the rank, lora+mpc_o), label, r
     (missing for methods without a rank), task, model, seed, metric, score, learning_rate, trainable, total, permille,
     category, steps, seconds, seconds_per_step, peak_memory_mb, device, threads, kind (final, or tuning for runs judged
     by held-out training rows), config_hash. Of runs with the same config the one that ended last counts, once.
-    Raises BadInput where the folder is missing or a result is damaged.
+    A result that cannot be read is left out, and ``say`` is told so. Raises BadInput where the folder is missing.
     """
     import pandas
 
@@ -34,8 +34,8 @@ def gather(folder: Path) -> pandas.DataFrame:
     if not folder.is_dir():
         raise BadInput(f"there is no folder {folder}; give one that holds runs, such as a sweep's output")
     latest: dict[tuple[str, bool], dict[str, Any]] = {}
-    for path in runs_below(folder):
-        values = _read(path / "result.json")
+    for path in runs_below(folder, say):
+        values = _read(path / "result.json", say)
         if values is not None:
             key = values["config_hash"], values["hold_out"]
             earlier = latest.get(key)
@@ -51,16 +51,15 @@ def gather(folder: Path) -> pandas.DataFrame:
     return table[list(COLUMNS)].astype(COLUMNS).sort_values(order, ignore_index=True)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """A result as plain data; None where there is none. Python's reader: many small files are slow in DuckDB's."""
+def _read(path: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """A result as plain data; None where there is none to read. Not by DuckDB: slow at many small files."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return vars(Result.from_json(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    try:
-        return vars(Result.from_json(text))
-    except (ValueError, TypeError) as error:
-        raise BadInput(f"{path} is damaged: {error}; delete it and run it again") from error
+    except (OSError, ValueError) as error:
+        say(f"{path} is damaged and left out: {error}; delete it and run it again")
+        return None
 
 
 _TEXTS = ("run", "method", "label", "task", "model", "metric", "category", "device", "kind", "config_hash")
@@ -76,20 +75,36 @@ COLUMNS = {
 
 
 def gather_failures(folder: Path) -> pandas.DataFrame:
-    """The runs below the folder that failed: run, error (its last line) and log (the file that tells more)."""
+    """The runs below the folder that failed, or whose result cannot be read.
+
+    Columns: run, error (its last line) and log (the file that tells more).
+    """
     import pandas
 
     rows = []
     for path in runs_below(Path(folder)):
-        if (path / "error.txt").is_file() and not (path / "result.json").is_file():
-            said = (path / "error.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            rows.append((os.path.relpath(path, folder), said[-1] if said else "", str(path / "log.txt")))
+        said: list[str] = []
+        if (path / "error.txt").exists() and not (path / "result.json").exists():
+            said = _last_line(path / "error.txt")
+        else:
+            _read(path / "result.json", said.append)
+        rows += [(os.path.relpath(path, folder), line, str(path / "log.txt")) for line in said]
     return pandas.DataFrame(rows, columns=["run", "error", "log"])
 
 
-def runs_below(folder: Path) -> Iterator[Path]:
-    """The folders of runs, finished or not, in order; what is inside a run is not looked at."""
-    for path, below, files in os.walk(folder):
+def _last_line(path: Path) -> list[str]:
+    try:
+        return (path.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""])[-1:]
+    except OSError as error:
+        return [f"cannot read {path}: {error.strerror}"]
+
+
+def runs_below(folder: Path, say: Callable[[str], None] = lambda text: None) -> Iterator[Path]:
+    """The folders of runs, finished or not, in order; what is inside a run is not looked at.
+
+    ``say`` is told of folders that cannot be looked into.
+    """
+    for path, below, files in os.walk(folder, onerror=lambda e: say(f"cannot look into {e.filename}: {e.strerror}")):
         if "config.yaml" in files:
             below.clear()
             yield Path(path)

@@ -18,6 +18,7 @@ from torch import Tensor
 from subspace_tuning.convert.change import Change
 from subspace_tuning.convert.probe import differences
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files.aside import write
 from subspace_tuning.linalg.svd import SVD, svd
 from subspace_tuning.run.skeleton import split
 from subspace_tuning.theory import subspaces as s
@@ -217,8 +218,6 @@ def save(data: dict[str, Any], folder: Path | str) -> list[Path]:
     """Write analysis.json and the pictures to a folder; returns what was written."""
     from subspace_tuning.theory.pictures import draw
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "analysis.json"
-    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    return [path, *draw(data, folder)]
+    path = Path(folder) / "analysis.json"
+    write(path, json.dumps(data, indent=2) + "\n")
+    return [path, *draw(data, path.parent)]

@@ -21,7 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from subspace_tuning.algebra import Weight
-from subspace_tuning.files.aside import write
+from subspace_tuning.errors import writing
+from subspace_tuning.files.aside import folder as make_folder
+from subspace_tuning.files.aside import whole_file, write
 from subspace_tuning.files.checkpoint import Checkpoint
 from subspace_tuning.method import Composition, Method, registry
 from subspace_tuning.methods.extend.lora import Factored
@@ -147,8 +149,8 @@ class Fit:
 
     def __init__(self, base: Checkpoint, tuned: Checkpoint, folder: Path, energy: float | None = None):
         self.base, self.tuned, self.folder, self.energy = base, tuned, folder, energy
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lines = folder / "layers.jsonl"
+        self._lines = make_folder(folder) / "layers.jsonl"
+        self.damaged = 0  # lines that say nothing; what they said is computed anew
         self._done = self._read()
 
     @classmethod
@@ -207,9 +209,8 @@ class Fit:
         except ValueError as error:
             return LayerFit(skipped=str(error))
         if method == keep:
-            path = self._kept(method, place.name)
-            path.parent.mkdir(exist_ok=True)
-            save_file({k: v.contiguous() for k, v in found.values.items()}, path)
+            with whole_file(self._kept(method, place.name)) as aside:
+                save_file({k: v.contiguous() for k, v in found.values.items()}, aside)
         r = getattr(at, "r", None) if at is not method else None
         return LayerFit(found.whole, found.left, at.count(*W.shape), found.scale, r)
 
@@ -241,21 +242,37 @@ class Fit:
     def _write(self, place: Place, method: Method | None, fit: LayerFit | None) -> None:
         key, fit = self._key(place, method), fit or LayerFit()
         self._done[key] = fit
-        with self._lines.open("a", encoding="utf-8") as file:
+        with writing(self._lines), self._lines.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"key": key} | dataclasses.asdict(fit)) + "\n")
 
     def _read(self) -> dict[str, LayerFit]:
-        """The lines that were written to their end; another one is taken off."""
-        text = self._lines.read_text(encoding="utf-8") if self._lines.is_file() else ""
-        if text and not text.endswith("\n"):
-            text = text[: text.rfind("\n") + 1]
-            write(self._lines, text)
-        done = {}
-        for line in text.splitlines():
-            data = json.loads(line)
-            key = data.pop("key")
-            done[key] = LayerFit(**data)
+        """The lines that were written to their end; others are taken off."""
+        lines = self._lines.read_bytes().splitlines(keepends=True) if self._lines.is_file() else []
+        done, good = {}, []
+        for line in lines:
+            try:
+                data = json.loads(line)
+                key = data.pop("key")
+                done[key] = LayerFit(**{f: _KINDS[f](value) for f, value in data.items()})
+                good.append(line)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                self.damaged += 1
+        if self.damaged or (lines and not lines[-1].endswith(b"\n")):
+            write(self._lines, b"".join(line.rstrip(b"\n") + b"\n" for line in good))
         return done
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return value
+
+
+_KINDS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("whole", "left", "parameters", "scale"), _number),
+    "r": lambda value: None if value is None else int(_number(value)),
+    "skipped": str,
+}
 
 
 def _seated(method: Method, place: Place) -> bool:

@@ -11,6 +11,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from subspace_tuning.files.aside import whole_file
 from subspace_tuning.run.skeleton import split
 
 Data = Mapping[str, Any]
@@ -47,7 +48,8 @@ def draw(data: Data, folder: Path) -> list[Path]:
     for name, figure in figures.items():
         for kind, how in (("png", {"dpi": 160}), ("svg", {"metadata": {"Date": None}})):
             path = folder / f"{name}.{kind}"
-            figure.savefig(path, **how)
+            with whole_file(path) as aside:
+                figure.savefig(aside, format=kind, **how)
             written.append(path)
     return written
 
