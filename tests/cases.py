@@ -9,12 +9,12 @@ from subspace_tuning.method import Method
 from subspace_tuning.methods import DoRA
 from subspace_tuning.testing import Case
 from subspace_tuning.testing.law import label
-from truths import VARIANTS, truth_of
+from truths import VARIANTS, truth_of, valleys_of
 
 
 def case(method: Method, mpc: str | None = None) -> Case:
     made = Case(method, mpc)
-    return made._replace(truth=truth_of(made.resolved))
+    return made._replace(truth=truth_of(made.resolved), several_valleys=valleys_of(method))
 
 
 ON_LAYERS = [name for name in sorted(METHODS) if METHODS[name].sits_on not in ("tokens", "block")]

@@ -1,6 +1,8 @@
 """The worked example of CONTRIBUTING.md, run as it stands there."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,8 @@ def test_the_example_saves_loads_counts_and_composes(example, tmp_path):
     model.save_pretrained(tmp_path)
     x = torch.randn(5, 12)
     assert torch.equal(PeftModel.from_pretrained(network(), tmp_path)(x), model(x))
+
+
+def test_the_laws_need_no_pytest():
+    code = "import sys; sys.modules['pytest'] = None; from subspace_tuning.testing import Laws, check"
+    subprocess.run([sys.executable, "-c", code], check=True)

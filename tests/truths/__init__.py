@@ -9,6 +9,7 @@ if it wants more than its default fields tried, its variants. Nothing here uses 
 """
 
 from truths import adapters, adaptive, extend, reconstruct, singular, sparse, structured
+from truths.structured import SEVERAL_VALLEYS
 
 FAMILIES = (reconstruct, extend, sparse, adaptive, singular, adapters, structured)
 TRUTHS = {name: truth for family in FAMILIES for name, truth in family.TRUTHS.items()}
@@ -46,6 +47,12 @@ def rows_truth(method, x, W, b, p):
 def truth_of(method):
     """The truth as the laws take it (see ``subspace_tuning.testing.Case``)."""
     return dense_truth if method.mergeable else rows_truth
+
+
+def valleys_of(method):
+    """Where a search for the method's best fit may end in a lesser valley (see ``subspace_tuning.testing.Case``)."""
+    several = SEVERAL_VALLEYS.get(method.name, lambda f, n, m: False)
+    return lambda n, m: several(method, n, m)
 
 
 def _within(p, i):

@@ -59,6 +59,11 @@ def loha(f, W, b, p):
     return W + f.alpha / f.r * (p["A1"] @ p["B1"]) * (p["A2"] @ p["B2"]), b
 
 
+def loha_valleys(f, n, m):
+    """Where two products have fewer free numbers than W: A B = (A T) (T^-1 B), and rows and columns have a scale."""
+    return 2 * f.r * (n + m) - 2 * f.r**2 - (n + m - 1) < n * m
+
+
 def lokr(f, W, b, p):
     D = p["D"] if "D" in p else p["D1"] @ p["D2"]
     blocks = [torch.cat([c * D for c in row], 1) for row in p["C"]]
@@ -101,3 +106,4 @@ VARIANTS = {
     "liera": [{"r": 3}, {"r": 3, "order": "exponential"}, {"r": 2, "dropout": 0.5}],
     "stella": [{"r": 4}, {"r": 2, "dropout": 0.5}],
 }
+SEVERAL_VALLEYS = {"loha": loha_valleys}

@@ -19,11 +19,13 @@ class Case(NamedTuple):
     truth: (method, W (n, m), b (m,) or None, parameters by name) -> phi(W), bias. For a method that is no map of the
         weight: (method, rows x (..., n), W, b, parameters) -> rows (..., m). Without one, the laws that compare with a
         truth are left out.
+    several_valleys: (n, m) -> whether a search for the best fit to such a weight may end in a lesser valley.
     """
 
     method: Method
     mpc: str | None = None
     truth: Callable[..., Any] | None = None
+    several_valleys: Callable[[int, int], bool] = lambda n, m: False
 
     def config(self, **values: Any) -> SubspaceConfig:
         return SubspaceConfig(method=self.method, mpc=self.mpc, **values)

@@ -40,7 +40,7 @@ def searching_for_what_a_method_reaches_finds_it_again(case: Case, kind: Kind) -
 def finds_again(case: Case, kind: Kind) -> None:
     layer = tuned_layer(tuned(case, kind, dtype=torch.float64))
     found, W, W_star = project_planted(case, layer)
-    several = has_several_valleys(case, W)
+    several = case.several_valleys(*W.shape)
     least = 0.9 if several else 1 - 1e-6
     require(found.captured_energy > least, f"of W* - W {found.captured_energy:.8f} is captured, expected > {least}")
     if several:
@@ -52,19 +52,11 @@ def finds_again(case: Case, kind: Kind) -> None:
     require(shapes == held, f"the projection gives {shapes}, the layer holds {held}")
 
 
-def has_several_valleys(case: Case, W: Weight) -> bool:
-    """A product of products with fewer free numbers than W has: the search may end in a lesser valley."""
-    if case.method.name != "loha":
-        return False
-    (n, m), r = W.shape, case.method.r  # type: ignore[attr-defined]
-    return 2 * r * (n + m) - 2 * r**2 - (n + m - 1) < n * m  # A B = (A T) (T^-1 B), and rows and columns have a scale
-
-
 def project_planted(case: Case, layer: Any) -> tuple[Projection, Weight, Weight]:
     """The best fit to what the adapter on a layer makes of it; W and W*."""
     made = layer.tuned(["default"])
     W = Weight(made.W.dense().detach(), None if made.b is None else made.W.own_bias.detach())
     W_star = Weight(made.E.dense().detach(), None if made.b is None else made.b.now().detach())
     stored = dict(layer.subspace_stored["default"].items()) if "default" in layer.subspace_stored else None
-    how = Search(tries=3) if has_several_valleys(case, W) else PATIENT
+    how = Search(tries=3) if case.several_valleys(*W.shape) else PATIENT
     return project(case.resolved, W, W_star, how, stored=stored), W, W_star
