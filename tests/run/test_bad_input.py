@@ -78,6 +78,9 @@ def trained(home, tmp_path, *words, code=BAD, **changes):
         ({"task": "cola "}, ["unknown task 'cola '", "did you mean 'cola'?"]),
         ({"task": "rte"}, ["has its own labels"]),
         ({"labels": ["only"]}, ["two names or more"]),
+        ({"labels": ["a", "b", "a"]}, ["'a' stands there twice"]),
+        ({"labels": ["a", ""]}, ["not empty"]),
+        ({"encoding": "utf-9"}, ["'utf-9' is not known"]),
         ({"metric": "acuracy"}, ["did you mean 'accuracy'?"]),
         ({"columns": ["a", "b", "c"]}, ["one or two columns"]),
         ({"trainer": {"optimm": "adamw"}}, ["'optimm'", "did you mean 'optim'?"]),
@@ -123,10 +126,31 @@ def test_recipe_that_is_none(tmp_path):
         ("rows.csv", b"text,label\n", ["is empty: expected at least one row"]),
         ("rows.csv", b"text,label\na,0\nb,1\n", ["2 rows are too few"]),
         ("rows.csv", b"txt,label\na,0\n", ["has no column 'text': did you mean 'txt'?", "txt, label"]),
-        ("rows.csv", b"text,label\na,0\nb,2\n", ["row 1: the label 2 is outside the range; expected 0 or 'bad'"]),
-        ("rows.csv", b"text,label\na,0\nb,-1\n", ["row 1: the label -1 is outside the range"]),
+        ("rows.csv", b"text,label\na,0\nb,2\n", ["line 3: the label '2' is outside the range; expected 0 or 'bad'"]),
+        ("rows.csv", b"text,label\na,0\nb,-1\n", ["line 3: the label '-1' is outside the range"]),
         ("rows.csv", b"text,label\na,0\nb,meh\n", ["the label 'meh' is outside the range"]),
-        ("rows.csv", b"text,label\na,0\n,1\n", ["row 1: column 'text' holds nan, expected a text"]),
+        ("rows.csv", b"text,label\na,0\n,1\n", ["line 3: column 'text' has no value"]),
+        (
+            "rows.csv",
+            b"text,label\na,0\nb, c,1\n",
+            ["line 3: found 3 field(s), expected 2", "stands in quotation marks"],
+        ),
+        ("rows.csv", b"text,label\na,0\n\nb,1\n", ["line 3: found nothing, expected 2"]),
+        ("rows.csv", b'text,label\n"a" film,0\nb,1\n', ["line 2", "its own are doubled"]),
+        ("rows.csv", b'text,label\na,0\n"b,1\nc,0\n', ["line 3", "unexpected end of data"]),
+        ("rows.csv", b"text,text,label\na,b,0\n", ["two columns 'text'"]),
+        ("rows.csv", b"text,label\na,bad\nb,1\n", ["mixes names and numbers", "'bad' in line 2", "'1' in line 3"]),
+        ("rows.csv", "text,label\na,0\ncafé,1\n".encode("cp1252"), ["is not utf-8: line 3", "0xe9", "encoding:"]),
+        ("rows.csv", "text,label\na,0\n".encode("utf-16"), ["begins as utf-16 does", "encoding:"]),
+        ("rows.jsonl", b'{"text": "a", "label": 0}\n{"text": "b"}\n', ["line 2: column 'label' has no value"]),
+        ("rows.jsonl", b'{"text": "a", "text": "b", "label": 0}\n', ["line 1 has two columns 'text'"]),
+        ("rows.jsonl", b'{"text": 5, "label": 0}\n', ["line 1: column 'text' holds 5, expected a text"]),
+        ("rows.jsonl", b'{"text": "a", "label": true}\n', ["line 1: the label is true", "['false', 'true']"]),
+        ("rows.jsonl", b'{"text": "a", "label": 0}\n7\n', ["line 2 is 7, expected an object"]),
+        ("rows.json", b"[1]", ["row 1 is 1, expected an object"]),
+        ("rows.json", b'{"text": {"0": "a"}, "label": {"1": 0}}', ["'text' and 'label' have different rows"]),
+        ("rows.json", b"[" * 100_000, ["cannot read the data file", "as json"]),
+        ("rows.tsv", b'text\tlabel\n"a"\t0\nb\t1\n', ["line 2: the field '\"a\"' could be quoted", ".csv or .jsonl"]),
     ],
 )
 def test_data_that_cannot_be_used(home, tmp_path, name, content, words):
@@ -265,7 +289,8 @@ def test_no_text_to_predict(finished, tmp_path):
     (tmp_path / "empty.txt").touch()
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe")
     assert "there is no text" in said("predict", finished, tmp_path / "empty.txt", code=BAD)
-    assert "expected a file with one text a line" in said("predict", finished, tmp_path / "binary.txt", code=BAD)
+    assert "is not utf-8: line 1" in said("predict", finished, tmp_path / "binary.txt", code=BAD)
+    assert "there is no file" in said("predict", finished, tmp_path / "absent.txt", code=BAD)
     assert "cannot import no_such" in said("predict", finished, "a film", "--import", "no_such", code=BAD)
 
 
@@ -281,3 +306,42 @@ def test_budget_of_what_is_no_model(tmp_path, home):
     assert "no field 'r'" in said("budget", home / "model", "--method", "ssb", "--rank", "2", code=BAD)
     assert "leave out --rank" in said("budget", home / "model", "--method", "full", "--rank", "2", code=BAD)
     assert "nothing" in said("budget", home / "model", "--method", "ssb", "--target-modules", "nothing", code=BAD)
+
+
+def gpt2(folder, home, **shape):
+    """A decoder whose tokenizer has neither a padding token nor an end of text."""
+    from transformers import AutoTokenizer, GPT2Config, GPT2Model
+
+    tokenizer = AutoTokenizer.from_pretrained(home / "model")
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32, "vocab_size": len(tokenizer)} | shape
+    GPT2Model(GPT2Config(**sizes, eos_token_id=None, bos_token_id=None)).save_pretrained(folder)
+    return folder
+
+
+def test_texts_longer_than_the_model_reads(home, tmp_path):
+    jsonl(tmp_path / "long.jsonl", [{**row, "text": "film " * 50} for row in rows(10)])
+    sentence = trained(home, tmp_path, data=str(tmp_path / "long.jsonl"), max_length=33)
+    assert "a row has 33 tokens, more than the 32 positions of the model; set max_length: 32" in sentence
+    assert "max_length: 2 leaves no room" in trained(home, tmp_path, "--again", max_length=2)
+    assert "expected 5 or more" in trained(home, tmp_path, "--again", max_length=4, columns=["text", "other"])
+
+
+def test_tokenizer_of_another_model(home, tmp_path):
+    small = gpt2(tmp_path / "small", home, vocab_size=6)
+    sentence = trained(home, tmp_path, model=str(small))
+    assert "does not belong to the model" in sentence
+    assert "embeddings for 6" in sentence
+
+
+def test_without_padding_and_end_of_text_token_0_pads_and_changes_no_answer(home, tmp_path):
+    from subspace_tuning.run.predict import Predictor
+
+    values = recipe(home, model=str(gpt2(tmp_path / "gpt2", home)), epochs=1, output=str(tmp_path / "run"))
+    train.run(make(values))
+    predictor = Predictor(tmp_path / "run")
+    assert predictor.tokenizer.pad_token_id == predictor.model.config.pad_token_id == 0
+    texts = [("good film",), ("the film was a great story of two people",)]
+    together, alone = predictor(texts), [predictor([text])[0] for text in texts]
+    assert [a.score for a in together] == pytest.approx([a.score for a in alone], abs=1e-5)

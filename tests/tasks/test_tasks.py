@@ -120,6 +120,15 @@ def test_metrics_are_the_textbooks():
     assert pearson(np.ones(3), y) == matthews_correlation(np.ones(6, int), b) == 0
 
 
+def test_f1_knows_the_tasks_classes_whatever_occurs():
+    three = Task("classification", ("text",), ("a", "b", "c"), metric="f1")
+    logits = np.eye(3)[[0, 1, 1, 0]]
+    assert three.score(logits, np.array([0, 1, 1, 0])) == 1.0
+    assert three.score(logits, np.array([0, 1, 0, 0])) == pytest.approx((4 / 5 + 2 / 3) / 2)
+    assert three.score(logits, np.array([0, 1, 2, 0])) == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert f1(np.zeros(3, int), np.zeros(3, int)) == 0, "class 1 does not occur: undefined"
+
+
 def test_regression_predicts_the_number_itself():
     task = task_of("regression", ["text"])
     assert task.score(np.array([[1.0], [2.0], [3.0]]), np.array([2.0, 4.0, 6.0])) == pytest.approx(1.0)

@@ -13,6 +13,7 @@ from subspace_tuning.cli.methods import AsJson
 from subspace_tuning.cli.use import Imports
 from subspace_tuning.cli.use import _import as import_all
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files.text import lines_of, read_text
 
 if TYPE_CHECKING:
     from subspace_tuning.convert.certificate import Certificate
@@ -176,12 +177,10 @@ def _tell(c: Certificate, out: Path, as_json: bool) -> None:
 
 
 def _lines(path: Path | None) -> list[str] | None:
+    """The texts of a file, one a line; blank lines are none."""
     if path is None:
         return None
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read {path}: expected a file with one text a line in UTF-8 ({error})") from error
+    lines = [line for line in lines_of(read_text(path)) if line.strip()]
     if not lines:
         raise BadInput(f"there is no text in {path}")
     return lines

@@ -45,8 +45,8 @@ def predict(
         print_json([{"text": p.text[0] if single else p.text, "label": p.label, "score": p.score} for p in found])
         return
     for p in found:
-        judged = f"{p.score:8.3f}" if p.label is None else f"{p.label} {p.score:.3f}"
-        typer.echo(f"{judged}  {' | '.join(p.text)}")
+        number = "" if p.score is None else f"{p.score:8.3f}" if p.label is None else f"{p.label} {p.score:.3f}"
+        typer.echo(f"{number}  {' | '.join(p.text)}".rstrip())
 
 
 @command("merge", examples=["subspace merge runs/my-run merged-model"])

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from subspace_tuning.tasks.texts import USUAL_LENGTH, max_length, positions
+
 TEXTS = (
     "The film was a lovely surprise from beginning to end.",
     "Two hours of my life that nobody will give back to me.",
@@ -47,7 +49,7 @@ def probe(model: Any, tokenizer: Any = None, texts: Sequence[str] | None = None)
         return Probe([{"pixel_values": x} for x in images], f"{INPUTS} random images")
     if tokenizer is not None:
         given = list(texts or TEXTS)
-        length = min(tokenizer.model_max_length, 128)
+        length = min(max_length(None, tokenizer), positions(model) or USUAL_LENGTH)
         rows = [tokenizer(text, truncation=True, max_length=length, return_tensors="pt").input_ids for text in given]
         rows = [ids for ids in rows if ids.numel()]
         told = f"{len(rows)} {'given' if texts else 'built-in'} texts"

@@ -30,7 +30,7 @@ from subspace_tuning.run.watch import Watch
 from subspace_tuning.tuner.model import layers
 from subspace_tuning.tuner.routed import routed
 
-DATA = ("task", "data", "columns", "label", "labels", "metric", "train_samples", "eval_samples", "hold_out")
+DATA = ("task", "data", "encoding", "columns", "label", "labels", "metric", "train_samples", "eval_samples", "hold_out")
 SHARED = ("model", *DATA, "max_length", "modules_to_save")
 REFUSED = {  # what a joint step does not do, and what a recipe says when it does not ask for it
     "gradient_accumulation": 1,

@@ -11,14 +11,20 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.files.adapter_folder import CONFIG, read_config
 from subspace_tuning.files.assets import location
 from subspace_tuning.files.checkpoint import shards
 from subspace_tuning.run.recipe import HEAD, Recipe
-from subspace_tuning.tasks import Task
+from subspace_tuning.tasks import Task, texts
 from subspace_tuning.tuner.adapter import SOFT, read
 from subspace_tuning.tuner.budget import is_in
 from subspace_tuning.tuner.config import SubspaceConfig
@@ -69,8 +75,16 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(f"cannot load the tokenizer of {name!r}: {_first_line(error)}") from error
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        texts.pad(tokenizer, _padding(name))
     return tokenizer
+
+
+def _padding(name: str) -> int | None:
+    """The padding token of a model's config."""
+    try:
+        return getattr(AutoConfig.from_pretrained(location(name)), "pad_token_id", None)
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _first_line(error: Exception) -> str:

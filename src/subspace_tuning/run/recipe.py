@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from subspace_tuning.errors import BadInput, as_bad_input, nearest
 from subspace_tuning.files import assets
+from subspace_tuning.files.text import UTF8, known_encoding
 from subspace_tuning.method import Composition, Method
 from subspace_tuning.method.mpc import WEIGHT
 from subspace_tuning.method.registry import from_data, load, to_data
@@ -41,6 +42,7 @@ class Recipe(BaseModel):
     model: str = assets.DEFAULT
     task: str = "movie_reviews"
     data: str | None = None
+    encoding: str = UTF8  # of data in text files
     columns: list[str] | None = None
     label: str | None = None
     labels: list[str] | None = None
@@ -48,7 +50,7 @@ class Recipe(BaseModel):
     train_samples: PositiveInt | None = None
     eval_samples: PositiveInt | None = None
     hold_out: bool = False
-    max_length: PositiveInt = 128
+    max_length: PositiveInt | None = None  # in tokens; 128, or what the tokenizer allows
 
     # by which method
     method: Any = "ssb"
@@ -131,6 +133,7 @@ class Recipe(BaseModel):
         Raises BadInput where parts contradict each other.
         """
         self.task_object()
+        known_encoding(self.encoding)
         with as_bad_input():
             load(self.method)
         method = None if self.is_plain else self.method_object()

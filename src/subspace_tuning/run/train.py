@@ -32,8 +32,8 @@ from subspace_tuning.run.folder import Result, RunFolder
 from subspace_tuning.run.pretrained import Pretrained, adapt, load_model, load_tokenizer
 from subspace_tuning.run.recipe import Recipe
 from subspace_tuning.run.watch import Watch
-from subspace_tuning.tasks import Task, load, stamp
-from subspace_tuning.tasks.table import Split
+from subspace_tuning.tasks import Task, load, stamp, texts
+from subspace_tuning.tasks.rows import Split
 from subspace_tuning.tuner.budget import count
 from subspace_tuning.tuner.calibrate import calibrate, needs_calibration
 from subspace_tuning.tuner.steps import StepCallback
@@ -196,7 +196,8 @@ def save(trainer: Trainer, recipe: Recipe, folder: Any) -> None:
 
 def encoded(recipe: Recipe, task: Task) -> tuple[list[Row], list[Row]]:
     """Training and validation rows as token ids; kept in memory for the next run with the same data and model."""
-    rows = {"train_samples": recipe.train_samples, "eval_samples": recipe.eval_samples, "hold_out": recipe.hold_out}
+    keys = ("train_samples", "eval_samples", "hold_out", "encoding")
+    rows = {key: getattr(recipe, key) for key in keys}
     return _encoded(task, recipe.data, stamp(recipe.data), tuple(rows.items()), recipe.model, recipe.max_length)
 
 
@@ -207,32 +208,34 @@ def _encoded(
     version: tuple[Any, ...],  # of the data: other files, other rows
     rows: tuple[tuple[str, Any], ...],
     model: str,
-    max_length: int,
+    max_length: int | None,
 ) -> tuple[list[Row], list[Row]]:
     found = load(task, data, **dict(rows))
     return encode(found.train, model, max_length), encode(found.validation, model, max_length)
 
 
-def encode(rows: Split, model: str, max_length: int) -> list[Row]:
+def encode(rows: Split, model: str, asked: int | None) -> list[Row]:
     """Token ids of the texts (pairs go in as pairs), with the labels."""
-    tokens = load_tokenizer(model)(*map(list, zip(*rows.texts, strict=True)), truncation=True, max_length=max_length)
-    names = list(tokens.keys())
-    columns = zip(*(tokens[name] for name in names), rows.labels, strict=True)
-    return [dict(zip((*names, "labels"), row, strict=True)) for row in columns]
+    tokenizer = load_tokenizer(model)
+    length = texts.max_length(asked, tokenizer, len(rows.texts[0]))
+    tokens = texts.tokens_of(rows.texts, tokenizer, length)
+    return [{**row, "labels": label} for row, label in zip(tokens, rows.labels, strict=True)]
 
 
 def fit_to_data(pretrained: Pretrained, recipe: Recipe) -> None:
-    """A padding token, and for a regression a head that starts at the mean label.
+    """The tokenizer's padding token, and for a regression a head that starts at the mean label.
+
+    Raises BadInput for rows that the model cannot read.
 
     From zero, the first steps push all rows along one direction until the mean is met, and low-rank methods can end
     there, with one answer for every row (docs/study.md).
     """
-    config: Any = pretrained.model.config
-    if getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = load_tokenizer(recipe.model).pad_token_id
-    task = recipe.task_object()
+    task, tokenizer = recipe.task_object(), load_tokenizer(recipe.model)
+    model: Any = pretrained.model
+    model.config.pad_token_id = tokenizer.pad_token_id  # models of the GPT kind judge by the last token that is none
+    rows, judged = encoded(recipe, task)
+    texts.check(model, tokenizer, [*rows, *judged])
     if task.is_regression:
-        rows, _ = encoded(recipe, task)
         pretrained.start_at(fmean(row["labels"] for row in rows))
 
 

@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files import assets
-from subspace_tuning.tasks.table import SUFFIXES, Split, read_table, rows_of
+from subspace_tuning.files.text import UTF8
+from subspace_tuning.tasks.rows import Split, rows_of
+from subspace_tuning.tasks.table import SUFFIXES, read_table, table_of
 from subspace_tuning.tasks.task import GLUE, MOVIE_REVIEWS, Task
 
 HUB = "nyu-mll/glue"
@@ -28,23 +30,25 @@ def load(
     train_samples: int | None = None,
     eval_samples: int | None = None,
     hold_out: bool = False,
+    encoding: str = UTF8,
 ) -> Data:
     """The rows of a task.
 
     source: a folder (or ``<folder>/<task>`` below it) with train.* and validation.*, or one file; None for the hub.
     train_samples, eval_samples: at most so many, the same ones for every seed.
     hold_out: judge by rows split off the training rows, and leave the validation rows untouched (for searches).
+    encoding: of the files that are text.
     """
-    train, validation = _splits(task, source)
+    train, validation = _splits(task, source, encoding)
     if hold_out or validation is None:
         train, validation = _split_off(train)
     train, validation = _sample(train, train_samples), _sample(validation, eval_samples)
     return Data(train, validation)
 
 
-def _splits(task: Task, source: str | None) -> tuple[Split, Split | None]:
+def _splits(task: Task, source: str | None, encoding: str) -> tuple[Split, Split | None]:
     if source is not None:
-        return _from_disk(task, Path(source).expanduser())
+        return _from_disk(task, Path(source).expanduser(), encoding)
     if task.name == MOVIE_REVIEWS.name:
         reviews = assets.movie_reviews()
         return _split_off(Split([(review.text,) for review in reviews], [review.label for review in reviews]))
@@ -53,9 +57,9 @@ def _splits(task: Task, source: str | None) -> tuple[Split, Split | None]:
     raise BadInput(f"task: {task.name} needs data: a folder with train.* and validation.*, or one file")
 
 
-def _from_disk(task: Task, source: Path) -> tuple[Split, Split | None]:
+def _from_disk(task: Task, source: Path, encoding: str) -> tuple[Split, Split | None]:
     if source.is_file():
-        return rows_of(task, read_table(source), str(source)), None
+        return rows_of(task, read_table(source, encoding)), None
     if not source.is_dir():
         raise BadInput(f"there is no data file or folder {source}")
     folder = source / task.name if (source / task.name).is_dir() else source
@@ -63,8 +67,8 @@ def _from_disk(task: Task, source: Path) -> tuple[Split, Split | None]:
     if train is None:
         raise BadInput(f"{folder} has no training rows: expected a file train{'|'.join(SUFFIXES)}")
     validation = next((file for name in task.validation if (file := _file(folder, name))), None)
-    rows = rows_of(task, read_table(train), str(train))
-    return rows, None if validation is None else rows_of(task, read_table(validation), str(validation))
+    rows = rows_of(task, read_table(train, encoding))
+    return rows, None if validation is None else rows_of(task, read_table(validation, encoding))
 
 
 def stamp(source: str | None) -> tuple[tuple[str, int, int], ...]:
@@ -92,8 +96,10 @@ def _from_hub(task: Task) -> tuple[Split, Split]:
             f"cannot load {task.name} from {HUB} on the hub ({type(error).__name__}); go online, or name with "
             f"data=FOLDER a local folder that holds train.parquet and {task.validation[0]}.parquet in {task.name}/"
         ) from error
-    parts = [{c: glue[name][c] for c in (*task.columns, task.label)} for name in ("train", task.validation[0])]
-    train, validation = (rows_of(task, {c: list(v) for c, v in part.items()}, f"{HUB}/{task.name}") for part in parts)
+    columns = (*task.columns, task.label)
+    names = ("train", task.validation[0])
+    parts = [table_of(f"{HUB}/{task.name}/{name}", {c: list(glue[name][c]) for c in columns}) for name in names]
+    train, validation = (rows_of(task, part) for part in parts)
     return train, validation
 
 

@@ -1,83 +1,227 @@
-"""Reads a file of rows (parquet, csv, tsv, jsonl, json) and takes texts and labels out of it."""
+"""Files of rows (parquet, csv, tsv, jsonl, json) as tables. What stands in a file is what is read: nothing is inferred.
+
+csv, tsv       every field is a text; an empty one is missing
+jsonl, json    texts, numbers, true and false, lists and objects as JSON has them; null is missing
+parquet        values of the types that the file declares; null is missing
+
+A row is one record of the file, or the file is refused with the place at fault.
+"""
 
 from __future__ import annotations
 
-import math
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from subspace_tuning.errors import BadInput, nearest
-from subspace_tuning.tasks.task import Task
+from subspace_tuning.files.text import UTF8, lines_of, read_text
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
+Record = tuple[int, list[str]]  # the number of the line it begins at, and its fields
 
 
-class Split(NamedTuple):
-    """Rows of a task: each one or two texts, and its label as a class number or a real number."""
+@dataclass(frozen=True)
+class Table:
+    """Columns of equal length, and where each row stands."""
 
-    texts: list[tuple[str, ...]]
-    labels: list[Any]
+    name: str  # of the file, for errors
+    columns: dict[str, list[Any]]  # None: missing
+    lines: Sequence[int]  # of each row
+    unit: str = "line"
 
-    def take(self, rows: list[int]) -> Split:
-        return Split([self.texts[i] for i in rows], [self.labels[i] for i in rows])
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def place(self, row: int) -> str:
+        return f"{self.name}, {self.unit} {self.lines[row]}"
+
+    def column(self, name: str) -> list[Any]:
+        """The values of a column. Raises BadInput where there is no such column or a value is missing."""
+        if name not in self.columns:
+            raise BadInput(
+                f"{self.name} has no column {name!r}: {nearest(name, self.columns)}"
+                f"its columns are {', '.join(self.columns) or 'none'}"
+            )
+        values = self.columns[name]
+        for row, value in enumerate(values):
+            if value is None or value != value:  # NaN
+                raise BadInput(f"{self.place(row)}: column {name!r} has no value")
+        return values
 
 
-def read_table(path: Path) -> dict[str, list[Any]]:
-    """Column name -> values."""
-    import pandas
-
-    readers = {
-        ".parquet": pandas.read_parquet,
-        ".csv": lambda p: pandas.read_csv(p, keep_default_na=False, na_values=[""]),
-        ".tsv": lambda p: pandas.read_csv(p, sep="\t", keep_default_na=False, na_values=[""]),
-        ".jsonl": lambda p: pandas.read_json(p, lines=True, dtype=False),
-        ".json": lambda p: pandas.read_json(p, dtype=False),
-    }
-    if path.suffix not in readers:
+def read_table(path: Path, encoding: str = UTF8) -> Table:
+    """The rows of a file. Raises BadInput, with the line, for a file that cannot be read as what its name says."""
+    if path.suffix not in SUFFIXES:
         raise BadInput(f"cannot read {path}: expected a file that ends in {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise BadInput(f"there is no data file {path}")
     if path.stat().st_size == 0:
         raise BadInput(f"the data file {path} is empty: it has no rows and no columns")
+    if path.suffix == ".parquet":
+        return _parquet(path)
+    readers: dict[str, Callable[[str, str], Table]] = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".json": _json}
+    remedy = "say which encoding it is in with encoding: in the recipe, or save it as UTF-8"
+    return readers[path.suffix](str(path), read_text(path, encoding, remedy))
+
+
+def table_of(name: str, columns: dict[str, list[Any]]) -> Table:
+    """A table of what is no file of lines, its rows counted from 1."""
+    size = len(next(iter(columns.values()), []))
+    return Table(name, columns, range(1, size + 1), "row")
+
+
+def _parquet(path: Path) -> Table:
+    import pyarrow
+    from pyarrow import parquet
+
     try:
-        frame = readers[path.suffix](path)
-    except Exception as error:  # each format's parser has its own kinds
+        read = parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
-        raise BadInput(f"cannot read the data file {path} as {path.suffix[1:]}: {said[0]}") from error
-    return {str(name): frame[name].tolist() for name in frame.columns}
+        raise BadInput(f"cannot read the data file {path} as parquet: {said[0]}") from error
+    names = _once(read.column_names, str(path))
+    return table_of(str(path), {name: read.column(name).to_pylist() for name in names})
 
 
-def rows_of(task: Task, table: dict[str, list[Any]], where: str) -> Split:
-    """The texts and checked labels of a table; ``where`` says in errors which table it is."""
-    for column in (*task.columns, task.label):
-        if column not in table:
-            raise BadInput(
-                f"{where} has no column {column!r}: {nearest(column, table)}"
-                f"its columns are {', '.join(table) or 'none'}"
-            )
-    texts = [tuple(row) for row in zip(*(table[column] for column in task.columns), strict=True)]
-    for number, row in enumerate(texts):
-        for column, text in zip(task.columns, row, strict=True):
-            if not isinstance(text, str):
-                raise BadInput(f"{where}, row {number}: column {column!r} holds {text!r}, expected a text")
-    labels = [_label(task, value, f"{where}, row {number}") for number, value in enumerate(table[task.label])]
-    if not texts:
-        raise BadInput(f"{where} is empty: expected at least one row")
-    return Split(texts, labels)
+def _csv(name: str, text: str) -> Table:
+    return _of_records(name, _records(name, text, ","))
 
 
-def _label(task: Task, value: Any, where: str) -> int | float:
-    if isinstance(value, str) and value in task.labels:
-        return task.labels.index(value)
+def _tsv(name: str, text: str) -> Table:
+    """Some writers quote fields, others (GLUE's) never do: the file itself says which, or is refused.
+
+    A file whose names of columns are quoted is quoted. Otherwise a quotation mark that opens a field is a part of the
+    text where the lines come out even without quoting and would not with it, and a quotation where it is the other
+    way round. Where both would do, fields that double their quotation marks tell of quoting.
+    """
+    plain = _records(name, text, "\t", csv.QUOTE_NONE)
+    opened = [(line, field) for line, fields in plain for field in fields if field.startswith('"')]
+    if not opened:
+        return _of_records(name, plain)
+    if opened[0][0] == plain[0][0]:
+        return _of_records(name, _records(name, text, "\t"))
     try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if task.is_regression:
-        if not math.isfinite(number):
-            raise BadInput(f"{where}: the label is {value!r}, expected a number")
-        return number
-    if number not in range(task.num_labels):
-        named = ", ".join(f"{i} or {name!r}" for i, name in enumerate(task.labels))
-        raise BadInput(f"{where}: the label {value!r} is outside the range; expected {named}")
-    return int(number)
+        quoted = _records(name, text, "\t")
+    except BadInput:
+        return _of_records(name, plain)
+    if not _is_even(plain):
+        return _of_records(name, quoted)
+    if not _is_even(quoted) or len(quoted) < len(plain):
+        return _of_records(name, plain)
+    for line, field in opened:
+        if '""' not in field[1:-1]:
+            raise BadInput(
+                f"{name}, line {line}: the field {_short(field)} could be quoted, or a text with quotation marks; "
+                f"quote the names of the columns too, or save the file as .csv or .jsonl"
+            )
+    return _of_records(name, quoted)
+
+
+def _records(name: str, text: str, delimiter: str, quoting: Any = csv.QUOTE_MINIMAL) -> list[Record]:
+    """The records of a file, without blank lines at its end."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # texts may be longer than 128 KB
+    found: list[Record] = []
+    line = 1
+    try:
+        for fields in reader:
+            found.append((line, fields))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise BadInput(
+            f"{name}, line {line}: {error}; a field with {_called(delimiter)}, a quotation mark or a line end in it "
+            f'stands in quotation marks, and its own are doubled: "a ""good"" film"'
+        ) from error
+    while found and not found[-1][1]:
+        found.pop()
+    return found
+
+
+def _is_even(records: list[Record]) -> bool:
+    return len({len(fields) for _, fields in records}) <= 1
+
+
+def _of_records(name: str, records: list[Record]) -> Table:
+    """The first record names the columns. Raises BadInput where another one has more or fewer fields."""
+    if not records:
+        raise BadInput(f"the data file {name} is empty: it has no rows and no columns")
+    (_, header), *rows = records
+    if not header:
+        raise BadInput(f"{name}, line 1 is blank, expected the names of the columns")
+    for line, fields in rows:
+        if len(fields) != len(header):
+            found = f"{len(fields)} field(s)" if fields else "nothing"
+            raise BadInput(
+                f"{name}, line {line}: found {found}, expected {len(header)} fields ({', '.join(header)}); a text with "
+                f"{'a comma' if name.endswith('.csv') else 'a tab'} or a line end in it stands in quotation marks"
+            )
+    names = _once(header, name)
+    columns = {column: [fields[i] or None for _, fields in rows] for i, column in enumerate(names)}
+    return Table(name, columns, [line for line, _ in rows])
+
+
+def _jsonl(name: str, text: str) -> Table:
+    lines = lines_of(text)
+    while lines and not lines[-1].strip():
+        lines.pop()
+    rows = [_parsed(line, f"{name}, line {number}", "jsonl") for number, line in enumerate(lines, 1)]
+    return _of_objects(Table(name, {}, range(1, len(rows) + 1)), rows)
+
+
+def _json(name: str, text: str) -> Table:
+    """A list of objects, or an object of columns (each a list, or an object from row to value as pandas writes it)."""
+    data = _parsed(text, name, "json")
+    if isinstance(data, list):
+        return _of_objects(Table(name, {}, range(1, len(data) + 1), "row"), data)
+    if not (isinstance(data, dict) and all(isinstance(values, list | dict) for values in data.values())):
+        raise BadInput(f"{name} holds {_short(data)}, expected a list of rows: [{{...}}, {{...}}]")
+    rows = {column: list(v) if isinstance(v, dict) else range(len(v)) for column, v in data.items()}
+    first = next(iter(rows), "")
+    for column, keys in rows.items():
+        if list(keys) != list(rows[first]):
+            raise BadInput(f"{name}: the columns {first!r} and {column!r} have different rows")
+    return table_of(name, {c: list(v.values()) if isinstance(v, dict) else v for c, v in data.items()})
+
+
+def _of_objects(table: Table, rows: list[Any]) -> Table:
+    """Each row an object from column to value; a column that a row leaves out is missing there."""
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise BadInput(f"{table.place(number)} is {_short(row)}, expected an object from columns to values")
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return Table(table.name, {c: [row.get(c) for row in rows] for c in columns}, table.lines, table.unit)
+
+
+def _parsed(text: str, place: str, form: str) -> Any:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _once([key for key, _ in pairs], place)
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=once)
+    except BadInput:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"cannot read the data file {place} as {form}: {error}") from error
+
+
+def _once(names: Sequence[str], where: str) -> Sequence[str]:
+    """The names of columns, none of which stands there twice."""
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise BadInput(f"{where} has two columns {twice[0]!r}; give each column a name of its own")
+    return names
+
+
+def _short(value: Any) -> str:
+    told = repr(value)
+    return told if len(told) <= 60 else f"{told[:57]}..."
+
+
+def _called(delimiter: str) -> str:
+    return "a comma" if delimiter == "," else "a tab"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from subspace_tuning.errors import BadInput, nearest
+from subspace_tuning.tasks.labels import checked_names
 from subspace_tuning.tasks.metrics import CLASSIFICATION, REGRESSION
 
 
@@ -33,6 +33,8 @@ class Task:
                 f"unknown metric {self.metric!r} for a {kind}: {nearest(self.metric, known)}"
                 f"known are {', '.join(known)}"
             )
+        if self.labels:
+            checked_names(self.labels)
 
     @property
     def is_regression(self) -> bool:
@@ -47,8 +49,10 @@ class Task:
         return logits.reshape(len(logits)) if self.is_regression else np.argmax(logits, axis=-1)
 
     def score(self, logits: NDArray, labels: NDArray) -> float:
-        measure: Callable[[NDArray, NDArray], float] = {**CLASSIFICATION, **REGRESSION}[self.metric]
-        return measure(self.predict(logits), labels)
+        predicted = self.predict(logits)
+        if self.is_regression:
+            return REGRESSION[self.metric](predicted, labels)
+        return CLASSIFICATION[self.metric](predicted, labels, self.num_labels)
 
 
 _ENTAILS = ("entailment", "not_entailment")
@@ -95,7 +99,7 @@ def task_of(
         known = TASKS[name]
         return known if metric is None else Task(**{**vars(known), "metric": metric})
     if name == "classification":
-        if not labels or len(labels) < 2:
+        if not labels:
             raise BadInput(f"task: classification needs labels: [...], two names or more, got {labels}")
         return Task(name, tuple(columns or ["text"]), tuple(labels), metric or "accuracy", label or "label")
     if name == "regression":

@@ -1,0 +1,83 @@
+"""Names of classes, and which class a value in a file stands for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from subspace_tuning.errors import BadInput, nearest
+from subspace_tuning.tasks.table import Table
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")  # 007, -1, 2.0
+_CLASS_NUMBER = re.compile(r"(0|[1-9]\d{0,8})(\.0*)?")
+
+
+def checked_names(names: Sequence[Any]) -> tuple[str, ...]:
+    """The names of two or more classes. Raises BadInput for names that are no texts, empty or not distinct."""
+    if isinstance(names, str) or len(names) < 2:
+        raise BadInput(f"labels are the names of the classes, two names or more, got {names!r}")
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise BadInput(f"labels are the names of the classes, texts that are not empty, got {name!r}")
+        if list(names).count(name) > 1:
+            raise BadInput(f"labels: {name!r} stands there twice; give each class a name of its own")
+    return tuple(names)
+
+
+def classes(table: Table, column: str, names: tuple[str, ...]) -> list[int]:
+    """The class number of each row, 0 for the first name.
+
+    A value is the name of its class: a text as it stands there, 3 the name '3', true the name 'true', 'True' or 'TRUE'.
+    Where no name is a number, 0, 1, ... count the names instead. Raises BadInput for a value that is neither, and where
+    some rows have names and others numbers.
+    """
+    number_of = {name: i for i, name in enumerate(names)}
+    are_counted = not any(_NUMBER.fullmatch(name) for name in names)
+    by_name: dict[bool, int] = {}  # whether a row has a name -> the first such row
+    found = []
+    for row, value in enumerate(table.column(column)):
+        named = [name for name in _written(value) if name in number_of]
+        if len(named) > 1:
+            raise BadInput(f"{table.place(row)}: the label {value!r} could be {' or '.join(map(repr, named))}")
+        number = number_of[named[0]] if named else _count(value) if are_counted else None
+        if number is None or number >= len(names):
+            raise BadInput(f"{table.place(row)}: {_expected(value, names, are_counted)}")
+        by_name.setdefault(bool(named), row)
+        found.append(number)
+    if len(by_name) == 2:
+        name, count = by_name[True], by_name[False]
+        raise BadInput(
+            f"{table.name} mixes names and numbers of classes: {table.columns[column][name]!r} in {table.unit} "
+            f"{table.lines[name]}, {table.columns[column][count]!r} in {table.unit} {table.lines[count]}; use one"
+        )
+    return found
+
+
+def _written(value: Any) -> tuple[str, ...]:
+    """The ways in which a value is written as a text."""
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, bool):
+        return (str(value), str(value).lower(), str(value).upper())
+    if isinstance(value, int):
+        return (str(value),)
+    if isinstance(value, float):
+        return (repr(value), str(int(value))) if value.is_integer() else (repr(value),)
+    return ()
+
+
+def _count(value: Any) -> int | None:
+    """A whole number from 0, also as a text or with .0 behind it."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    text = str(value)
+    return int(text.partition(".")[0]) if _CLASS_NUMBER.fullmatch(text) else None
+
+
+def _expected(value: Any, names: tuple[str, ...], are_counted: bool) -> str:
+    if isinstance(value, bool):
+        return f"the label is {str(value).lower()}, which is the name of no class; give labels: ['false', 'true']"
+    listed = ", ".join(f"{i} or {name!r}" if are_counted else repr(name) for i, name in enumerate(names))
+    hint = nearest(value, names) if isinstance(value, str) else ""
+    return f"the label {value!r} is outside the range; {hint}expected {listed}"

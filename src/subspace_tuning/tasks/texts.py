@@ -1,0 +1,76 @@
+"""Texts as a model takes them: token ids, no more of them than it has positions for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from subspace_tuning.errors import BadInput
+
+USUAL_LENGTH = 128  # tokens of a text, or of a pair together
+_POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "wpe")  # tables with a row a position
+
+
+def max_length(asked: int | None, tokenizer: Any, texts: int = 1) -> int:
+    """How many tokens a row of so many texts may have: what is asked for, else 128 or what the tokenizer allows.
+
+    Raises BadInput where that leaves no room for a token of each text.
+    """
+    length = asked or min(USUAL_LENGTH, tokenizer.model_max_length)
+    special = tokenizer.num_special_tokens_to_add(pair=texts == 2)
+    if length < special + texts:
+        raise BadInput(
+            f"max_length: {length} leaves no room for a text: the tokenizer adds {special} tokens of its own; "
+            f"expected {special + texts} or more"
+        )
+    return length
+
+
+def tokens_of(texts: Sequence[tuple[str, ...]], tokenizer: Any, length: int) -> list[dict[str, Any]]:
+    """Token ids and masks of each row, pairs joined as the model was trained to see them."""
+    columns = [list(column) for column in zip(*texts, strict=True)]
+    tokens = tokenizer(*columns, truncation=True, max_length=length)
+    names = list(tokens.keys())
+    return [dict(zip(names, row, strict=True)) for row in zip(*(tokens[name] for name in names), strict=True)]
+
+
+def positions(model: nn.Module) -> int | None:
+    """For how many positions a model has learnt an embedding; None where positions are computed."""
+    tables = [
+        module.num_embeddings - _skipped(module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in _POSITIONS
+    ]
+    return min(tables, default=None)
+
+
+def _skipped(table: nn.Embedding) -> int:
+    """Rows before that of the first position: RoBERTa counts from behind the padding's, BART and OPT from an offset."""
+    return table.padding_idx + 1 if table.padding_idx is not None else int(getattr(table, "offset", 0))
+
+
+def check(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises BadInput where a row is longer than the model can read, or has a token without an embedding."""
+    room = positions(model)
+    longest = max((len(row["input_ids"]) for row in rows), default=0)
+    if room is not None and longest > room:
+        raise BadInput(
+            f"a row has {longest} tokens, more than the {room} positions of the model; set max_length: {room} or less"
+        )
+    size = model.get_input_embeddings().num_embeddings
+    largest = max((max(row["input_ids"], default=0) for row in rows), default=0)
+    if largest >= size:
+        raise BadInput(
+            f"the tokenizer does not belong to the model: its token {tokenizer.convert_ids_to_tokens(largest)!r} has "
+            f"the number {largest}, and the model has embeddings for {size}; give the model its own tokenizer"
+        )
+
+
+def pad(tokenizer: Any, usual: int | None) -> None:
+    """Let a tokenizer without a padding token pad: with the model's, its end of text, or token 0 (it is masked)."""
+    if tokenizer.pad_token is None and usual is not None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(usual)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
