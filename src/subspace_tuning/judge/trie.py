@@ -1,0 +1,77 @@
+"""Sequences that begin alike, as one: every prefix that some share stands, and is computed, once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Sequences
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Sequence(NamedTuple):
+    """Token ids, and which of them are judged: their log-probability, given all before, is asked for."""
+
+    ids: NDArray[np.int32]
+    judged: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Trie:
+    """The distinct prefixes of some sequences as nodes, parents before children.
+
+    ids, parents, depths: of each node (a first token has the parent -1). paths: of each sequence its nodes.
+    """
+
+    ids: NDArray[np.int64]
+    parents: NDArray[np.int64]
+    depths: NDArray[np.int64]
+    paths: list[NDArray[np.int64]]
+    judged: list[NDArray[np.bool_]]
+
+    @staticmethod
+    def of(sequences: Sequences[Sequence]) -> Trie:
+        known: dict[tuple[int, int], int] = {}  # parent and id -> node
+        ids: list[int] = []
+        parents: list[int] = []
+        depths: list[int] = []
+        paths: list[NDArray[np.int64]] = []
+        for sequence in sequences:
+            node = -1
+            path: list[int] = []
+            for depth, token in enumerate(sequence.ids.tolist()):
+                at = known.setdefault((node, token), len(ids))
+                if at == len(ids):
+                    ids.append(token)
+                    parents.append(node)
+                    depths.append(depth)
+                node = at
+                path.append(node)
+            paths.append(np.array(path, dtype=np.int64))
+        nodes = [np.array(values, dtype=np.int64) for values in (ids, parents, depths)]
+        return Trie(nodes[0], nodes[1], nodes[2], paths, [sequence.judged for sequence in sequences])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def asked(self) -> NDArray[np.int64]:
+        """The nodes of which a log-probability is asked for, each once."""
+        return np.unique(np.concatenate([path[judged] for path, judged in zip(self.paths, self.judged, strict=True)]))
+
+    @property
+    def is_line(self) -> bool:
+        return len(self.paths) == 1
+
+    def sees(self) -> NDArray[np.bool_]:
+        """(nodes, nodes): each node sees itself and what it follows."""
+        seen = np.eye(len(self), dtype=bool)
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                seen[node] |= seen[parent]
+        return seen
+
+    def told(self, log_probs: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        """From a number for each node to those of each sequence's judged tokens."""
+        return [log_probs[path[judged]] for path, judged in zip(self.paths, self.judged, strict=True)]
