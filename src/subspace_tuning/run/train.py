@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -36,6 +37,7 @@ from subspace_tuning.tasks import Task, load, stamp, texts
 from subspace_tuning.tasks.rows import Split
 from subspace_tuning.tuner.budget import count
 from subspace_tuning.tuner.calibrate import calibrate, needs_calibration
+from subspace_tuning.tuner.reached import Bypassed
 from subspace_tuning.tuner.steps import StepCallback
 from subspace_tuning.version import VERSION
 
@@ -68,7 +70,11 @@ def run(
         return done
     folder.open(recipe)
     try:
-        return _run(recipe, folder, callbacks, say, load)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Bypassed)
+            return _run(recipe, folder, callbacks, say, load)
+    except Bypassed as error:
+        raise BadInput(str(error)) from error
     except Exception as error:
         if not is_disk_full(error):
             raise

@@ -58,11 +58,26 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         self._tuned: dict[tuple[tuple[str, ...], bool], Tuned] = {}
         self._halves: dict[tuple[str, bool], Cut | None] = {}
         self._disable_adapters = False
+        self.was_read = False
 
     @property
     def frozen(self) -> LayerWeight:
         """The frozen layer as W."""
         return weight_of(self.get_base_layer())
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight, as owners may read it; those who never call the layer are told (see reached.py)."""
+        if not torch.compiler.is_compiling():
+            self.was_read = True
+        return super().weight
+
+    @property
+    def holds_trained(self) -> bool:
+        """Whether an adapter is at work here whose parameters are trained."""
+        held: Any = self.subspace_params
+        at_work = [] if self.disable_adapters else [a for a in self.active_adapters if a in held]
+        return any(p.requires_grad for adapter in at_work for p in held[adapter].values())
 
     def __getattr__(self, name: str) -> Any:
         """What owners read of the layer that stood here (sizes, strides, padding); its private names are its own."""

@@ -14,7 +14,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
 from subspace_tuning.methods.on_block import OnBlock
-from subspace_tuning.tuner import blocks
+from subspace_tuning.tuner import blocks, reached
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.layer import BASE, SubspaceLayer
 from subspace_tuning.tuner.routed import copies, routed
@@ -74,6 +74,10 @@ def _check_ready(module: nn.Module, args: Any) -> None:
                 return
 
 
+def _called(module: nn.Module, args: Any, output: Any) -> None:
+    """A hook that does nothing: where one is, nn.TransformerEncoderLayer calls its parts instead of a fused kernel."""
+
+
 class SubspaceModel(BaseTuner):
     """PEFT's tuner for every method of the registry."""
 
@@ -105,6 +109,8 @@ class SubspaceModel(BaseTuner):
         method = peft_config.resolved(current_key)
         layer = target if isinstance(target, SubspaceLayer) else SubspaceLayer(target)
         try:
+            if isinstance(parent, nn.MultiheadAttention):
+                raise Unsupported("nn.MultiheadAttention reads this weight and never calls it; exclude the module")
             if isinstance(method, OnBlock):
                 blocks.attach(self.model, current_key, method)
             if layer is not target:
@@ -118,6 +124,8 @@ class SubspaceModel(BaseTuner):
             raise ValueError(f"{current_key}: {error}") from None
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
+            if isinstance(parent, nn.TransformerEncoderLayer):
+                layer.register_forward_hook(_called)
         if adapter_name not in self.active_adapters:
             layer.subspace_params[adapter_name].requires_grad_(False)
 
@@ -125,6 +133,7 @@ class SubspaceModel(BaseTuner):
         if not any(hook is _add_penalty for hook in model._forward_hooks.values()):
             model.register_forward_hook(_add_penalty, with_kwargs=True)
             model.register_forward_pre_hook(_check_ready)
+        reached.watch(model)
 
     @classmethod
     def _get_adapter_state_dict(  # type: ignore[override]

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import re
 
-from torch import Tensor, nn
+from torch import nn
 
-from subspace_tuning.weights import Unsupported, weight_of
+from subspace_tuning.weights import Unsupported, has_bias, weight_of
 
 _BERT = {
     "key_value_ff": ["attention.self.key", "attention.self.value", "intermediate.dense"],
@@ -85,6 +85,8 @@ HEADS = {
     "qa_outputs",
     "lm_head",
     "cls",
+    "predictions",
+    "sop_classifier",
     "layernorm_head",
     "out_proj",
 }
@@ -119,14 +121,18 @@ def default_targets(places: str, model_type: str | None, model: nn.Module, kept:
 
 def _with_bias(model: nn.Module, heads: set[str]) -> set[str]:
     names = set()
+    inside: tuple[str, ...] = ()  # modules that read the weights of their children and never call them
     for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            inside += (f"{name}.",)
         parts = name.split(".")
-        if any(p in heads or p == "base_layer" or p.startswith("subspace_") for p in parts):
+        if any(p in heads or p == "base_layer" or p.startswith("subspace_") for p in parts) or name.startswith(inside):
             continue
-        if not isinstance(getattr(module, "bias", None), Tensor):
+        layer = getattr(module, "base_layer", module)
+        if not has_bias(layer):
             continue
         try:
-            weight_of(getattr(module, "base_layer", module))
+            weight_of(layer)
         except Unsupported:
             continue
         names.add(name)

@@ -1,16 +1,16 @@
 """Layers of a network as frozen weights W in R^{n x m}: one short file a kind of layer, how it meets its rows."""
 
-from torch import Tensor, nn
+from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from subspace_tuning.weights.bias import BiasOnly
+from subspace_tuning.weights.bias import BiasOnly, has_bias
 from subspace_tuning.weights.conv import Conv2dWeight
 from subspace_tuning.weights.conv1d import Conv1DWeight
 from subspace_tuning.weights.embedding import EmbeddingWeight
 from subspace_tuning.weights.layer import LayerWeight, Unsupported
 from subspace_tuning.weights.linear import LinearWeight
 
-__all__ = ["LayerWeight", "Unsupported", "weight_of"]
+__all__ = ["LayerWeight", "Unsupported", "has_bias", "weight_of"]
 
 
 def weight_of(layer: nn.Module) -> LayerWeight:
@@ -19,7 +19,7 @@ def weight_of(layer: nn.Module) -> LayerWeight:
         return LinearWeight(layer)
     if isinstance(layer, Conv1D):
         return Conv1DWeight(layer)
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, nn.Conv2d) and (Conv2dWeight.over_patches(layer) or not has_bias(layer)):
         return Conv2dWeight(layer)
     if isinstance(layer, nn.Embedding):
         if hasattr(layer, "embed_scale"):
@@ -27,7 +27,7 @@ def weight_of(layer: nn.Module) -> LayerWeight:
                 f"{type(layer).__name__} scales its embeddings in forward, which no method takes account of"
             )
         return EmbeddingWeight(layer)
-    if isinstance(getattr(layer, "bias", None), Tensor):
+    if has_bias(layer):
         return BiasOnly(layer)
     raise Unsupported(
         f"no method can sit on {type(layer).__name__}: expected Linear, Conv1D, Conv2d, "

@@ -60,8 +60,13 @@ def _padding_of(conv: nn.Conv2d) -> tuple[int, int]:
 
 class Conv2dWeight(LayerWeight):
     @staticmethod
+    def over_patches(layer: nn.Conv2d) -> bool:
+        """Whether the convolution is one weight that meets every patch."""
+        return layer.groups == 1 and layer.padding_mode == "zeros"
+
+    @staticmethod
     def size(layer: Any) -> tuple[int, int]:
-        if layer.groups != 1 or layer.padding_mode != "zeros":
+        if not Conv2dWeight.over_patches(layer):
             raise Unsupported(
                 f"a Conv2d with groups={layer.groups} and padding_mode={layer.padding_mode!r} is not one weight over "
                 "patches; methods sit on convolutions with groups=1 and zero padding"

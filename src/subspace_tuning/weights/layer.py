@@ -58,7 +58,7 @@ class LayerWeight(Weight):
             if W is not None:
                 self.layer.weight.copy_(self.as_stored(W))
             if bias is not None:
-                self.layer.bias.copy_(bias)
+                self.layer.bias.copy_(bias.view_as(self.layer.bias))
 
     def as_stored(self, W: Tensor) -> Tensor:
         """W (n, m) in the shape of the layer's weight."""
