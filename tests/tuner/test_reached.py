@@ -27,7 +27,9 @@ def said(model, inputs, times=2):
 
 
 def mamba():
-    return hf.MambaModel(hf.MambaConfig(hidden_size=16, state_size=4, num_hidden_layers=1, vocab_size=40, time_step_rank=4))
+    return hf.MambaModel(
+        hf.MambaConfig(hidden_size=16, state_size=4, num_hidden_layers=1, vocab_size=40, time_step_rank=4)
+    )
 
 
 def test_weights_that_their_owner_reads_are_named_once():
