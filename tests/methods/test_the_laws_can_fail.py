@@ -9,7 +9,7 @@ from cases import each
 from subspace_tuning.algebra import Dense, Diag, Elementwise
 from subspace_tuning.method import Method, kaiming, normal, zeros
 from subspace_tuning.method.registry import METHODS
-from subspace_tuning.testing import KINDS, LAWS, BrokenLaws, check
+from subspace_tuning.testing import KINDS, LAWS, BrokenLaws, Laws, check
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,8 @@ def test_a_wrong_method_breaks_exactly_the_laws_that_speak_of_it(cls):
 
 
 def test_every_law_can_fail():
-    assert set().union(*(cls.breaks for cls in BROKEN)) == set(LAWS) - OF_THE_PACKAGE
+    broken = set().union(*(cls.breaks for cls in BROKEN))
+    assert broken == set(LAWS) - OF_THE_PACKAGE, "a law needs a method here that breaks it"
 
 
 @each(wrong=[lambda W, b, dW: (W + 2 * dW, b), lambda W, b, dW: (W + dW, 2 * b)])
@@ -226,6 +227,37 @@ def test_a_truth_that_differs_breaks_the_laws_of_the_truth(wrong):
     assert "forward_is_the_dense_truth" in found
     assert "merged_weight_is_the_dense_truth" in found
     assert found <= ROWS | DENSE
+
+
+class Collected:
+    """What pytest gives to ``pytest_generate_tests``, as far as the suite uses it."""
+
+    fixturenames = ("instance",)
+
+    def __init__(self, function):
+        self.function = function
+
+    def parametrize(self, name, instances, ids):
+        self.instances = instances
+
+
+def test_the_suite_fails_where_the_check_does():
+    class Suite(Laws):
+        methods = [CountsWrong(), CountsWrong(r=3)]
+        truth = truth
+        kinds = KINDS[:1]
+
+    failed = []
+    for law in LAWS:
+        test = getattr(Suite(), f"test_{law}")
+        collected = Collected(test)
+        Suite().pytest_generate_tests(collected)
+        for instance in collected.instances:
+            try:
+                test(instance)
+            except AssertionError:
+                failed.append((law, instance.case.method))
+    assert failed == [("parameter_count_is_the_formula", method) for method in Suite.methods]
 
 
 def test_the_report_says_which_law_fails_for_what_and_why():
