@@ -6,9 +6,11 @@ from subspace_tuning.method.registry import METHODS, build, register
 from subspace_tuning.methods import IA3, SSB, SSL, BitFit, FLoRA, LoRA, SAMParser, TriLoRA
 from subspace_tuning.tuner.bridge import connect
 from subspace_tuning.tuner.calibrate import calibrate
+from subspace_tuning.tuner.callback import StepCallback
+from subspace_tuning.tuner.clock import set_total_steps
 from subspace_tuning.tuner.config import SubspaceConfig
-from subspace_tuning.tuner.model import SubspaceModel, penalty
-from subspace_tuning.tuner.steps import StepCallback, Steps
+from subspace_tuning.tuner.model import SubspaceModel
+from subspace_tuning.tuner.penalty import penalty
 from subspace_tuning.version import VERSION
 
 connect(SubspaceConfig, SubspaceModel)
@@ -26,7 +28,6 @@ __all__ = [
     "Method",
     "SAMParser",
     "StepCallback",
-    "Steps",
     "SubspaceConfig",
     "SubspaceModel",
     "TriLoRA",
@@ -34,4 +35,5 @@ __all__ = [
     "calibrate",
     "penalty",
     "register",
+    "set_total_steps",
 ]

@@ -41,7 +41,7 @@ Read off each method, or tried out on a small weight:
 - **merges**: what is trained can be written into W, and the adapter costs nothing afterwards;
 - **LoRA**: phi(W) - W has exact low-rank factors, so that the trained adapter is a plain LoRA;
 - **quantised**: W is reached through its layer's own forward alone, so that it may be quantised;
-- **on-step**: the method acts between steps of training (`StepCallback`, or `Steps` in a loop of one's own);
+- **on-step**: the method acts between steps of training, by itself, on the optimiser's steps;
 - **calibration**: the start asks something of the data (`calibrate(model, batches)`).
 """
 ABILITIES = ("method", "equation", "parameters", "sits on", "merges", "LoRA", "quantised", "on-step", "calibration")

@@ -88,7 +88,7 @@ def test_a_layer_starts_from_the_store_with_the_same_bits(store, never, method):
     for _ in range(2):
         layer = SubspaceLayer(linear)
         layer.add("default", method)
-        starts.append([t for group in layer.groups("default") for t in group.values()])
+        starts.append([t for group in layer.held("default") for t in group.values()])
         never()
     assert all(torch.equal(a, b) for a, b in zip(*starts, strict=True))
 

@@ -11,12 +11,14 @@ from peft import get_peft_model
 from cases import each
 from loops import Watch, train
 from models import bert
-from subspace_tuning import StepCallback, SubspaceConfig
+from subspace_tuning import SubspaceConfig
 from subspace_tuning.algebra import Weight
 from subspace_tuning.method import Params
 from subspace_tuning.methods import FlexLoRA
 from subspace_tuning.testing.cases import adapter_parameters, stored_numbers
-from subspace_tuning.tuner.steps import LayerSeat
+from subspace_tuning.tuner.clock import LayerSeat
+from subspace_tuning.tuner.layer import SubspaceLayer
+from subspace_tuning.tuner.whole import Values
 
 N, M, R = 6, 5, 3
 
@@ -35,7 +37,7 @@ def seat(name, method, d, in_use):
     """A layer with these d (c,), in use where told; A and B random."""
     c = method.room(N, M)
     values = {"A": torch.randn(N, c), "d": torch.tensor(d)[:c], "B": torch.randn(c, M), "a": torch.tensor(in_use)[:c]}
-    return LayerSeat(name, Weight(torch.randn(N, M)), values)
+    return LayerSeat(name, Weight(torch.randn(N, M)), Values(values))
 
 
 def phi(method, seat):
@@ -140,7 +142,7 @@ def test_the_number_of_directions_in_all_stays(schedule, tmp_path):
 def test_it_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path):
     def run(model, **values):
         torch.manual_seed(0)  # of the data
-        return whole(train(model, tmp_path, 16, [StepCallback()], gradient_accumulation_steps=2, **values))
+        return whole(train(model, tmp_path, 16, gradient_accumulation_steps=2, **values))
 
     straight, again = flexlora(), flexlora()
     frozen = {k: v for k, v in straight.state_dict().items() if "subspace_" not in k}
@@ -156,9 +158,9 @@ def test_the_penalty_is_over_the_directions_in_use():
     method = FlexLoRA(r=2, max_r=4, orthogonality=0.3)
     A, B, a = torch.randn(N, 4), torch.randn(4, M), torch.tensor([True, False, True, False])
     used, eye = a.nonzero().squeeze(1), torch.eye(2)
-    want = (A[:, used].T @ A[:, used] - eye).norm() ** 2 + (B[used] @ B[used].T - eye).norm() ** 2
+    want = (A[:, used].T @ A[:, used] - eye).norm() / 2 + (B[used] @ B[used].T - eye).norm() / 2
     model = get_peft_model(bert(num_hidden_layers=1), SubspaceConfig(method=method, target_modules=["query"]))
-    (held,) = (m for m in model.modules() if hasattr(m, "penalties"))
+    (held,) = (m for m in model.modules() if isinstance(m, SubspaceLayer))
     p = held.params("default").replace(A=A, B=B)
     torch.testing.assert_close(method.penalty(p.replace(a=held.params("default").a)), method.penalty(p))
     held.subspace_stored["default"]["a"].copy_(a)

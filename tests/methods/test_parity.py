@@ -7,7 +7,7 @@ import torch
 
 from cases import each
 from parity import BY_NAME, DIFFERENCES, PAIRS, Both
-from subspace_tuning import penalty
+from subspace_tuning import penalty, set_total_steps
 from subspace_tuning.testing.kinds import inputs
 from subspace_tuning.testing.law import relative
 
@@ -65,15 +65,24 @@ def test_known_differences_are_real(name):
     assert max(relative(ours[key], want) for key, want in theirs.items()) > 1e-3, reason
 
 
-def test_adaloras_penalty_is_the_papers_and_not_pefts():
-    """The paper adds squares of norms (equation 4); PEFT adds the norms, and takes the mean over all factors."""
+def test_adaloras_penalty_and_steps_with_it_are_pefts():
     pair = next(pair for pair in PAIRS if pair.title == "adalora")
-    both = Both.of(pair, BY_NAME["linear"])
-    values = both.layers()[1].subspace_params["default"]
-    eye = torch.eye(3)
-    a, b = (values["A"].T @ values["A"] - eye).norm(), (values["B"] @ values["B"].T - eye).norm()
-    both.theirs.base_model.model.forward = lambda: SimpleNamespace(loss=torch.zeros(()))
-    theirs = both.theirs.base_model().loss
-    weight = both.theirs.peft_config["default"].orth_reg_weight
-    torch.testing.assert_close(theirs, weight * (a + b) / 2)
-    torch.testing.assert_close(penalty(both.ours), pair.ours.orthogonality * (a.square() + b.square()))
+    pair = pair._replace(ours=pair.ours.with_fields(orthogonality=0.5))
+    both, x = Both.of(pair, BY_NAME["linear"]), inputs(BY_NAME["linear"], 8)
+    target = torch.randn_like(both.ours(x))
+    net = both.theirs.base_model.model
+    net.forward = lambda x: SimpleNamespace(loss=(net.layer(x) - target).square().mean())
+    assert both.theirs.peft_config["default"].orth_reg_weight == 0.5
+    apart = both.theirs.base_model(x).loss - (both.ours(x) - target).square().mean()
+    torch.testing.assert_close(penalty(both.ours), apart)
+    set_total_steps(both.ours, 100)
+    steps = [torch.optim.SGD([p for p in m.parameters() if p.requires_grad], lr=0.1) for m in (both.theirs, both.ours)]
+    for _ in range(3):
+        for optimizer in steps:
+            optimizer.zero_grad()
+        both.theirs.base_model(x).loss.backward()
+        (both.ours(x) - target).square().mean().backward()
+        for optimizer in steps:
+            optimizer.step()
+    for name, (their, our, layout) in both.parameters().items():
+        assert relative(our, layout(their)) < 1e-4, name

@@ -109,6 +109,14 @@ class Composition(Method):
     def on_step(self) -> bool:
         return any(f.on_step for f in self.members)
 
+    @property
+    def needs_total(self) -> bool:
+        return any(f.needs_total for f in self.members)
+
+    @property
+    def penalises(self) -> bool:
+        return any(f.penalises for f in self.members)
+
     def before_step(self, seats: Sequence[Seat], step: int, total: int) -> None:
         for i, f in enumerate(self.members):
             f.before_step([seat.within(f"{i}_") for seat in seats], step, total)
@@ -117,8 +125,8 @@ class Composition(Method):
         for i, f in enumerate(self.members):
             f.after_step([seat.within(f"{i}_") for seat in seats], step, total)
 
-    def penalty(self, p: Params) -> Tensor | None:
-        found = [f.penalty(part) for f, part in self.parts(p)]
+    def penalty(self, p: Params, among: int = 1) -> Tensor | None:
+        found = [f.penalty(part, among) for f, part in self.parts(p)]
         terms = [t for t in found if t is not None]
         return sum(terms[1:], terms[0]) if terms else None
 

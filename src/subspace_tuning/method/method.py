@@ -32,8 +32,8 @@ class Seat(Protocol):
 
     name: str  # of the module
     W: Weight  # frozen
-    values: dict[str, Tensor]  # parameters (with their .grad), stored numbers and constants, by name
-    memory: dict[str, Any]  # whatever the method remembers from step to step; never saved
+    values: Mapping[str, Tensor]  # parameters (with their .grad), stored numbers and constants, by name
+    memory: dict[str, Any]  # what the method remembers from step to step; saved beside the optimiser's moments
 
     def within(self, prefix: str) -> Seat: ...
 
@@ -110,8 +110,11 @@ class Method(ABC):
     def after_step(self, seats: Sequence[Seat], step: int, total: int) -> None:
         """Called when the optimiser has taken that step."""
 
-    def penalty(self, p: Params) -> Tensor | None:
-        """A term for the loss, or None."""
+    def penalty(self, p: Params, among: int = 1) -> Tensor | None:
+        """A term for the loss, or None: the part of one weight in a mean over ``among`` weights.
+
+        Its gradient joins that of the loss at each step of the optimiser.
+        """
         return None
 
     def packed(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -140,6 +143,16 @@ class Method(ABC):
         """Whether the method has something to do at each step of training."""
         mine = type(self)
         return mine.before_step is not Method.before_step or mine.after_step is not Method.after_step
+
+    @property
+    def penalises(self) -> bool:
+        """Whether the method has a penalty."""
+        return type(self).penalty is not Method.penalty
+
+    @property
+    def needs_total(self) -> bool:
+        """Whether what it does at a step goes by the number of all steps."""
+        return False
 
     def with_fields(self, **values: Any) -> Method:
         """A copy with other hyper-parameters; the ones that the method does not have are left out."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -27,7 +27,7 @@ from subspace_tuning.run.pretrained import Pretrained, adapt, config_of, load_mo
 from subspace_tuning.run.recipe import Recipe
 from subspace_tuning.run.train import fit_to_data, result_of, trainer_of
 from subspace_tuning.run.watch import Watch
-from subspace_tuning.tuner.model import layers
+from subspace_tuning.tuner.clock import clocks_of
 from subspace_tuning.tuner.routed import routed
 
 DATA = ("task", "data", "encoding", "columns", "label", "labels", "metric", "train_samples", "eval_samples", "hold_out")
@@ -80,7 +80,10 @@ class Member:
         self.losses.append(loss)
         if self.step % self.recipe.log_every == 0:
             recent = self.losses[-self.recipe.log_every :]
-            self.folder.log({"step": self.step, "loss": sum(recent) / len(recent)})
+            (clock,) = (c for c in clocks_of(cast(torch.nn.Module, self.trainer.model)) if c.adapter == self.name)
+            held = clock.mean_penalty()
+            penalty = {} if held is None else {"penalty": held}
+            self.folder.log({"step": self.step, "loss": sum(recent) / len(recent), **penalty})
 
 
 def train_packed(
@@ -202,7 +205,7 @@ def _run(model: PeftModel, members: list[Member], tokenizer: Any) -> None:
         with routed(model, names):
             logits = model(**inputs).logits
         parts = logits.split([len(batches[m.name]["labels"]) for m in going])
-        losses = [_loss(model, m, part, batches[m.name]["labels"]) for m, part in zip(going, parts, strict=True)]
+        losses = [_loss(m, part, batches[m.name]["labels"]) for m, part in zip(going, parts, strict=True)]
         torch.stack(losses).sum().backward()
         for member, loss in zip(going, losses, strict=True):
             member.advance(loss.item())
@@ -222,15 +225,11 @@ def _joined(batches: list[dict[str, Tensor]], tokenizer: Any) -> dict[str, Tenso
     return {key: torch.cat([padded(key, b[key]) for b in batches]) for key in batches[0] if key != "labels"}
 
 
-def _loss(model: PeftModel, member: Member, logits: Tensor, labels: Tensor) -> Tensor:
-    """A run's own loss, with the penalties of its method."""
+def _loss(member: Member, logits: Tensor, labels: Tensor) -> Tensor:
+    """A run's own loss."""
     if member.recipe.task_object().is_regression:
-        loss = F.mse_loss(logits.squeeze(), labels.squeeze().to(logits.dtype))
-    else:
-        loss = F.cross_entropy(logits, labels)
-    held = [layer for layer in layers(model) if member.name in layer.methods]
-    terms = [layer.methods[member.name].penalty(layer.params(member.name)) for layer in held]
-    return loss + sum(term for term in terms if term is not None)
+        return F.mse_loss(logits.squeeze(), labels.squeeze().to(logits.dtype))
+    return F.cross_entropy(logits, labels)
 
 
 def _finish(model: PeftModel, pretrained: Pretrained, member: Member, began: float) -> Result:

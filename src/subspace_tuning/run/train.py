@@ -38,7 +38,6 @@ from subspace_tuning.tasks.rows import Split
 from subspace_tuning.tuner.budget import count
 from subspace_tuning.tuner.calibrate import calibrate, needs_calibration
 from subspace_tuning.tuner.reached import Bypassed
-from subspace_tuning.tuner.steps import StepCallback
 from subspace_tuning.version import VERSION
 
 Row = dict[str, Any]
@@ -96,7 +95,7 @@ def _run(
     fit_to_data(pretrained, recipe)
     model = adapt(pretrained, recipe)
     watch = Watch(folder)
-    trainer = trainer_of(recipe, folder, model, [StepCallback(), watch, *callbacks])
+    trainer = trainer_of(recipe, folder, model, [watch, *callbacks])
     if recipe.early_stopping:
         trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping))
 

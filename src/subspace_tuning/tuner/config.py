@@ -47,6 +47,8 @@ class SubspaceConfig(PeftConfig):
     exclude_modules, layers_to_transform, layers_pattern, modules_to_save: as in PEFT.
     rank_pattern, alpha_pattern: module name or regular expression -> another rank r or scale alpha.
     method_pattern: module name or regular expression -> another method.
+    total_steps: how many steps training takes, for methods whose schedule goes by it, where no transformers' Trainer
+        says so; see also ``set_total_steps``.
     packed: set on saving, where a method stores its parameters in another form than it trains them.
     init_weights: False starts from random parameters instead of phi(W) = W (for tests).
     """
@@ -62,6 +64,7 @@ class SubspaceConfig(PeftConfig):
     rank_pattern: dict[str, int] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
     method_pattern: dict[str, Any] = field(default_factory=dict)
+    total_steps: int | None = None
     packed: bool = False
     init_weights: bool = True
 
@@ -96,6 +99,8 @@ class SubspaceConfig(PeftConfig):
             raise ValueError("layers_pattern says how layers are named; say which ones with layers_to_transform")
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             raise ValueError("layers_to_transform goes with a list of target_modules, not with a regular expression")
+        if self.total_steps is not None and (type(self.total_steps) is not int or self.total_steps < 1):
+            raise ValueError(f"total_steps is a whole number above 0 or None, got {self.total_steps!r}")
         for method in (self.method, *self.method_pattern.values()):
             constrain(method, self.mpc, self.mpc_weight)
 

@@ -6,7 +6,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
@@ -19,6 +21,9 @@ from subspace_tuning.linalg.store import keeping
 from subspace_tuning.method import Composition, Constants, Method, Params, Start
 from subspace_tuning.tuner.mixed import mixed
 from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
+
+if TYPE_CHECKING:
+    from subspace_tuning.tuner.clock import Clock
 
 
 class Tuned(NamedTuple):
@@ -35,6 +40,8 @@ def _read(held: Any, name: str) -> Tensor:
 
 
 BASE = "__base__"  # PEFT's name for "no adapter" in a mixed batch
+LAYERS: WeakValueDictionary[int, SubspaceLayer] = WeakValueDictionary()  # all there are, in order
+_numbers = count()
 
 
 class SubspaceLayer(nn.Module, BaseTunerLayer):
@@ -42,6 +49,11 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
 
     adapter_layer_names = ("subspace_params",)
     other_param_names = ("subspace_constants", "subspace_stored")
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> SubspaceLayer:  # copies are layers too
+        layer = super().__new__(cls)
+        LAYERS[next(_numbers)] = layer
+        return layer
 
     def __init__(self, base_layer: nn.Module):
         super().__init__()
@@ -53,7 +65,8 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters: list[str] = []
         self.unread: set[str] = set()  # adapters that a checkpoint holds in another form, until that one is read
         self._uncalibrated: dict[str, nn.Parameter] = {}
-        self.stepped = False  # whether anybody tells methods of the steps of training: see steps.py
+        self.clocks: dict[str, Clock] = {}  # the steps of training that adapters have taken
+        self.path = ""  # in the model
         self._original: dict[str, nn.Parameter] = {}  # of what is merged into
         self._tuned: dict[tuple[tuple[str, ...], bool], Tuned] = {}
         self._halves: dict[tuple[str, bool], Cut | None] = {}
@@ -106,7 +119,6 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         self.methods[adapter] = method
         self._tuned.clear()
         self._halves.clear()
-        self.stepped = False
         if method.calibration and init_weights:
             self._uncalibrated[adapter] = next(iter(params.values()))
         if constants := {k: v for k, v in constants.items() if k not in stored}:
@@ -118,7 +130,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
 
     def restart(self, adapter: str, values: dict[str, Tensor]) -> None:
         """Start from these parameters and stored numbers instead."""
-        held = {k: group[k] for group in self.held(adapter) for k in group}
+        held = self.values(adapter)
         with torch.no_grad():
             for name, value in values.items():
                 held[name].copy_(value)
@@ -178,6 +190,10 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         held: tuple[Any, ...] = (self.subspace_params, self.subspace_constants, self.subspace_stored)
         return [group[adapter] for group in held if adapter in group]
 
+    def values(self, adapter: str) -> dict[str, Tensor]:
+        """The parameters, constants and stored numbers of an adapter, by name."""
+        return {k: group[k] for group in self.held(adapter) for k in group}
+
     def tuned(self, adapters: list[str], training: bool = False) -> Tuned:
         """phi(W) and the bias after these adapters, one applied after the other; built once, then kept."""
         key = (tuple(adapters), training)
@@ -200,16 +216,6 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         if (adapter, self.training) not in self._halves:
             self._halves[adapter, self.training] = cut(made.E, made.W)
         return self._halves[adapter, self.training]
-
-    def penalties(self) -> Iterator[Tensor]:
-        """The penalty terms of the active adapters."""
-        if not self.disable_adapters:
-            for adapter in self.active_adapters:
-                if (
-                    adapter in self.methods
-                    and (term := self.methods[adapter].penalty(self.params(adapter))) is not None
-                ):
-                    yield term
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         adapter_names = kwargs.pop("adapter_names", None)
@@ -295,6 +301,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
             warnings.warn(f"{adapter_name!r} is deleted, no adapter is active: choose one by set_adapter", stacklevel=2)
         self.set_adapter(active)
         self.methods.pop(adapter_name, None)
+        self.clocks.pop(adapter_name, None)
         self._uncalibrated.pop(adapter_name, None)
         self.unread.discard(adapter_name)
         self._tuned.clear()

@@ -1,4 +1,4 @@
-"""The one model: puts layers in place, checks merges, adds penalties to the loss."""
+"""The one model: puts layers in place, checks merges, starts the clocks of training."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from subspace_tuning.methods.on_block import OnBlock
 from subspace_tuning.tuner import blocks, reached
+from subspace_tuning.tuner.clock import Clock
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.layer import BASE, SubspaceLayer
 from subspace_tuning.tuner.routed import copies, routed
 from subspace_tuning.tuner.saved import check_fits, check_name, each_as, named_layers, nameless, of_adapter
+from subspace_tuning.tuner.steps import listen
 from subspace_tuning.tuner.targets import default_targets
 from subspace_tuning.tuner.tied import check_untied, untie
 from subspace_tuning.weights import Unsupported
@@ -29,49 +31,17 @@ def layers(model: nn.Module) -> Iterator[SubspaceLayer]:
     return (m for m in model.modules() if isinstance(m, SubspaceLayer))
 
 
-def penalty(model: nn.Module) -> Tensor | None:
-    """The sum of all penalties (MPC) of the active adapters, or None; add it to the loss of a model that returns none.
-
-    Models that return their own ``loss`` in training (transformers' given labels) have it added already.
-    """
-    terms = [term for layer in layers(model) for term in layer.penalties()]
-    return torch.stack([t.to(terms[0].device) for t in terms]).sum() if terms else None
-
-
-def _add_penalty(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-    if not (module.training and torch.is_grad_enabled()):
-        return output
-    if isinstance(output, tuple):  # return_dict=False: the loss comes first, if there are labels
-        term = None if kwargs.get("labels") is None else penalty(module)
-        return output if term is None else (output[0] + term.to(output[0]), *output[1:])
-    if getattr(output, "loss", None) is not None and (term := penalty(module)) is not None:
-        output.loss = output.loss + term.to(output.loss)
-    return output
-
-
 def _check_ready(module: nn.Module, args: Any) -> None:
     """Before training: nothing that a method waits for is missing."""
     if not (module.training and torch.is_grad_enabled()):
         return
     for layer in layers(module):
-        active = [] if layer.disable_adapters else [a for a in layer.active_adapters if a in layer.methods]
-        for adapter in active:
-            method = layer.methods[adapter]
+        for adapter in [] if layer.disable_adapters else layer.active_adapters:
             if adapter in layer.uncalibrated:
                 raise RuntimeError(
-                    f"{method.describe()} starts from data and has seen none: run subspace_tuning.calibrate(model, "
-                    "batches) with a few batches before training"
+                    f"{layer.methods[adapter].describe()} starts from data and has seen none: run "
+                    "subspace_tuning.calibrate(model, batches) with a few batches before training"
                 )
-            if method.on_step and not layer.stepped and not torch.compiler.is_compiling():
-                warnings.warn(
-                    f"{method.describe()} acts between steps of training and nothing tells it of them: give "
-                    "transformers' Trainer callbacks=[subspace_tuning.StepCallback()], or use subspace_tuning.Steps in "
-                    "a loop of your own",
-                    stacklevel=2,
-                )
-                for other in layers(module):
-                    other.stepped = True  # once is enough
-                return
 
 
 def _called(module: nn.Module, args: Any, output: Any) -> None:
@@ -130,8 +100,7 @@ class SubspaceModel(BaseTuner):
             layer.subspace_params[adapter_name].requires_grad_(False)
 
     def _post_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
-        if not any(hook is _add_penalty for hook in model._forward_hooks.values()):
-            model.register_forward_hook(_add_penalty, with_kwargs=True)
+        if not any(hook is _check_ready for hook in model._forward_pre_hooks.values()):
             model.register_forward_pre_hook(_check_ready)
         reached.watch(model)
 
@@ -204,6 +173,10 @@ class SubspaceModel(BaseTuner):
                     parent, _, child = name.rpartition(".")
                     setattr(model.get_submodule(parent), child, layer.base_layer)
             raise
+        listen()
+        clock = Clock(adapter_name, self.peft_config[adapter_name].total_steps)  # type: ignore[attr-defined]
+        for path, layer in named_layers(model, adapter_name):
+            layer.path, layer.clocks[adapter_name] = path, clock
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Delete an adapter everywhere; were it the only active one, the first that is left becomes active."""

@@ -1,95 +1,134 @@
-"""Methods that act between steps of training: schedules, masks, retractions."""
+"""Methods and penalties act by themselves: on every step of every torch optimiser that holds their parameters.
+
+torch calls what is registered here at each optimiser's step, whoever makes it: a plain loop, accelerate, Trainer, TRL,
+Lightning, GradScaler. DeepSpeed's engine has optimisers of its own, and there nothing acts.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import TrainerCallback
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from transformers import TrainerCallback, trainer
 
-from subspace_tuning.algebra import Weight
-from subspace_tuning.method.parameters import within
-from subspace_tuning.tuner.layer import SubspaceLayer
-from subspace_tuning.tuner.model import layers
+from subspace_tuning.tuner.callback import StepCallback
+from subspace_tuning.tuner.clock import Clock
+from subspace_tuning.tuner.layer import LAYERS
+from subspace_tuning.tuner.penalty import charge
 
-
-@dataclass
-class LayerSeat:
-    """One layer as a method sees it between steps."""
-
-    name: str
-    W: Weight
-    values: dict[str, Tensor]
-    memory: dict[str, Any] = field(default_factory=dict)
-
-    def within(self, prefix: str) -> LayerSeat:
-        return LayerSeat(self.name, self.W, within(self.values, prefix), self.memory.setdefault(prefix, {}))
+_STEP = Optimizer.profile_hook_step(lambda self: None).__code__  # the frame in which torch calls hooks and steps
 
 
-class Steps:
-    """Calls ``before_step`` and ``after_step`` of every active method that has them.
-
-    For a training loop of your own::
-
-        steps = Steps(model, total=1000)
-        loss.backward(); steps.before(); optimizer.step(); steps.after()
-    """
-
-    def __init__(self, model: nn.Module, total: int, done: int = 0):
-        self.model, self.total, self.step = model, total, done + 1
-        self._memories: dict[tuple[str, str], dict[str, Any]] = {}
-        for layer in layers(model):
-            layer.stepped = True
-
-    def before(self) -> None:
-        """With the gradients at hand, before the optimiser moves."""
-        self._call("before_step")
-
-    def after(self) -> None:
-        """When the optimiser has moved."""
-        self._call("after_step")
-        self.step += 1
-
-    @torch.no_grad()
-    def _call(self, name: str) -> None:
-        for method, seats in self._seats().values():
-            getattr(method, name)(seats, self.step, self.total)
-
-    def _seats(self) -> dict[str, tuple[Any, list[LayerSeat]]]:
-        found: dict[str, tuple[Any, list[LayerSeat]]] = {}
-        for path, layer in self.model.named_modules():
-            if not isinstance(layer, SubspaceLayer) or layer.disable_adapters:
-                continue
-            for adapter in layer.active_adapters:
-                method = layer.methods.get(adapter)
-                if method is not None and method.on_step:
-                    values = {k: group[k] for group in layer.held(adapter) for k in group}
-                    memory = self._memories.setdefault((adapter, path), {})
-                    seat = LayerSeat(path, layer.frozen, values, memory)
-                    found.setdefault(f"{adapter} {method.describe()}", (method, []))[1].append(seat)
-        return found
+def listen() -> None:
+    """From now on, hear of all steps of optimisers, and of the number of all steps from every Trainer."""
+    everyone: list[type[TrainerCallback]] = trainer.DEFAULT_CALLBACKS  # type: ignore[assignment]
+    if StepCallback not in everyone:
+        everyone.append(StepCallback)
+        register_optimizer_step_pre_hook(_before)
+        register_optimizer_step_post_hook(_after)
 
 
-def needs_steps(model: nn.Module) -> bool:
-    """Whether any method of the model acts between steps."""
-    return any(method.on_step for layer in layers(model) for method in layer.methods.values())
+@torch.compiler.disable
+def _before(optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+    held = _held(optimizer)
+    if not any(_clocks(held)) or _skips(optimizer) or _is_within_another(held):
+        return None
+    closure = args[1] if len(args) > 1 else kwargs.get("closure")
+    if closure is None:
+        _unscale(optimizer)
+        _begin(optimizer, held)
+        return None
+    closure = _Closure(closure, optimizer, held)
+    return ((args[0], closure, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": closure})
 
 
-class StepCallback(TrainerCallback):
-    """Hands the steps of transformers' Trainer to the methods."""
+@torch.compiler.disable
+def _after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    held = _held(optimizer)
+    clocks = list(_clocks(held))
+    if clocks and not _is_within_another(held):
+        for clock in clocks:
+            clock.end(held)
 
-    def __init__(self) -> None:
-        self._steps: Steps | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        self._steps = Steps(model, total=state.max_steps, done=state.global_step)
+class _Closure:
+    """What an optimiser calls to have loss and gradients computed anew: each time with the penalty, the first time as
+    the beginning of a step."""
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._steps is not None:
-            self._steps.before()
+    def __init__(self, compute: Callable[[], Any], optimizer: Optimizer, held: dict[int, int]):
+        self.compute, self.optimizer, self.held, self.again = compute, optimizer, held, False
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._steps is not None:
-            self._steps.after()
+    def __call__(self) -> Any:
+        loss = self.compute()
+        term = _begin(self.optimizer, self.held, self.again)
+        self.again = True
+        return loss if loss is None or term is None else loss + term
+
+
+@torch.no_grad()
+def _begin(optimizer: Optimizer, held: dict[int, int], again: bool = False) -> Tensor | None:
+    """With the gradients at hand: the penalty's join them, and methods hear of the step."""
+    terms = []
+    for clock in _clocks(held):
+        if not any(p.grad is not None for p in clock.parameters() if id(p) in held):
+            continue
+        term = None if clock.in_loss else charge(clock, held)
+        if term is not None:
+            terms.append(term)
+        if not again:
+            clock.begin(optimizer, held)
+            if term is not None:
+                clock.note(term)
+    return torch.stack([t.to(terms[0].device) for t in terms]).sum() if terms else None
+
+
+def _held(optimizer: Optimizer) -> dict[int, int]:
+    """The parameters of an optimiser: id -> place."""
+    if not LAYERS:
+        return {}
+    return {id(p): i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
+
+
+def _clocks(held: dict[int, int]) -> Iterator[Clock]:
+    """Of the adapters that act and have parameters there."""
+    found: dict[Clock, None] = {}
+    for layer in list(LAYERS.values()):
+        for adapter, clock in layer.clocks.items():
+            acts = layer.methods[adapter].on_step or layer.methods[adapter].penalises
+            if acts and any(id(p) in held for p in layer.subspace_params[adapter].parameters()):
+                found[clock] = None
+    return iter(found)
+
+
+def _skips(optimizer: Optimizer) -> bool:
+    """Whether a fused optimiser will not move, because GradScaler has found infinities."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
+
+
+def _unscale(optimizer: Optimizer) -> None:
+    """Take GradScaler's scale out of the gradients, where it leaves that to a fused optimiser."""
+    if (scale := getattr(optimizer, "grad_scale", None)) is not None:
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.grad.div_(scale.to(p.grad.device))
+        optimizer.grad_scale = None  # type: ignore[attr-defined]
+
+
+def _is_within_another(held: dict[int, int]) -> bool:
+    """Whether another step with some of these parameters is under way that called this one (wrappers of optimisers):
+    then that one acts."""
+    frame, outer = sys._getframe(), False
+    while frame is not None:
+        if frame.f_code is _STEP:
+            if outer and not held.keys().isdisjoint(_held(frame.f_locals["self"])):
+                return True
+            outer = True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, Weight
 from subspace_tuning.method import Params, Seat
-from subspace_tuning.method.mpc import orthonormal
 from subspace_tuning.method.registry import register
 from subspace_tuning.methods.extend.triplets import Triplets
 
@@ -22,9 +21,9 @@ class AdaLoRA(Triplets):
     b(t) = init_r, then b_T + (init_r - r) (1 - (t - tinit) / (T - tinit - tfinal))^3, then r numbers d_i a layer on
     average (eq. 12): those whose triplets (column of A, d_i, row of B) matter most, by the smoothed |w dL/dw| times
     its smoothed uncertainty (eqs. 8-11). Every ``delta_t`` steps the others are set to zero. ``tinit`` and ``tfinal``
-    are numbers of steps, or below 1 shares of all steps. ``orthogonality`` weighs
-    ||A^T A - I||_F^2 + ||B B^T - I||_F^2 in the loss (eq. 4), which is MPC_o; 0 leaves it out.
-    PEFT takes the norms without the square and their mean over all matrices, and ranks by parameters one step ahead.
+    are numbers of steps, or below 1 shares of all steps. ``orthogonality`` weighs a penalty, the mean of
+    ||A^T A - I||_F and ||B B^T - I||_F over all matrices, as in the authors' code; the paper (eq. 4) has the sum of
+    their squares, which is MPC_o. 0 leaves it out. PEFT ranks by parameters one step ahead.
     Source: arXiv:2303.10512; arXiv:2407.05417, eq. (22).
     """
 
@@ -63,9 +62,6 @@ class AdaLoRA(Triplets):
 
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
         return self.terms(W_star.dense() - W.dense(), self.init_r)
-
-    def penalty(self, p: Params) -> Tensor | None:
-        return self.orthogonality * orthonormal(p.A.dense(), p.B.dense()) if self.orthogonality else None
 
     def budget(self, step: int, total: int) -> float:
         """How many d_i a layer keeps on average (eq. 12)."""

@@ -11,7 +11,6 @@ from torch.nn.functional import pad
 
 from subspace_tuning.algebra import Diag, Expr, Weight
 from subspace_tuning.method import Constants, Params, Seat, Start
-from subspace_tuning.method.mpc import orthonormal
 from subspace_tuning.method.registry import register
 from subspace_tuning.methods.extend.triplets import STD, Triplets
 
@@ -75,13 +74,6 @@ class FlexLoRA(Triplets):
         a = torch.ones_like(found["d"], dtype=torch.bool)
         A, d, B = pad(found["A"], (0, rest)), pad(found["d"], (0, rest)), pad(found["B"], (0, 0, 0, rest))
         return {"A": A, "d": d, "B": B, "a": pad(a, (0, rest))}
-
-    def penalty(self, p: Params) -> Tensor | None:
-        if not self.orthogonality:
-            return None
-        a = p.a.now()
-        unused = 2 * (~a).sum()  # what the columns and rows that are not in use, here zero, are away from unit length
-        return self.orthogonality * (orthonormal(a * p.A.dense(), a.unsqueeze(1) * p.B.dense()) - unused)
 
     def after_step(self, seats: Sequence[Seat], step: int, total: int) -> None:
         first, last = self.phases(total)

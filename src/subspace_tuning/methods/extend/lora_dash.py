@@ -52,6 +52,10 @@ class LoRADash(LowRank):
         """LoRA's: which directions training would choose is not known."""
         return self.nearest(W_star.dense() - W.dense())
 
+    @property
+    def needs_total(self) -> bool:
+        return self.launch < 1
+
     def before_step(self, seats: Sequence[Seat], step: int, total: int) -> None:
         if step == 1 and steps_of(self.launch, total) >= total:
             warnings.warn(

@@ -3,10 +3,11 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from subspace_tuning.linalg.svd import truncated_svd
-from subspace_tuning.method import Start, normal, steps_of, zeros
+from subspace_tuning.method import Params, Start, normal, steps_of, zeros
 from subspace_tuning.methods.extend.lora import LowRank
 
 STD = 0.02  # of the numbers in A and B before they are trained
@@ -18,7 +19,8 @@ class Triplets(LowRank):
 
     A and B start normal, d at zero. Which triplets there are is settled anew every ``delta_t`` steps, from step
     ``tinit`` on until ``tfinal`` steps are left: numbers of steps, or below 1 shares of all steps. ``orthogonality``
-    weighs ||A^T A - I||_F^2 + ||B B^T - I||_F^2 in the loss, which is MPC_o; 0 leaves it out.
+    weighs the mean of ||A^T A - I||_F and ||B B^T - I||_F over all matrices, taken over the triplets in use, as a
+    penalty; 0 leaves it out.
     """
 
     tinit: float = 0.1
@@ -45,6 +47,22 @@ class Triplets(LowRank):
         """The r triplets with s A diag(d) B nearest to D (n, m)."""
         A, d, B = truncated_svd(D / self.s, r)
         return {"A": A, "d": d, "B": B}
+
+    @property
+    def needs_total(self) -> bool:
+        return True
+
+    @property
+    def penalises(self) -> bool:
+        return self.orthogonality > 0
+
+    def penalty(self, p: Params, among: int = 1) -> Tensor | None:
+        if not self.orthogonality:
+            return None
+        A, B = p.A.dense(), p.B.dense()
+        a = p.a.now().to(A) if "a" in p else A.new_ones(A.shape[1])
+        away = [a.unsqueeze(1) * gram * a - torch.diag(a) for gram in (A.T @ A, B @ B.T)]
+        return self.orthogonality / (2 * among) * sum(x.norm() for x in away)
 
     def phases(self, total: int) -> tuple[int, int]:
         """The last step of the warmup, and the step with the last allocation."""

@@ -74,7 +74,11 @@ class DiffPruning(Method):
             V = V * Z
         return torch.where(gates[0] > SURE / 2, self.second * V, V)  # open for good: a step of V goes so much further
 
-    def penalty(self, p: Params) -> Tensor | None:
+    @property
+    def needs_total(self) -> bool:
+        return True
+
+    def penalty(self, p: Params, among: int = 1) -> Tensor | None:  # each entry has its price, among however many
         if not self.l0:
             return None
         shift = log(-self.low / self.high)
