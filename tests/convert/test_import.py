@@ -113,7 +113,7 @@ def made(tmp_path):
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_the_imported_adapter_computes_what_pefts_does(made, tmp_path, name):
     theirs = made(name)
-    config = import_peft(theirs.folder, tmp_path / "ours")
+    config, _ = import_peft(theirs.folder, tmp_path / "ours")
     ours = theirs.imported(tmp_path / "ours")
     assert relative(theirs.outputs(ours), theirs.outputs(theirs.base)) > 1e-3
     assert relative(theirs.outputs(ours), theirs.logits) < 1e-5
@@ -155,7 +155,7 @@ def test_a_pissa_adapter_converted_to_lora(tmp_path):
         model.save_pretrained(
             tmp_path / "theirs", path_initial_model_for_weight_conversion=start, save_embedding_layers=False
         )
-        config = import_peft(tmp_path / "theirs", tmp_path / "ours")
+        config, _ = import_peft(tmp_path / "theirs", tmp_path / "ours")
         ours = PeftModel.from_pretrained(base, tmp_path / "ours").eval()
         assert relative(ours(**batch).logits, want) < 1e-5
     assert (config.method.r, config.method.init) == (6, "kaiming")
@@ -174,7 +174,7 @@ def test_an_adalora_adapter_that_gave_up_ranks(tmp_path):
     ranks = {sum(kept) for kept in model.peft_config["default"].rank_pattern.values()}
     assert len(ranks) > 1  # the budget moved between layers
     model.save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
-    config = import_peft(tmp_path / "theirs", tmp_path / "ours")
+    config, _ = import_peft(tmp_path / "theirs", tmp_path / "ours")
     assert (config.method.init_r, config.method.r) == (4, 2)
     with torch.no_grad():
         theirs = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "theirs").eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -58,6 +59,8 @@ def analyze(
         tried = tuple(float(x) for x in scales.split(",") if x.strip())
     except ValueError:
         raise BadInput(f"--scales are numbers with commas, got {scales!r}") from None
+    if not all(map(math.isfinite, tried)):
+        raise BadInput(f"--scales are finite numbers, got {scales!r}")
     import_all(imports)
     with counted("looking") as tick:
         data = look_at(given, base, versus, target, Look(r=rank, scales=tried, layers=layers), tick)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import Any, TypeVar, get_type_hints
 import typer
 
 from subspace_tuning.errors import BadInput, RunFailed, told
+from subspace_tuning.files.plain import dump
 
 app = typer.Typer(
     name="subspace",
@@ -100,4 +100,4 @@ def _in_sentences(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def print_json(data: Any) -> None:
-    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    typer.echo(dump(data))

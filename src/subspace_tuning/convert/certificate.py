@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from subspace_tuning.convert.probe import Differences
+from subspace_tuning.files.plain import dump
 
 CERTIFICATE = "certificate.json"
 
@@ -44,9 +44,10 @@ class Certificate:
     norms: dict[str, str] = field(default_factory=dict)  # of those that could hold scales: folded, or why not
 
     def to_json(self) -> str:
+        """Valid JSON: a number that is none is null."""
         data = asdict(self)
         data["layers"] = {name: layer._asdict() for name, layer in self.layers.items()}
-        return json.dumps(data | {"logits": self.logits._asdict(), "moved": self.moved._asdict()}, indent=2)
+        return dump(data | {"logits": self.logits._asdict(), "moved": self.moved._asdict()})
 
 
 CARD = """---

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files.adapter_folder import read_config
 from subspace_tuning.files.checkpoint import Checkpoint
 from subspace_tuning.run.skeleton import called, skeleton
 
@@ -28,6 +29,9 @@ class Difference(NamedTuple):
 def diff(a: str | Path, b: str | Path, tick: Callable[[int], None] = lambda total: None) -> list[Difference]:
     """Tensors of two checkpoints or adapters, those of A first, then what only B has; by the names of B's model."""
     A, B = Checkpoint(a), Checkpoint(b)
+    for checkpoint in (A, B):
+        if checkpoint.is_adapter:
+            read_config(checkpoint.folder)  # else its tensors could be anything's
     names_a, names_b = _named(A, B)
     names = [*names_a, *(name for name in names_b if name not in names_a)]
     found = []
@@ -56,6 +60,9 @@ def _between(name: str, A: Checkpoint, in_a: str | None, B: Checkpoint, in_b: st
     shape = tuple(first.shape)
     if not first.is_floating_point() or not second.is_floating_point():
         return Difference(name, "same" if torch.equal(first, second) else "changed", shape)
+    for told, key, value in ((A, in_a, first), (B, in_b, second)):
+        if not value.double().isfinite().all():
+            raise BadInput(f"{key} of {told.name} holds NaN or infinite numbers, which compare with nothing")
     gap, size = second.double() - first.double(), first.double().norm().item()
     norm = gap.norm().item()
     relative = norm / size if size else float(norm > 0)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple, cast
 
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.adapter_folder import WEIGHTS
 from subspace_tuning.files.aside import free, whole_folder
+from subspace_tuning.files.checkpoint import Checkpoint
+from subspace_tuning.run.skeleton import skeleton
 from subspace_tuning.tuner.adapter import Adapter, read
 from subspace_tuning.tuner.config import SubspaceConfig
 
@@ -28,14 +31,42 @@ def read_peft(folder: str | Path) -> Adapter:
     return adapter
 
 
-def import_peft(folder: str | Path, out: str | Path) -> SubspaceConfig:
-    """Write the adapter of a folder as ours to a new folder; returns its config."""
+class Imported(NamedTuple):
+    """What an import made, and the base model that it was compared with, if one was at hand."""
+
+    config: SubspaceConfig
+    base: str | None
+
+
+def import_peft(folder: str | Path, out: str | Path, base: str | None = None) -> Imported:
+    """Write the adapter of a folder as ours to a new folder.
+
+    Where its base model, or ``base``, is at hand, each module is one of the model's, under its name of today, and takes
+    these shapes; no number of the model is read.
+    """
     out = free(out)
     adapter = read_peft(folder)
-    if not isinstance(config := adapter.config, SubspaceConfig):
+    if not isinstance(adapter.config, SubspaceConfig):
         raise BadInput(f"{folder} is a soft prompt, which is PEFT's own here too; there is nothing to import")
-    write_adapter(out, config, adapter.weights, CARD.format(kind=adapter.made_by, method=config.method.describe()))
-    return config
+    model = _at_hand(adapter, base)
+    if model is not None:
+        adapter = adapter.named_as(model)
+        adapter.check(model)
+    config = cast(SubspaceConfig, adapter.config)
+    card = CARD.format(kind=adapter.made_by, method=config.method.describe())
+    write_adapter(out, config, adapter.weights, card)
+    return Imported(config, None if model is None else base or config.base_model_name_or_path)
+
+
+def _at_hand(adapter: Adapter, base: str | None) -> nn.Module | None:
+    """The base model without its numbers; None where nobody named one, and the adapter's own cannot be read."""
+    name = base or adapter.config.base_model_name_or_path
+    try:
+        return None if name is None else skeleton(Checkpoint(name), adapter.config.task_type)
+    except BadInput:
+        if base is not None:
+            raise
+        return None
 
 
 def write_adapter(out: Path, config: SubspaceConfig, weights: Mapping[str, Tensor], card: str) -> None:

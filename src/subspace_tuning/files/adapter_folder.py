@@ -34,7 +34,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, "pt") as file:
             for key in file.keys():  # noqa: SIM118  a file's, not a dictionary's
-                found[key] = file.get_tensor(key)
+                found[key] = file.get_tensor(key).clone()  # a mapped file that is cut meanwhile ends the process
     except UNREADABLE as error:
         raise BadInput(f"the adapter {path} is damaged: {error}; copy or train it again") from error
     for key, value in found.items():

@@ -57,7 +57,9 @@ class Checkpoint:
                 f"{key} of {self.name} is stored as {str(value.dtype).removeprefix('torch.')}: quantised "
                 "checkpoints are not read as weights; give the one that they were made from"
             )
-        return value.to(torch.float32)
+        if not (wide := value.to(torch.float32)).isfinite().all():
+            raise BadInput(f"{key} of {self.name} holds NaN or infinite numbers: the checkpoint is broken there")
+        return wide
 
     @property
     def total(self) -> int:

@@ -1,8 +1,9 @@
-"""JSON files that others wrote, as plain data or one sentence."""
+"""JSON that others wrote, as plain data or one sentence; plain data as JSON, whatever its numbers."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,3 +31,16 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON")
+
+
+def dump(data: Any) -> str:
+    """Plain data as JSON, which has no NaN and no infinity: null in their place."""
+    return json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

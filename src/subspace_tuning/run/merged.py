@@ -54,6 +54,8 @@ def merge(run: Path | str, out: Path | str) -> Path:
         raise BadInput(f"{method.describe()} is not a map of the weight alone and cannot be merged; keep it unmerged")
     predictor = Predictor(run)
     model = predictor.model
+    if not predictor.recipe.is_plain and model.peft_config[model.active_adapter].is_prompt_learning:
+        raise BadInput(f"{folder.path} holds a soft prompt, which is no map of a weight; keep it unmerged")
     if not predictor.recipe.is_plain:
         with as_bad_input((ValueError, NotImplementedError)):
             model = model.merge_and_unload(safe_merge=True)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from subspace_tuning.convert.from_peft import write_adapter
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files.adapter_folder import fault
 from subspace_tuning.files.aside import free
 from subspace_tuning.theory.fit import Family, Fit, Report, rank_pattern
 from subspace_tuning.tuner.config import SubspaceConfig
@@ -39,7 +40,11 @@ def extract(fit: Fit, report: Report, family: Family, out: str | Path) -> Path:
         layers=len(family.fitted),
         parameters=family.parameters,
     )
-    write_adapter(out, config, _weights(fit, family, heads), card)
+    weights = _weights(fit, family, heads)
+    for key, value in weights.items():
+        if why := fault(value):
+            raise BadInput(f"what would be written as {key} {why}: one of the two models is broken there")
+    write_adapter(out, config, weights, card)
     return out
 
 

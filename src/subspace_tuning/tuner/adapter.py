@@ -20,6 +20,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils import AuxiliaryTrainingWrapper, set_peft_model_state_dict
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.files.adapter_folder import CONFIG, read_config, read_tensors
@@ -36,6 +37,7 @@ from subspace_tuning.weights import LayerWeight, weight_of
 INSIDE = ("base_layer", "original_module", "modules_to_save")  # parts of a tuned model that the base model lacks
 GROUPS = ("subspace_params", "subspace_stored")
 HEADS = {"classifier", "score"}  # that PEFT takes along for its classification tasks, where a model has them
+WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS")
 BROKEN = (ValueError, TypeError, KeyError, IndexError, RuntimeError, NotImplementedError, MemoryError)
 
 
@@ -58,9 +60,8 @@ class Adapter:
         """By module, the parameters and stored numbers of its method."""
         found: dict[str, dict[str, Tensor]] = {}
         for key, value in self.weights.items():
-            *path, group, name = ["", "", *key.removeprefix(PREFIX).split(".")]
-            if group in GROUPS:
-                found.setdefault(".".join(path[2:]), {})[name] = value
+            if seat := _seat(key):
+                found.setdefault(seat[0], {})[seat[1]] = value
         return found
 
     def check(self, model: nn.Module) -> None:
@@ -79,6 +80,8 @@ class Adapter:
             raise self._misfit(f"it lacks the parameters of {lost[0]}" + _more(lost))
         if chosen is not None and (more := sorted(set(self.seats) - chosen)):
             raise self._misfit(f"it holds parameters of {more[0]}, which its target_modules leave out")
+        if isinstance(model, PreTrainedModel):
+            self._check_whole(model)
 
     def named_as(self, model: nn.Module) -> Adapter:
         """The same adapter by the names of a model of today, where PEFT saved it with an older transformers."""
@@ -134,6 +137,23 @@ class Adapter:
         for name, start in wanted.items():
             if _kind(given[name].dtype) != _kind(start.dtype or torch.float32):
                 raise self._misfit(f"{path} takes other numbers for {name} than {given[name].dtype}")
+
+    def _check_whole(self, model: PreTrainedModel) -> None:
+        """Of modules that were saved whole, such as a head, which may have another number of classes than the model."""
+        names = [*(getattr(self.config, "modules_to_save", None) or ())]
+        names += HEADS if self.config.task_type in WITH_HEAD else ()
+        chosen = [name for name, _ in model.named_modules() if name.endswith(tuple(names))] if names else []
+        own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        wanted = {key for key in own if any(key.startswith(f"{name}.") for name in chosen)}
+        given = {key.removeprefix(PREFIX): tuple(value.shape) for key, value in self.weights.items() if not _seat(key)}
+        if lost := sorted(wanted - set(given)):
+            raise self._misfit(f"it lacks {lost[0]}{_more(lost)}")
+        for key, shape in given.items():
+            free = 1 if HEADS & set(key.split(".")) else 0
+            if key not in own:
+                raise self._misfit(f"it holds {declared.short(key)}, which matches nothing in it")
+            if shape[free:] != own[key][free:] or len(shape) != len(own[key]):
+                raise self._misfit(f"size mismatch: {key} is {own[key]}, got {shape}")
 
     def _targets(self, layers: Mapping[str, nn.Module]) -> set[str] | None:
         """The modules that the config names; None where it leaves that to the kind of model."""
@@ -210,6 +230,12 @@ def _paths(key: str) -> Iterator[str]:
     """Every run of parts of a key: a.b.c -> a, a.b, b, ..."""
     parts = key.split(".")
     return (".".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1))
+
+
+def _seat(key: str) -> tuple[str, str] | None:
+    """The module and the parameter that a key names, or None for a key of a module that was saved whole."""
+    *path, group, name = ["", "", *key.removeprefix(PREFIX).split(".")]
+    return (".".join(path[2:]), name) if group in GROUPS else None
 
 
 def _renamed(key: str, paths: Mapping[str, str], today: Callable[[str], str]) -> str:

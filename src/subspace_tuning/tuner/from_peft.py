@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import Tensor
@@ -30,6 +31,7 @@ SHARED = (  # read by every type, as they are
     *("task_type", "base_model_name_or_path", "revision"),
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
 )
+REAL = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 COMPARED = {"init_lora_weights", "init_weights", "eva_config", "lora_ga_config", "corda_config"}  # of no type of ours
 OF_NO_EFFECT = {"peft_type", "peft_version", "auto_mapping", "inference_mode", "fan_in_fan_out", "runtime_config"}
 
@@ -43,7 +45,11 @@ def from_folder(folder: str | Path) -> tuple[Kind, Source]:
     """The type, the plain data and the weights of an adapter's folder. Raises BadInput for what has no counterpart."""
     folder = Path(folder)
     kind, source = _kind_of(read_config(folder), str(folder / CONFIG))
-    return kind, source._replace(weights=read_tensors(folder))
+    weights = read_tensors(folder)
+    for key, value in weights.items():
+        if value.dtype not in REAL:
+            raise BadInput(f"{key} of the adapter {folder} is stored as {value.dtype}, which PEFT trains nothing in")
+    return kind, source._replace(weights=weights)
 
 
 def keywords(kind: Kind, source: Source) -> dict[str, Any]:

@@ -157,7 +157,11 @@ def _vera(source: Source) -> dict[str, Any]:
             "what is left; load it in PEFT and save it with save_projection=True"
         )
     A, B = held[0][0], held[1][0]
+    if A.dim() != 2 or B.dim() != 2:
+        raise BadInput(f"the projections of this VeRA adapter are matrices, got {tuple(A.shape)} and {tuple(B.shape)}")
     key, cut_n, cut_m = config["projection_prng_key"], A.shape[1], B.shape[0]
+    if A.shape[0] != B.shape[1]:
+        raise BadInput("the projections of this VeRA adapter have two different ranks")
     drawn = projection_pair(key, cut_n, cut_m, A.shape[0], torch.empty(0))
     if not all(torch.allclose(t, d.T.to(t), rtol=1e-2) for t, d in zip((A, B), drawn, strict=True)):
         raise BadInput("the projections of this VeRA adapter do not follow from its projection_prng_key")
