@@ -20,6 +20,7 @@ TURNS = (("user", "q"), ("assistant", "a"))
         ({"instruction": "q", "output": "a"}, Conversation(TURNS)),
         ({"instruction": "q", "input": "", "output": "a", "answer": "b"}, Conversation(TURNS)),
         ({"instruction": "q", "input": "i", "output": "a"}, Conversation((("user", "q\n\ni"), ("assistant", "a")))),
+        ({"question": "q", "answer": "a"}, Conversation(TURNS)),
         ({"text": "a"}, Plain("", "a")),
     ],
 )

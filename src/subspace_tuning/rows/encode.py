@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,12 +12,12 @@ from numpy.typing import NDArray
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.rows.forms import Conversation, rows_of
+from subspace_tuning.rows.kept import Kept, fingerprint
 from subspace_tuning.rows.records import Records
 from subspace_tuning.rows.spans import Kind, Span, spans, template_of
 
 IGNORED = -100  # the label of a token without a loss, as torch's cross-entropy has it
 Tokens = tuple[NDArray[np.int32], NDArray[np.uint8]]  # ids, kinds
-KEPT = 8  # encodings that a process keeps
 CUT, CUT_AWAY = "answer cut short by max_length", "answer cut away by max_length"
 
 
@@ -69,7 +66,7 @@ class Encoding:
         }
 
 
-_kept: OrderedDict[str, Encoding] = OrderedDict()
+_KEPT: Kept[Encoding] = Kept()
 
 
 def encode(
@@ -88,14 +85,8 @@ def encode(
     """
     if ends and tokenizer.eos_token is None:
         raise BadInput("the tokenizer has no eos token, with which an answer ends; set tokenizer.eos_token")
-    settings = [max_length, answers, template, records.numbers]
-    key = _digest([records.digest(), fingerprint(tokenizer), settings])
-    if key not in _kept:
-        _kept[key] = _encode(records, tokenizer, max_length, answers, template)
-        while len(_kept) > KEPT:
-            _kept.popitem(last=False)
-    _kept.move_to_end(key)
-    return _kept[key]
+    made_from = [records.digest(), records.numbers, fingerprint(tokenizer), max_length, answers, template]
+    return _KEPT.get(made_from, lambda: _encode(records, tokenizer, max_length, answers, template))
 
 
 def _encode(records: Records, tokenizer: Any, max_length: int | None, answers: str, template: str | None) -> Encoding:
@@ -177,14 +168,3 @@ def _bos(tokenizer: Any) -> list[int]:
     """The bos token of tokenizers that begin every text with one."""
     bos = tokenizer.bos_token_id
     return [bos] if bos is not None and tokenizer("")["input_ids"][:1] == [bos] else []
-
-
-def fingerprint(tokenizer: Any) -> str:
-    """A hash of all that decides how a tokenizer encodes."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    vocabulary = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
-    return _digest([type(tokenizer).__name__, vocabulary, tokenizer.special_tokens_map, tokenizer.chat_template])
-
-
-def _digest(of: Any) -> str:
-    return hashlib.sha256(json.dumps(of, sort_keys=True, default=str).encode()).hexdigest()

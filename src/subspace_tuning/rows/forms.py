@@ -10,7 +10,7 @@ from subspace_tuning.errors import BadInput
 from subspace_tuning.rows.records import Record, Records
 
 SYSTEM, USER, ASSISTANT, TOOL = "system", "user", "assistant", "tool"
-FORMS = "messages; prompt and completion; instruction, input (optional) and output; or text"
+FORMS = "messages; prompt and completion; instruction, input (optional) and output; question and answer; or text"
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ def row_of(record: Record, place: str = "the row") -> Row:
         if record.get("input"):
             asked.append(_text(record, "input", place))
         return Conversation(((USER, "\n\n".join(asked)), (ASSISTANT, _answer(record, "output", place))))
+    if "question" in record and "answer" in record:
+        return Conversation(((USER, _text(record, "question", place)), (ASSISTANT, _answer(record, "answer", place))))
     if "text" in record:
         return Plain("", _answer(record, "text", place))
     raise BadInput(f"{place} has the columns {', '.join(record) or 'none'}; expected {FORMS}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import random
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from subspace_tuning.errors import BadInput
+from subspace_tuning.rows.kept import digest
 
 Record = dict[str, Any]
 JUDGED = ("test", "validation", "dev", "val")  # splits to judge by, the first one found
@@ -43,7 +43,7 @@ class Records:
 
     def digest(self) -> str:
         """A hash of the rows and of their order."""
-        return hashlib.sha256(json.dumps(self.rows, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return digest(self.rows)[:16]
 
 
 def read(source: str | Path, splits: str | Sequence[str] = JUDGED, subset: str | None = None) -> Records:
