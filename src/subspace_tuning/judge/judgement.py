@@ -99,8 +99,9 @@ def register(name: str) -> Callable[[T], T]:
     def named(cls: T) -> T:
         if name in JUDGEMENTS:
             raise ValueError(f"there is a judgement {name!r} already: {JUDGEMENTS[name].__qualname__}")
-        cls.kind = name
-        JUDGEMENTS[name] = cls
+        kind: Any = cls  # a type variable bound to pydantic's dataclasses is beyond type checkers
+        kind.kind = name
+        JUDGEMENTS[name] = kind
         return cls
 
     return named
