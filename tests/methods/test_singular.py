@@ -78,7 +78,6 @@ def test_fields_that_make_no_sense_are_refused(name, fields, says):
     [
         (build("svft", {"pattern": "banded", "d": 10}), r"d=10 must be below min\(n, m\) = 10 of a 14 x 10 weight"),
         (build("osf", {"kept": 0.99}), "of the 10 singular values of a 14 x 10 weight 10 would be kept"),
-        (build("pissa", {"r": 11}), "larger than this weight allows, which is 14 x 10"),
     ],
 )
 def test_weights_that_are_too_small_are_refused(method, says):

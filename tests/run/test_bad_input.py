@@ -61,7 +61,7 @@ def trained(home, tmp_path, *words, code=BAD, **changes):
         ({"method": "no_such_module:Method"}, ["cannot load the method", "no_such_module"]),
         ({"method": 3}, ["a method is a name", "3"]),
         ({"target_modules": ["no_such_layer"]}, ["no_such_layer"]),
-        ({"method": {"name": "lora", "r": 20}}, ["r=20", "16 x 16", "choose r <= 16"]),
+        ({"method": {"name": "svft", "pattern": "banded", "d": 20}}, ["d=20", "16 x 16 weight"]),
         ({"method": {"name": "lora", "r": 0}}, ["the rank r is a whole number above 0", "r=0"]),
         ({"method": {"name": "lora", "r": -1}}, ["r=-1"]),
         ({"method": "ssb", "target_modules": ["LayerNorm"]}, ["LayerNorm", "sits on weight matrices"]),
@@ -302,7 +302,6 @@ def test_budget_of_what_is_no_model(tmp_path, home):
     assert "no_such_model" in said("budget", config, "--method", "ssb", code=BAD)
     assert "cannot read" in said("budget", tmp_path / "absent.json", "--method", "ssb", code=BAD)
     assert "neither a folder" in said("budget", tmp_path / "absent", "--method", "ssb", code=BAD)
-    assert "choose r <= 16" in said("budget", home / "model", "--method", "lora", "--rank", "99", code=BAD)
     assert "no field 'r'" in said("budget", home / "model", "--method", "ssb", "--rank", "2", code=BAD)
     assert "leave out --rank" in said("budget", home / "model", "--method", "full", "--rank", "2", code=BAD)
     assert "nothing" in said("budget", home / "model", "--method", "ssb", "--target-modules", "nothing", code=BAD)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from subspace_tuning.linalg.svd import truncated_svd
 
@@ -17,8 +18,8 @@ STILL = 1e-13  # a sweep that gains less than this part of what is sought is the
 def low_rank(D: Tensor, r: int) -> tuple[Tensor, Tensor]:
     """A (n, r), B (r, m) with A B nearest to D (n, m), the singular values shared evenly (Eckart and Young)."""
     U, S, Vt = truncated_svd(D, r)
-    root = S.sqrt()
-    return U * root, root.unsqueeze(1) * Vt
+    root, spare = S.sqrt(), r - len(S)  # columns that D has no directions for
+    return pad(U * root, (0, spare)), pad(root.unsqueeze(1) * Vt, (0, 0, 0, spare))
 
 
 def row_scales(W: Tensor, target: Tensor) -> Tensor:

@@ -144,6 +144,9 @@ class Composition(Method):
         for f in self.members:
             f.check(n, m)
 
+    def fitted(self, n: int, m: int) -> Method:
+        return Composition(tuple(f.fitted(n, m) for f in self.members))
+
     def with_fields(self, **values: Any) -> Method:
         return Composition(tuple(f.with_fields(**values) for f in self.members))
 

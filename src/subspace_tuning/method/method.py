@@ -134,6 +134,11 @@ class Method(ABC):
                 f"choose r <= {min(n, m)} or leave the module out"
             )
 
+    def fitted(self, n: int, m: int) -> Method:
+        """The method with no larger rank than it may have on a weight in R^{n x m}."""
+        r = getattr(self, "r", 0)
+        return self.with_fields(r=min(n, m)) if r > min(n, m) and not self.wide else self
+
     def count(self, n: int, m: int) -> int:
         """Trained numbers for a weight in R^{n x m}."""
         return sum(torch.Size(start.shape).numel() for start in self.parameters(n, m).values())

@@ -129,6 +129,9 @@ class Constrained(Method):
     def check(self, n: int, m: int) -> None:
         self.method.check(n, m)
 
+    def fitted(self, n: int, m: int) -> Method:
+        return Constrained(self.method.fitted(n, m), self.pattern, self.weight)
+
     def with_fields(self, **values: Any) -> Method:
         return Constrained(self.method.with_fields(**values), self.pattern, self.weight)
 

@@ -18,6 +18,7 @@ from subspace_tuning.tuner import blocks, reached
 from subspace_tuning.tuner.clock import Clock
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.layer import BASE, SubspaceLayer
+from subspace_tuning.tuner.room import Room
 from subspace_tuning.tuner.routed import copies, routed
 from subspace_tuning.tuner.saved import check_fits, check_name, each_as, named_layers, nameless, of_adapter
 from subspace_tuning.tuner.steps import listen
@@ -60,6 +61,7 @@ class SubspaceModel(BaseTuner):
                 f"{peft_config.method.name} sits on tokens and is PEFT's own method: "
                 "call get_peft_model(model, config.handed_over())"
             )
+        self._room.named = isinstance(peft_config.target_modules, list | tuple | set)
         if peft_config.target_modules is None:
             places = peft_config.resolved().places
             kept = peft_config.modules_to_save
@@ -76,11 +78,13 @@ class SubspaceModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        method = peft_config.resolved(current_key)
         layer = target if isinstance(target, SubspaceLayer) else SubspaceLayer(target)
         try:
             if isinstance(parent, nn.MultiheadAttention):
                 raise Unsupported("nn.MultiheadAttention reads this weight and never calls it; exclude the module")
+            method = self._room.taken(peft_config.resolved(current_key), layer, current_key)
+            if method is None:
+                return
             if isinstance(method, OnBlock):
                 blocks.attach(self.model, current_key, method)
             if layer is not target:
@@ -163,8 +167,10 @@ class SubspaceModel(BaseTuner):
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Put an adapter in place, everywhere or, when a layer refuses it, nowhere."""
         check_name(adapter_name)
+        self._room = Room()
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
+            self._room.tell(self.peft_config[adapter_name])
         except Exception:
             for name, layer in [(k, m) for k, m in model.named_modules() if isinstance(m, SubspaceLayer)]:
                 if adapter_name in layer.methods:

@@ -25,6 +25,7 @@ class HiRA(Method):
     formula = "r (n + m)"
     paper = "openreview.net/forum?id=TwJrTz9cRS"
     rebuilds = True
+    wide = True
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
         return {"A": kaiming(n, self.r), "B": zeros(self.r, m)}

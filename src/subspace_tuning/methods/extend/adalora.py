@@ -33,6 +33,7 @@ class AdaLoRA(Triplets):
 
     formula = "init_r (n + m + 1)"
     paper = "arXiv:2303.10512"
+    wide = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,14 +46,6 @@ class AdaLoRA(Triplets):
     @property
     def s(self) -> float:
         return self.alpha / (self.init_r**0.5 if self.rank_stabilized else self.init_r)
-
-    def check(self, n: int, m: int) -> None:
-        super().check(n, m)
-        if self.init_r > min(n, m):
-            raise ValueError(
-                f"{self.describe()}: init_r={self.init_r} is larger than this weight allows, which is {n} x {m}; "
-                f"choose init_r <= {min(n, m)} or leave the module out"
-            )
 
     def room(self, n: int, m: int) -> int:
         return self.init_r

@@ -43,6 +43,7 @@ class Bottleneck(Method):
     category = "extension"
     formula = "2 m r + r + m"
     sits_on = "output"
+    wide = True
     mergeable = False
 
     def __post_init__(self) -> None:
@@ -54,9 +55,6 @@ class Bottleneck(Method):
 
     def output(self, m: int, p: Params) -> Expr:
         return Identity(m) + p.A @ Shift(p.a) @ nonlinearity(self.h, self.r) @ p.B @ Shift(p.b)
-
-    def check(self, n: int, m: int) -> None:
-        super().check(m, m)
 
 
 @register("houlsby")

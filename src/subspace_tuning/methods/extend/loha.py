@@ -28,6 +28,7 @@ class LoHa(Method):
     category = "extension"
     formula = "2 r (n + m)"
     paper = "arXiv:2108.06098"
+    wide = True
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
         return {

@@ -27,6 +27,8 @@ class LowRank(Method):
     rank_stabilized: bool = False
     dropout: float = 0.0
 
+    wide = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0.0 <= self.dropout < 1.0:
@@ -72,6 +74,11 @@ class Factored(LowRank):
 
     def constants(self, W: Weight) -> dict[str, Tensor]:
         return STARTS[self.init](W.dense(), self.r, self.s)._asdict() if self.init in STARTS else {}
+
+    @property
+    def wide(self) -> bool:  # type: ignore[override]
+        """A start that follows from W or from the data has no more directions than W."""
+        return self.init == "kaiming"
 
     @property
     def calibration(self) -> tuple[str, ...]:  # type: ignore[override]

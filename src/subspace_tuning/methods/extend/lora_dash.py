@@ -9,7 +9,7 @@ from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, Weight
 from subspace_tuning.linalg.svd import svd
-from subspace_tuning.method import Constants, Params, Seat, Start, kaiming, steps_of, zeros
+from subspace_tuning.method import Constants, Method, Params, Seat, Start, kaiming, steps_of, zeros
 from subspace_tuning.method.registry import register
 from subspace_tuning.methods.extend.lora import LowRank
 
@@ -30,6 +30,7 @@ class LoRADash(LowRank):
     launch: float = 100
 
     category = "extension"
+    wide = False
     formula = "r (n + m) + directions"
     paper = "arXiv:2409.01035"
 
@@ -37,6 +38,9 @@ class LoRADash(LowRank):
         super().check(n, m)
         if not 1 <= self.directions <= min(n, m):
             raise ValueError(f"{self.describe()}: a weight of {n} x {m} has 1 to {min(n, m)} directions")
+
+    def fitted(self, n: int, m: int) -> Method:
+        return super().fitted(n, m).with_fields(directions=min(self.directions, n, m))
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
         return {"A": kaiming(n, self.r), "B": zeros(self.r, m), "d": zeros(self.directions)}

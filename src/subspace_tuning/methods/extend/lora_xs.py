@@ -22,6 +22,7 @@ class LoRAXS(LowRank):
     """
 
     category = "extension"
+    wide = False
     formula = "r r"
     paper = "arXiv:2405.17604"
 

@@ -26,6 +26,7 @@ class Parallel(Method):
     formula = "r (n + m)"
     paper = "arXiv:2110.04366"
     mergeable = False
+    wide = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -30,6 +30,7 @@ class StelLA(LowRank):
     scaling: float | None = None
 
     category = "extension"
+    wide = False
     formula = "r (n + m + r)"
     paper = "arXiv:2510.01938"
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from subspace_tuning.linalg.svd import truncated_svd
 from subspace_tuning.method import Params, Start, normal, steps_of, zeros
@@ -29,6 +30,7 @@ class Triplets(LowRank):
     orthogonality: float = 0.1
 
     category = "extension"
+    wide = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,7 +48,8 @@ class Triplets(LowRank):
     def terms(self, D: Tensor, r: int) -> dict[str, Tensor]:
         """The r triplets with s A diag(d) B nearest to D (n, m)."""
         A, d, B = truncated_svd(D / self.s, r)
-        return {"A": A, "d": d, "B": B}
+        spare = r - len(d)  # that D has no directions for
+        return {"A": pad(A, (0, spare)), "d": pad(d, (0, spare)), "B": pad(B, (0, 0, 0, spare))}
 
     @property
     def needs_total(self) -> bool:
