@@ -69,7 +69,7 @@ def test_a_large_rank_is_taken_or_capped_and_told(name, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         again = PeftModel.from_pretrained(fresh, tmp_path)
-    assert torch.equal(again(x), want)
+    torch.testing.assert_close(again(x), want)
     if method.mergeable:
         assert relative(model.merge_and_unload()(x), want) < 1e-5
 

@@ -14,6 +14,7 @@ from subspace_tuning.errors import as_bad_input
 from subspace_tuning.method import Method, registry
 from subspace_tuning.method.mpc import WEIGHT, constrain
 from subspace_tuning.tuner.bridge import SUBSPACE
+from subspace_tuning.tuner.peft_words import ours
 from subspace_tuning.tuner.from_peft import from_config, from_folder, keywords
 
 CARD = """
@@ -49,6 +50,7 @@ class SubspaceConfig(PeftConfig):
     method_pattern: module name or regular expression -> another method.
     total_steps: how many steps training takes, for methods whose schedule goes by it, where no transformers' Trainer
         says so; see also ``set_total_steps``.
+    Keywords of PEFT's LoraConfig (lora_alpha, lora_dropout, use_rslora, use_dora, init_lora_weights) are understood.
     packed: set on saving, where a method stores its parameters in another form than it trains them.
     init_weights: False starts from random parameters instead of phi(W) = W (for tests).
     """
@@ -71,6 +73,8 @@ class SubspaceConfig(PeftConfig):
     def __init__(self, method: Any = "ssb", **values: Any):
         known = {f.name: f for f in dataclasses.fields(self)}
         of_method = {k: values.pop(k) for k in list(values) if k not in known and k != "requires"}
+        if of_method.get("init_lora_weights") is False:
+            values.setdefault("init_weights", False)
         for name, f in known.items():
             default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
             setattr(self, name, values.get(name, default))
@@ -82,11 +86,15 @@ class SubspaceConfig(PeftConfig):
     def _method(method: Any, values: dict[str, Any]) -> Method:
         """Nothing is imported, whoever made the config: what a file says cannot be told from what a person typed."""
         if values and not isinstance(method, str):
+            ours("", values)  # says so where a keyword is one of PEFT's
             raise ValueError(
                 f"the keywords {', '.join(sorted(values))} are unknown to SubspaceConfig; fields of a method are taken "
                 "only along with its name, as in SubspaceConfig(method='lora', r=8)"
             )
-        return registry.from_data({"name": method, **values} if isinstance(method, str) else method)
+        if isinstance(method, str):
+            method, values = ours(method, values)
+            return registry.from_data({"name": method, **values})
+        return registry.from_data(method)
 
     def __post_init__(self) -> None:
         super().__post_init__()

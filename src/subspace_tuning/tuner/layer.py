@@ -308,6 +308,21 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         self._halves.clear()
         super().delete_adapter(adapter_name)
 
+    def set_scale(self, adapter: str, scale: float) -> None:
+        """What diffusers asks of a layer for an adapter's strength; the only one that there is here is 1."""
+        if scale != 1:
+            raise NotImplementedError(
+                f"an adapter of subspace-tuning is at work whole or not at all, got the scale {scale}; only methods that "
+                "add to W could be scaled, and those have a field alpha"
+            )
+
+    def scale_layer(self, scale: float) -> None:
+        for adapter in self.methods:
+            self.set_scale(adapter, scale)
+
+    def unscale_layer(self, scale: float | None = None) -> None:
+        """Nothing to take back: see ``set_scale``."""
+
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return False
 

@@ -174,7 +174,8 @@ class SubspaceModel(BaseTuner):
         except Exception:
             for name, layer in [(k, m) for k, m in model.named_modules() if isinstance(m, SubspaceLayer)]:
                 if adapter_name in layer.methods:
-                    layer.delete_adapter(adapter_name)
+                    with warnings.catch_warnings(action="ignore"):
+                        layer.delete_adapter(adapter_name)
                 if not layer.methods:
                     parent, _, child = name.rpartition(".")
                     setattr(model.get_submodule(parent), child, layer.base_layer)
