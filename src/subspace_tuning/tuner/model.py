@@ -174,7 +174,8 @@ class SubspaceModel(BaseTuner):
         except Exception:
             for name, layer in [(k, m) for k, m in model.named_modules() if isinstance(m, SubspaceLayer)]:
                 if adapter_name in layer.methods:
-                    with warnings.catch_warnings(action="ignore"):
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")
                         layer.delete_adapter(adapter_name)
                 if not layer.methods:
                     parent, _, child = name.rpartition(".")
