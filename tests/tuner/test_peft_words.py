@@ -67,6 +67,6 @@ def test_strengths_other_than_one_end_in_a_sentence():
         layer.scale_layer(1)
         layer.unscale_layer()
         for scale in (layer.scale_layer, lambda s, layer=layer: layer.set_scale("default", s)):
-            with pytest.raises(NotImplementedError, match="at work whole or not at all, got the scale 0.5"):
+            with pytest.raises(NotImplementedError, match=r"at work whole or not at all, got the scale 0\.5"):
                 scale(0.5)
         assert isinstance(layer.base_layer, nn.Linear)

@@ -38,6 +38,10 @@ def test_weights_that_their_owner_reads_are_named_once():
     assert warning.category is Bypassed
     assert "layers.0.mixer.dt_proj are read" in str(warning.message)
     assert "in_proj" not in str(warning.message)
+    model.add_adapter("second", SubspaceConfig(method="ssb", target_modules=["dt_proj"]))
+    model.set_adapter("second")
+    (warning,) = said(model, {"input_ids": torch.randint(4, 40, (2, 6))})
+    assert "dt_proj are read" in str(warning.message)
 
 
 def test_modules_that_take_no_part_are_named():

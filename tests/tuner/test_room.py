@@ -64,8 +64,13 @@ def test_a_large_rank_is_taken_or_capped_and_told(name, tmp_path):
     assert all(p.grad is not None for p in adapter_parameters(model).values())
     model.save_pretrained(tmp_path)
     fresh = Gated()
-    fresh.load_state_dict({k.replace(".base_layer", ""): v for k, v in model.base_model.model.state_dict().items()
-                           if "subspace_" not in k})
+    fresh.load_state_dict(
+        {
+            k.replace(".base_layer", ""): v
+            for k, v in model.base_model.model.state_dict().items()
+            if "subspace_" not in k
+        }
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         again = PeftModel.from_pretrained(fresh, tmp_path)

@@ -14,8 +14,8 @@ from subspace_tuning.errors import as_bad_input
 from subspace_tuning.method import Method, registry
 from subspace_tuning.method.mpc import WEIGHT, constrain
 from subspace_tuning.tuner.bridge import SUBSPACE
-from subspace_tuning.tuner.peft_words import ours
 from subspace_tuning.tuner.from_peft import from_config, from_folder, keywords
+from subspace_tuning.tuner.peft_words import ours
 
 CARD = """
 ## Loading this adapter

@@ -106,7 +106,6 @@ class SubspaceModel(BaseTuner):
     def _post_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
         if not any(hook is _check_ready for hook in model._forward_pre_hooks.values()):
             model.register_forward_pre_hook(_check_ready)
-        reached.watch(model)
 
     @classmethod
     def _get_adapter_state_dict(  # type: ignore[override]
@@ -171,6 +170,7 @@ class SubspaceModel(BaseTuner):
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
             self._room.tell(self.peft_config[adapter_name])
+            reached.watch(model)
         except Exception:
             for name, layer in [(k, m) for k, m in model.named_modules() if isinstance(m, SubspaceLayer)]:
                 if adapter_name in layer.methods:

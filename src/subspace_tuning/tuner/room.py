@@ -50,7 +50,9 @@ class Room:
             raise ValueError(f"{module}: {why}")
         if self.smaller:
             first = next(iter(self.smaller.values()))
-            warnings.warn(f"the rank is more than {_these(self.smaller)} allow; there it is {first.describe()}", stacklevel=2)
+            warnings.warn(
+                f"the rank is more than {_these(self.smaller)} allow; there it is {first.describe()}", stacklevel=2
+            )
         if self.without:
             why = next(iter(self.without.values()))
             warnings.warn(f"left out: {_these(self.without)}, which the method finds no room on ({why})", stacklevel=2)
