@@ -312,7 +312,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         """What diffusers asks of a layer for an adapter's strength; the only one that there is here is 1."""
         if scale != 1:
             raise NotImplementedError(
-                f"an adapter of subspace-tuning is at work whole or not at all, got the scale {scale}; methods that add "
+                f"an adapter is at work whole or not at all, got the scale {scale}; methods that add "
                 "to W have a field alpha"
             )
 

@@ -30,7 +30,7 @@ INSTEAD = {
     "lora_ga_config": "init='lora_ga', then subspace_tuning.calibrate(model, batches)",
     "feedforward_modules": "method_pattern gives single modules another method",
 }
-NOTHING = (None, False, "none", {}, [])  # values that ask for nothing
+NOTHING: tuple[Any, ...] = (None, False, "none", {}, [])  # values that ask for nothing
 
 
 def ours(method: str, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
