@@ -22,6 +22,7 @@ from subspace_tuning.testing.law import relative
 
 BERT = ["query", "value", "output.dense"]
 LORA = {"r": 3, "lora_alpha": 5, "target_modules": BERT, "task_type": "SEQ_CLS"}
+SEQ = {"target_modules": BERT, "task_type": "SEQ_CLS"}
 
 
 def lora(**values):
@@ -73,6 +74,13 @@ ADAPTERS = {
     "ia3_ends": (models.bert, ia3(["key", "value", "output.dense"], ["output.dense"], task_type="SEQ_CLS")),
     "ia3_pattern": (models.llama, ia3(r".*\.(k_proj|v_proj|down_proj)", r".*\.down_proj")),
     "ia3_conv1d": (models.gpt2, ia3(["c_attn", "mlp.c_proj"], ["mlp.c_proj"], fan_in_fan_out=True)),
+    "loha": (models.bert, peft.LoHaConfig(r=3, alpha=5, rank_pattern={"value": 2}, alpha_pattern={"query": 7}, **SEQ)),
+    "loha_convolution": (models.vit, peft.LoHaConfig(r=3, alpha=5, target_modules=["projection", "fc1"])),
+    "lokr": (models.bert, peft.LoKrConfig(r=1, alpha=5, rank_pattern={"value": 9}, **SEQ)),
+    "hira": (models.bert, peft.HiraConfig(r=3, **SEQ)),
+    "hira_embedding": (models.bert, peft.HiraConfig(r=3, target_modules=["word_embeddings", "query"])),
+    "hira_conv1d": (models.gpt2, peft.HiraConfig(r=3, target_modules=["c_attn"], fan_in_fan_out=True)),
+    "oft": (models.bert, peft.OFTConfig(r=0, oft_block_size=8, use_cayley_neumann=False, **SEQ)),
 }
 
 
@@ -192,6 +200,10 @@ REFUSED = {
     "corda": (lora(init_lora_weights="corda", corda_config=CordaConfig()), "init_lora_weights='corda'"),
     "pissa_niter": (lora(init_lora_weights="pissa_niter_4"), "init_lora_weights='pissa_niter_4'"),
     "boft": (peft.BOFTConfig(), "BOFT"),
+    "oft_by_series": (peft.OFTConfig(), "use_cayley_neumann=True"),
+    "oft_of_blocks": (peft.OFTConfig(r=4, oft_block_size=0, use_cayley_neumann=False), "number of blocks"),
+    "loha_effective": (peft.LoHaConfig(use_effective_conv2d=True), "use_effective_conv2d"),
+    "lokr_factor": (peft.LoKrConfig(decompose_factor=4), "decompose_factor"),
     "ours": (SubspaceConfig(), "ours already"),
 }
 

@@ -25,7 +25,11 @@ class Written:
     """Options of all commands that write adapters for others."""
 
     to: Annotated[
-        str, typer.Option(help="lora: a plain LoRA adapter of PEFT's; merged: a plain transformers model.")
+        str,
+        typer.Option(
+            help="lora: a plain LoRA adapter of PEFT's; merged: a plain transformers model; of one adapter also peft: "
+            "the type of PEFT's that computes the same."
+        ),
     ] = "lora"
     rank: Annotated[int | None, typer.Option(min=1, help="The best LoRA of at most this rank.")] = None
     energy: Annotated[
@@ -62,6 +66,7 @@ class Written:
         "subspace export runs/my-run lora-adapter",
         "subspace export my-adapter lora-adapter --energy 0.9",
         "subspace export my-adapter merged-model --to merged --probe sentences.txt",
+        "subspace export my-dora-adapter peft-adapter --to peft",
         "subspace export my-ssl-adapter merged-model --to merged --scales norm",
     ],
     then="`subspace diff A B` compares two checkpoints, `subspace combine A B --out OUT` makes several adapters one.",

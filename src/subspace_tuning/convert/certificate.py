@@ -41,6 +41,7 @@ class Certificate:
     probe: str
     logits: Differences  # between the adapter and what was written
     moved: Differences  # between the base model and the adapter: what the former is to be judged by
+    peft_type: str = ""  # of what was written, where it is an adapter
     norms: dict[str, str] = field(default_factory=dict)  # of those that could hold scales: folded, or why not
 
     def to_json(self) -> str:
@@ -59,6 +60,22 @@ tags: [lora, subspace-tuning]
 
 Trained as {made}, exported as plain LoRA: PEFT and what reads its adapters load it by themselves.
 `certificate.json` says what was kept, layer by layer.
+
+```python
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
+```
+"""
+PEFT_CARD = """---
+library_name: peft
+base_model: {base}
+tags: [subspace-tuning]
+---
+# An adapter of PEFT's type {type}
+
+Trained as {made}, written as the type of PEFT's that computes the same: PEFT loads it by itself.
+`certificate.json` says how near the two are, layer by layer.
 
 ```python
 from peft import PeftModel

@@ -36,7 +36,7 @@ def combine(
     sum: the changes of weights and biases, each times its weight (1 without weights). compose: each adapter on what the
     ones before it made. The certificate compares with the combined weights written into the base model.
     """
-    out = checked(out, to)
+    out = checked(out, to, ("lora", "merged"))
     if len(adapters) < 2:
         raise BadInput("name two adapters or more to combine; one alone is written by `subspace export`")
     if how not in HOW:

@@ -1,6 +1,7 @@
 """Adapters as what others can load, with a certificate of what was kept.
 
     --to lora      a plain LoRA adapter of PEFT's: exact factors where dW has low rank, else the best of a rank
+    --to peft      the type of PEFT's that computes the same, or a LoRA with the exact factors of dW
     --to merged    a plain transformers model: phi(W) in the weights, tokenizer and model card beside them
 
 The certificate (certificate.json) says for each layer how far the written dW is from the adapter's, in Frobenius norm
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,23 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from subspace_tuning.convert import lora
-from subspace_tuning.convert.certificate import CARD, CERTIFICATE, MERGED_CARD, Certificate, Layer
+from subspace_tuning.convert.certificate import CARD, CERTIFICATE, MERGED_CARD, PEFT_CARD, Certificate, Layer
 from subspace_tuning.convert.change import Change
 from subspace_tuning.convert.fold import SCALES, Plan, plan
 from subspace_tuning.convert.layers import changes_of, methods_of, seats, untie, without
 from subspace_tuning.convert.lora import Wanted
 from subspace_tuning.convert.probe import Differences, Probe, answers, differences, probe
 from subspace_tuning.convert.source import Source, opened
+from subspace_tuning.convert.to_peft import as_peft, compared, type_of
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.adapter_folder import WEIGHTS
 from subspace_tuning.files.aside import free, whole_folder
 from subspace_tuning.run.merged import public_name, write_model
+from subspace_tuning.tuner.peft_kind import Unequal
 from subspace_tuning.version import VERSION
 
-KINDS = ("lora", "merged")
+KINDS = ("lora", "peft", "merged")
+SAME = 1e-5  # the relative error of a layer's change beyond which PEFT computes something else
 
 
 def export(
@@ -54,7 +58,9 @@ def export(
     scales: where a merged model keeps SSL's and SSB's scales of inputs: in the weight, or in the norm before it where
     that is exact (see fold.py).
     """
-    out = checked(out, to)
+    out, wanted = checked(out, to), wanted or Wanted()
+    if to == "peft" and wanted != Wanted():
+        raise BadInput("rank, energy, exact and max-error are for --to lora: what --to peft writes is the same")
     if scales not in SCALES or (scales == "norm" and to != "merged"):
         raise BadInput(f"scales of inputs go to the weight or, for --to merged, the norm; got {scales!r} for {to}")
     source = opened(adapter, base)
@@ -63,14 +69,14 @@ def export(
     changes = changes_of(model, model.active_adapters)
     before = answers(model, inputs)
     folds = plan(model, inputs) if scales == "norm" else Plan()
-    job = Job(out, to, wanted or Wanted(), [str(adapter)], methods_of(model), source, inputs, folds)
+    job = Job(out, to, wanted, [str(adapter)], methods_of(model), source, inputs, folds)
     return job.run(model, changes, before)
 
 
-def checked(out: Path | str, to: str) -> Path:
+def checked(out: Path | str, to: str, kinds: Sequence[str] = KINDS) -> Path:
     """The folder to make. Raises BadInput where it is not free."""
-    if to not in KINDS:
-        raise BadInput(f"an adapter is exported to {' or '.join(KINDS)}, got {to!r}")
+    if to not in kinds:
+        raise BadInput(f"adapters are written --to {' or '.join(kinds)}, got {to!r}")
     return free(out)
 
 
@@ -91,10 +97,12 @@ class Job:
         with without(model):
             moved = differences(answers(model, self.inputs), before)
         with whole_folder(self.out) as aside:
-            layers = (self._lora if self.to == "lora" else self._merged)(model, changes, aside)
+            write = {"lora": self._lora, "peft": self._peft, "merged": self._merged}[self.to]
+            layers = write(model, changes, aside)
             self._refuse(layers)
             after = answers(self._read(aside), self.inputs)
             certificate = self._certificate(layers, changes, differences(before, after), moved)
+            certificate = replace(certificate, peft_type=type_of(aside))
             (aside / CERTIFICATE).write_text(certificate.to_json() + "\n", encoding="utf-8")
         return certificate
 
@@ -129,6 +137,23 @@ class Job:
         )
         return layers
 
+    def _peft(self, model: PeftModel, changes: dict[str, Change], folder: Path) -> dict[str, Layer]:
+        """PEFT's own type, or a LoRA of the exact factors; the layers are judged by what PEFT merges."""
+        try:
+            base = self.source.base if Path(self.source.base).is_dir() else public_name(self.source.base)
+            peft_type, theirs = as_peft(model, self.source.make_base(), base)
+        except Unequal as why:
+            if all(change.has_factors and not change.lost_bias for change in changes.values()):
+                return replace(self, wanted=Wanted(exact=True))._lora(model, changes, folder)
+            raise BadInput(
+                f"no type of PEFT's computes what {', '.join(self.methods)} does ({why}): --to lora writes the nearest "
+                "LoRA, --to merged a plain model"
+            ) from why
+        theirs.save_pretrained(str(folder), save_embedding_layers=False)
+        card = PEFT_CARD.format(base=public_name(self.source.base), made=self._made(), type=peft_type)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        return compared(theirs, seats(model), changes)
+
     def _merged(self, model: PeftModel, changes: dict[str, Change], folder: Path) -> dict[str, Layer]:
         layers = {}
         with torch.no_grad():
@@ -149,20 +174,26 @@ class Job:
 
     def _read(self, folder: Path) -> nn.Module:
         """What was written, loaded as anybody would."""
-        if self.to == "lora":
+        if self.to != "merged":
             return PeftModel.from_pretrained(self.source.make_base(), str(folder))
         cls: type[PreTrainedModel] = type(self.source.make_base())
         return cls.from_pretrained(folder, use_safetensors=True)
 
     def _refuse(self, layers: dict[str, Layer]) -> None:
         """Raise BadInput where more is lost than was allowed."""
-        allowed = self.wanted.allowed if self.to == "lora" else self.wanted.max_error
+        allowed = {"lora": self.wanted.allowed, "peft": SAME, "merged": self.wanted.max_error}[self.to]
         if allowed is None:
             return
         bad = {name: layer for name, layer in layers.items() if layer.error > allowed and not layer.rounding}
         if not bad:
             return
         worst = max(bad, key=lambda name: bad[name].error)
+        if self.to == "peft":
+            raise BadInput(
+                f"PEFT's type nearest to {', '.join(self.methods)} computes something else on {len(bad)} of "
+                f"{len(layers)} layers, {worst} most, off by {bad[worst].error:.3g}: --to lora writes the nearest "
+                "LoRA, --to merged a plain model"
+            )
         lost = sum(layer.bias == "lost" for layer in bad.values())
         why = f"; {lost} of them change a bias, which a LoRA cannot carry: use --to merged" if lost else ""
         raise BadInput(

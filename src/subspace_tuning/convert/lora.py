@@ -93,7 +93,7 @@ def lora_config(model: nn.Module, ranks: Mapping[str, int], **values: Any) -> Lo
     return LoraConfig(
         r=r,
         lora_alpha=r,
-        target_modules=_targets(model, list(ranks)),
+        target_modules=targets(model, list(ranks)),
         rank_pattern=patterns,
         alpha_pattern=dict(patterns),
         fan_in_fan_out=all(kinds),
@@ -102,7 +102,7 @@ def lora_config(model: nn.Module, ranks: Mapping[str, int], **values: Any) -> Lo
     )
 
 
-def _targets(model: nn.Module, names: list[str]) -> list[str] | str:
+def targets(model: nn.Module, names: list[str]) -> list[str] | str:
     """Last parts of names where they select the modules and no other, as servers like it; else whole names."""
     every = [name for name, module in model.named_modules() if name]
     for given in (sorted({name.rpartition(".")[2] for name in names}), sorted(names)):

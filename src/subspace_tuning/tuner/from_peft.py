@@ -20,7 +20,9 @@ from torch import Tensor
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.files.adapter_folder import CONFIG, read_config, read_tensors
 from subspace_tuning.method import Method, declared
-from subspace_tuning.tuner.peft_kinds import KINDS, Kind, Source
+from subspace_tuning.methods import OFT, LoKr
+from subspace_tuning.tuner.peft_kind import Kind, Source
+from subspace_tuning.tuner.peft_kinds import KINDS
 
 if TYPE_CHECKING:
     from subspace_tuning.tuner.config import SubspaceConfig
@@ -110,11 +112,13 @@ def renamed(kind: Kind, source: Source, config: SubspaceConfig) -> dict[str, Ten
 
 def _check_shapes(module: str, method: Method, given: Mapping[str, Tensor]) -> None:
     """Raise BadInput unless there is a weight in R^{n x m} for which the method has these parameters."""
-    if missing := sorted(set(method.parameters(ANY, ANY)) - set(given)):
+    if not isinstance(method, LoKr) and (missing := sorted(set(method.parameters(ANY, ANY)) - set(given))):
         raise BadInput(f"the adapter lacks {', '.join(missing)} of {module}; was it saved half-way?")
     shapes = {name: tuple(value.shape) for name, value in given.items()}
     dims = {size for shape in shapes.values() for size in shape}
     sizes = sorted({*dims, *(a * b for a, b in product(dims, dims)), ANY})
+    if isinstance(method, OFT):  # whose angles tell the inputs
+        sizes += [2 * numbers // (method.b - 1) for numbers in dims]
     for n, m in product(sizes, sizes):
         if {name: start.shape for name, start in method.parameters(n, m).items()} == shapes:
             return

@@ -1,14 +1,14 @@
-"""The types of PEFT's that can be imported: what their fields mean here, and how their weights are called and laid out.
+"""The types of PEFT's that equal one of ours: what their fields mean, how their weights are called and laid out.
 
-PEFT holds factors as torch holds weights, (out, in); ours are written as in the equations, (in, out). Layers that keep
-W the other way round (``fan_in_fan_out``) make no difference to that.
+LORA, ADALORA, IA3 and VERA; those with structured products are in peft_structured.py. (IA)3 scales a module's output,
+bias included, which is ``ia3_output``; ``ia3`` and SSL equal it where what is written computes the same.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,29 +16,11 @@ from torch.nn.functional import pad
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.method import Method
+from subspace_tuning.methods import IA3 as IA3Method
 from subspace_tuning.methods import SSL, AdaLoRA, DoRA, IA3Output, LoRA, VeRA
 from subspace_tuning.methods.projections import projection_pair
-
-Tensors = Mapping[str, Tensor]
-
-
-class Source(NamedTuple):
-    """An adapter of PEFT's: the plain data of its config, and its weights where they are at hand."""
-
-    config: Mapping[str, Any]
-    weights: Tensors | None = None
-
-
-class Kind(NamedTuple):
-    """One of PEFT's types."""
-
-    peft_type: str
-    read: Callable[[Source], dict[str, Any]]  # keywords of SubspaceConfig
-    fields: frozenset[str]  # that ``read`` looks at, or that only say how training began and went on
-    names: Mapping[str, str]  # PEFT's name of a tensor -> ours
-    prefix: str  # of the names of PEFT's tensors
-    rewrite: Callable[[str, Tensor, Method], Tensor]  # our name, PEFT's tensor, our method at its place -> our tensor
-    dropped: frozenset[str] = frozenset()  # names of tensors that follow from the config
+from subspace_tuning.tuner.peft_kind import Kind, Source, Unequal, back, ranks, scales
+from subspace_tuning.tuner.peft_structured import STRUCTURED
 
 
 def _transposed(name: str, t: Tensor, method: Method) -> Tensor:
@@ -71,6 +53,19 @@ def _lora(source: Source) -> dict[str, Any]:
 
 
 FACTORS = {"lora_A": "A", "lora_B": "B", "lora_embedding_A": "A", "lora_embedding_B": "B"}
+
+
+def _as_lora(methods: Mapping[str, Any]) -> dict[str, Any]:
+    """Scales are written as alpha / r, whether or not they came about so."""
+    kinds = {type(method) for method in methods.values()}
+    if len(kinds) > 1 or any(m.init != "kaiming" for m in methods.values()):
+        raise Unequal("PEFT's LORA takes its start off the base weight as it loads, where it takes it off at all")
+    r, rank_pattern = ranks(methods)
+    alpha, alpha_pattern = scales(methods, lambda method: method.s * method.r)
+    values = {"r": r, "lora_alpha": alpha, "rank_pattern": rank_pattern, "alpha_pattern": alpha_pattern}
+    return {**values, "use_dora": kinds == {DoRA}, "lora_dropout": next(iter(methods.values())).dropout}
+
+
 LORA = Kind(
     "LORA",
     _lora,
@@ -81,6 +76,9 @@ LORA = Kind(
     {**FACTORS, "lora_magnitude_vector": "m"},
     "lora_",
     _transposed,
+    (LoRA, DoRA),
+    _as_lora,
+    back,
 )
 
 
@@ -110,6 +108,20 @@ def _widened(name: str, t: Tensor, method: Method) -> Tensor:
     return pad(t, (0, r - t.shape[1])) if name == "A" else pad(t, (0, 0, 0, r - t.shape[0]))
 
 
+def _as_adalora(methods: Mapping[str, Any]) -> dict[str, Any]:
+    first = next(iter(methods.values()))
+    if any(method != first for method in methods.values()):
+        raise Unequal("PEFT's ADALORA starts with one rank and one scale for all modules")
+    values = {"init_r": first.init_r, "target_r": first.r, "lora_alpha": first.s * first.init_r}
+    steps = {"total_step": 1 << 20, "tinit": 0, "tfinal": 0, "deltaT": first.delta_t}
+    return {**values, **steps, "beta1": first.beta1, "beta2": first.beta2, "orth_reg_weight": first.orthogonality}
+
+
+def _narrowed(name: str, t: Tensor, method: Method) -> Tensor:
+    r = cast(AdaLoRA, method).init_r
+    return t * ((r + 1e-5) / r) if name == "d" else back(name, t, method)
+
+
 ADALORA = Kind(
     "ADALORA",
     _adalora,
@@ -120,6 +132,9 @@ ADALORA = Kind(
     {**FACTORS, "lora_E": "d"},
     "lora_",
     _widened,
+    (AdaLoRA,),
+    _as_adalora,
+    _narrowed,
     frozenset({"ranknum"}),
 )
 
@@ -140,7 +155,21 @@ def _scales(name: str, t: Tensor, method: Method) -> Tensor:
     return t.flatten()
 
 
-IA3 = Kind("IA3", _ia3, frozenset({"feedforward_modules", "init_ia3_weights"}), {"ia3_l": "d"}, "ia3_", _scales)
+def _as_ia3(methods: Mapping[str, Any]) -> dict[str, Any]:
+    return {"feedforward_modules": sorted(name for name, method in methods.items() if isinstance(method, SSL))}
+
+
+IA3 = Kind(
+    "IA3",
+    _ia3,
+    frozenset({"feedforward_modules", "init_ia3_weights"}),
+    {"ia3_l": "d"},
+    "ia3_",
+    _scales,
+    (IA3Output, IA3Method, SSL),
+    _as_ia3,
+    back,
+)
 
 SHARED_A, SHARED_B = "base_model.vera_A", "base_model.vera_B"
 
@@ -169,6 +198,16 @@ def _vera(source: Source) -> dict[str, Any]:
     return {"method": VeRA(r=config["r"], d_initial=d_initial, seed=key, cut_n=cut_n, cut_m=cut_m)}
 
 
+def _as_vera(methods: Mapping[str, Any]) -> dict[str, Any]:
+    first = next(iter(methods.values()))
+    if any(method != first for method in methods.values()) or not first.cut_n:
+        raise Unequal(
+            "PEFT's VERA cuts the projections of all modules out of one pair of the largest sizes; here each shape has "
+            "its own, unless VeRA's cut_n and cut_m give these sizes"
+        )
+    return {"r": first.r, "d_initial": first.d_initial, "projection_prng_key": first.seed}
+
+
 VERA = Kind(
     "VERA",
     _vera,
@@ -176,7 +215,10 @@ VERA = Kind(
     {"vera_lambda_d": "d", "vera_lambda_b": "b"},
     "vera_",
     _transposed,
+    (VeRA,),
+    _as_vera,
+    back,
     frozenset({"vera_A", "vera_B"}),
 )
 
-KINDS = {kind.peft_type: kind for kind in (LORA, ADALORA, IA3, VERA)}
+KINDS = {kind.peft_type: kind for kind in (LORA, ADALORA, IA3, VERA, *STRUCTURED)}
