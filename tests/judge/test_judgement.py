@@ -14,6 +14,7 @@ from subspace_tuning.judge import (
     MultipleChoice,
     Verdict,
     from_data,
+    several,
     to_data,
 )
 
@@ -33,6 +34,13 @@ def test_a_judgement_is_plain_data_and_back(data):
     written = json.loads(json.dumps(to_data(judgement)))
     assert from_data(written) == judgement
     assert from_data(judgement) is judgement
+
+
+def test_any_number_is_called_by_its_labels():
+    assert list(several(PLAIN)) == ["bits_per_byte rows", "ARC", "generation main", "lm_eval arc_easy"]
+    assert list(several(PLAIN[1])) == ["ARC"]
+    with pytest.raises(BadInput, match="two judgements are called 'ARC'"):
+        several([PLAIN[1], PLAIN[1]])
 
 
 def test_every_kind_is_here():

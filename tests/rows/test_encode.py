@@ -59,14 +59,47 @@ def test_labels_are_for_a_loss_on_completions_only():
 def test_columns_are_those_that_trl_takes():
     encoding = encode(Records.of([TALK, {"text": "the cat"}]), tiny_lm.tokenizer())
     columns = encoding.as_columns()
-    assert columns.keys() == {"input_ids", "completion_mask"}
-    assert [len(ids) for ids in columns["input_ids"]] == [len(mask) for mask in columns["completion_mask"]]
+    assert columns.keys() == {"input_ids", "labels"}
+    for ids, labels in zip(columns["input_ids"], columns["labels"], strict=True):
+        assert len(ids) == len(labels)
+        assert {label in (-100, i) for i, label in zip(ids, labels, strict=True)} == {True}
 
 
 def test_marks_before_an_answer_are_written_but_no_content():
     _row, of = _one(TALK, template=THINKING, answers="last")
     assert of(Kind.MARK) == "<think></think><eos>"
     assert of(Kind.ANSWER) == "no"
+
+
+@pytest.mark.parametrize("answer", ["t", "e", "<", "assistant", " k "])
+def test_answers_that_look_like_marks_are_told_from_them(answer):
+    talk = {"messages": [TALK["messages"][0], {"role": "assistant", "content": answer}]}
+    for template in (THINKING, tiny_lm.TEMPLATE, None):
+        _, of = _one(talk, tiny_lm.tokenizer(template=template))
+        assert of(Kind.ANSWER).strip() == answer.strip()  # one token may be a mark's blank and an answer's letter
+        assert of(Kind.MARK).strip() == ("<think></think><eos>" if template == THINKING else "<eos>")
+
+
+def test_answers_in_the_templates_own_words_count_whole():
+    template = (
+        "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] | upper }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    _, of = _one(TALK, template=template, answers="last")
+    assert of(Kind.ANSWER) == "NO"
+
+
+def test_answers_without_a_token_are_counted():
+    from tokenizers import normalizers
+
+    tokenizer = tiny_lm.tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("z", "")
+    tokenizer.eos_token = None
+    rows = [{"prompt": "a", "completion": "zz"}, {"prompt": "a", "completion": "b"}]
+    encoding = encode(Records.of(rows), tokenizer, ends=False)
+    assert encoding.left_out == {"answer of which the tokenizer makes no token": 1}
+    with pytest.raises(BadInput, match="makes no token of any answer"):
+        encode(Records.of(rows[:1]), tokenizer, ends=False)
 
 
 def test_a_template_that_rewrites_earlier_answers_is_found_out():

@@ -5,7 +5,7 @@
 
 from subspace_tuning.judge.bits_per_byte import BitsPerByte
 from subspace_tuning.judge.generation import Generation
-from subspace_tuning.judge.judgement import JUDGEMENTS, Judgement, from_data, register, to_data
+from subspace_tuning.judge.judgement import JUDGEMENTS, Judgement, OfRows, from_data, register, several, to_data
 from subspace_tuning.judge.lm_eval import LmEval
 from subspace_tuning.judge.multiple_choice import MultipleChoice
 from subspace_tuning.judge.verdict import Verdict
@@ -17,8 +17,10 @@ __all__ = [
     "Judgement",
     "LmEval",
     "MultipleChoice",
+    "OfRows",
     "Verdict",
     "from_data",
     "register",
+    "several",
     "to_data",
 ]

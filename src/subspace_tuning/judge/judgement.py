@@ -136,6 +136,17 @@ def from_data(data: Any) -> Judgement:
         raise BadInput(f"the judgement {name!r}: {where} is {first['input']!r}: {said}" if where else said) from error
 
 
+def several(data: Any) -> dict[str, Judgement]:
+    """Judgements by their labels, from a list of plain data. Raises BadInput where two would be called the same."""
+    found: dict[str, Judgement] = {}
+    for one in data if isinstance(data, list | tuple) else [data]:
+        judgement = from_data(one)
+        if judgement.label in found:
+            raise BadInput(f"two judgements are called {judgement.label!r}; give one of them a name: ...")
+        found[judgement.label] = judgement
+    return found
+
+
 def to_data(judgement: Judgement) -> dict[str, Any]:
     """Plain data that ``from_data`` reads back, every field with its value."""
     values = {f.name: getattr(judgement, f.name) for f in fields(judgement)}

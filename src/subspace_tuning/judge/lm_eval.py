@@ -57,6 +57,10 @@ class LmEval(Judgement):
             progress(verdict.rows, verdict.rows)
         return verdict
 
+    @property
+    def label(self) -> str:
+        return self.name or f"{self.kind} {self.task}"
+
     def _manager(self) -> Any:
         """What finds the task: one's own folder, else the harness's thousands of files, which take seconds to list."""
         from lm_eval.tasks import TaskManager
@@ -94,7 +98,7 @@ class LmEval(Judgement):
         }
         better = found.get("higher_is_better", {}).get(self.task, {}).get(plain[main], True)
         return Verdict(
-            judge=self.name or f"lm_eval {self.task}",
+            judge=self.label,
             metric=main,
             metrics=metrics,
             numbers=[int(sample["doc_id"]) for sample in samples],

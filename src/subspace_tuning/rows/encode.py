@@ -19,6 +19,7 @@ from subspace_tuning.rows.spans import Kind, Span, spans, template_of
 IGNORED = -100  # the label of a token without a loss, as torch's cross-entropy has it
 Tokens = tuple[NDArray[np.int32], NDArray[np.uint8]]  # ids, kinds
 CUT, CUT_AWAY = "answer cut short by max_length", "answer cut away by max_length"
+NO_TOKEN = "answer of which the tokenizer makes no token"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +60,10 @@ class Encoding:
     notes: tuple[str, ...] = ()
 
     def as_columns(self) -> dict[str, list[list[int]]]:
-        """input_ids and completion_mask, as TRL's SFTTrainer takes rows that are tokens already."""
+        """input_ids and labels, with which TRL's SFTTrainer takes rows as they are."""
         return {
             "input_ids": [row.ids.tolist() for row in self.rows],
-            "completion_mask": [row.completion_mask.tolist() for row in self.rows],
+            "labels": [row.labels.tolist() for row in self.rows],
         }
 
 
@@ -92,21 +93,24 @@ def encode(
 def _encode(records: Records, tokenizer: Any, max_length: int | None, answers: str, template: str | None) -> Encoding:
     rows = rows_of(records)
     texts = [spans(row, tokenizer, answers=answers, template=template) for row in rows]
-    found, left_out = [], {CUT_AWAY: 0, CUT: 0}
+    found, left_out = [], {CUT_AWAY: 0, CUT: 0, NO_TOKEN: 0}
     for number, parts, (ids, kinds) in zip(records.numbers, texts, tokens(texts, tokenizer), strict=True):
         size = sum(len(span.text.encode()) for span in parts if span.kind == Kind.ANSWER)
         answer = int((kinds == Kind.ANSWER).sum())
         ids, kinds = ids[:max_length], kinds[:max_length]
         kept = int((kinds == Kind.ANSWER).sum())
         if kept == 0:
-            left_out[CUT_AWAY] += 1
+            left_out[CUT_AWAY if answer else NO_TOKEN] += 1
             continue
         left_out[CUT] += kept < answer
         found.append(Encoded(number, ids, kinds, size))
+    if not found and left_out[NO_TOKEN] == len(rows):
+        raise BadInput(f"{records.name}: the tokenizer makes no token of any answer; is it this model's?")
     if not found:
+        shortest = min(len(ids) for ids, _ in tokens(texts, tokenizer))
         raise BadInput(
             f"{records.name}: max_length={max_length} cuts away the answer of every row; give a greater one "
-            f"(the shortest row has {min(len(ids) for ids, _ in tokens(texts, tokenizer))} tokens)"
+            f"(the shortest row has {shortest} tokens)"
         )
     unnamed = template is None and template_of(tokenizer) and any(isinstance(row, Conversation) for row in rows)
     said = ("the tokenizer has no chat template: conversations are written as `User: ...` and `Assistant: ...`",)

@@ -68,8 +68,10 @@ def _prompted(record: Record, place: str) -> Row:
 
 
 def _answer(record: Record, column: str, place: str) -> str:
-    if record.get(column) in (None, ""):
-        raise BadInput(f"{place} has no answer: its column {column!r} is {'empty' if column in record else 'missing'}")
+    if column not in record:
+        raise BadInput(f"{place} has no answer: its column {column!r} is missing")
+    if record[column] is None or not str(record[column]).strip():
+        raise BadInput(f"{place} has no answer: its column {column!r} is empty")
     return _text(record, column, place)
 
 
@@ -99,7 +101,7 @@ def _turns(messages: Any, place: str) -> tuple[tuple[str, str], ...]:
             )
     if roles[-1] != ASSISTANT:
         raise BadInput(f"{place} has no answer: its last message is the {roles[-1]}'s, expected the assistant's")
-    if not turns[-1][1]:
+    if not turns[-1][1].strip():
         raise BadInput(f"{place} has no answer: the assistant's last message is empty")
     return turns
 

@@ -18,6 +18,9 @@ TEMPLATE = (
 )
 
 
+_OTHER = "\ue000"  # an answer that no text holds
+
+
 class Kind(IntEnum):
     """What a token is to the model."""
 
@@ -61,7 +64,9 @@ def spans(row: Row, tokenizer: Any, *, answers: str = "all", template: str | Non
                 f"what the chat template writes to open an answer is not how message {at}, an answer, begins; "
                 "give another template"
             )
-        found += [Span(before[len(done) :], Kind.PROMPT), *_parts(upto[len(before) :], row.turns[at][1])]
+        other = written((*row.turns[:at], (ASSISTANT, _OTHER)), tokenizer, template=template)
+        parts = _parts(upto[len(before) :], row.turns[at][1], other[len(before) :])
+        found += [Span(before[len(done) :], Kind.PROMPT), *parts]
         done = upto
     return [span for span in found if span.text]
 
@@ -81,13 +86,13 @@ def written(
         raise BadInput(f"the chat template fails on a conversation of {roles}: {said}; give another one") from error
 
 
-def _parts(text: str, content: str) -> list[Span]:
-    """What the model writes: the template's marks around an answer's own content."""
-    content = content if content in text else content.strip()
-    if not content or content not in text:
-        return [Span(text, Kind.ANSWER)]
-    before, _, after = text.partition(content)
-    return [Span(before, Kind.MARK), Span(content, Kind.ANSWER), Span(after, Kind.MARK)]
+def _parts(text: str, content: str, other: str) -> list[Span]:
+    """What the model writes: an answer's own content between marks, which are those around the other answer too."""
+    before, _, after = other.partition(_OTHER)
+    inner = text[len(before) : len(text) - len(after)]
+    if text != before + inner + after or inner.strip() != content.strip():
+        return [Span(text, Kind.ANSWER)]  # the template writes answers in its own words
+    return [Span(before, Kind.MARK), Span(inner, Kind.ANSWER), Span(after, Kind.MARK)]
 
 
 def _end(tokenizer: Any) -> list[Span]:
