@@ -91,7 +91,10 @@ class Interrupt(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("method", ["ssb", "full"])
+ADALORA = {"name": "adalora", "r": 2, "init_r": 4, "delta_t": 2}  # remembers something from step to step
+
+
+@pytest.mark.parametrize("method", ["ssb", "full", ADALORA], ids=["ssb", "full", "adalora"])
 def test_interrupted_run_goes_on_to_the_same_end(finished, tmp_path, method):
     folder, _ = finished
     values = recipe(folder, method=method, output=str(tmp_path / "run"))
@@ -109,6 +112,15 @@ def test_interrupted_run_goes_on_to_the_same_end(finished, tmp_path, method):
     kind = "model/model" if method == "full" else "adapter/adapter_model"
     a, b = ((tmp_path / name / f"{kind}.safetensors").read_bytes() for name in ("run", "whole"))
     assert a == b
+
+
+def test_metrics_show_the_penalty_on_its_own(finished, tmp_path):
+    folder, _ = finished
+    run(make(recipe(folder, method=ADALORA, output=str(tmp_path / "run"), log_every=3)))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    penalties = [line["penalty"] for line in lines if "loss" in line]
+    assert len(penalties) == 4
+    assert all(0.1 < p < 0.3 for p in penalties)  # 0.1 times norms of 4 x 4 matrices near I, at first
 
 
 def test_finished_run_is_read_not_run_again(finished):

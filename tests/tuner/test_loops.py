@@ -27,17 +27,21 @@ ACTING = [
     Case(SSB() | LoRA(r=2), "o"),
     Case(AdaLoRA(r=1, init_r=3, **PHASES)),
     Case(FlexLoRA(r=2, **PHASES)),
-    Case(LoRADash(r=2, directions=2, launch=3)),
+    Case(LoRADash(r=2, alpha=2.0, directions=2, launch=3)),
     Case(StelLA(r=2)),
     Case(DiffPruning(share=0.1, fixed=0.5, l0=1e-3)),
     Case(SSB() | AdaLoRA(r=1, init_r=3, **PHASES), "o"),
 ]
 
 
+def base():
+    return bert(initializer_range=0.5)  # where gradients are as large as what methods and penalties do
+
+
 def made(case, **values):
     torch.manual_seed(0)
     config = case.config(init_weights=False, total_steps=STEPS, mpc_weight=0.5, **values)
-    return steady(get_peft_model(bert(), config).train())
+    return steady(get_peft_model(base(), config).train())
 
 
 def steady(model):
@@ -242,7 +246,7 @@ def test_every_loop_is_the_one_in_which_everything_is_said(case, loop, tmp_path)
     start = trained(model)
     loop(model, rows(), tmp_path)
     for name, value in trained(model).items():
-        torch.testing.assert_close(value, want[name], rtol=1e-4, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(value, want[name], rtol=1e-3, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
     assert any(not torch.equal(value, start[name]) for name, value in want.items())
 
 
@@ -292,7 +296,7 @@ def test_an_adapter_without_a_gradient_stays_as_it_is():
     assert all(torch.equal(v, idle[k]) for k, v in trained_of(one, "idle").items())
     want = by_hand(ACTING[3], 3)
     for name, value in trained(one).items():
-        torch.testing.assert_close(value, want[name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(value, want[name], rtol=1e-3, atol=1e-4)
 
 
 def trained_of(model, adapter):
@@ -310,7 +314,7 @@ def test_two_models_in_one_optimiser_count_for_themselves():
     want = by_hand(ACTING[3])
     for model in (one, other):
         for name, value in trained(model).items():
-            torch.testing.assert_close(value, want[name], rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(value, want[name], rtol=1e-3, atol=1e-4)
 
 
 def test_a_deleted_adapter_acts_no_more():
@@ -327,19 +331,19 @@ def test_a_deleted_adapter_acts_no_more():
 
 
 def copied(config):
-    return copy.deepcopy(get_peft_model(bert(), config))
+    return copy.deepcopy(get_peft_model(base(), config))
 
 
 def added(config):
-    model = bert()
+    model = base()
     model.add_adapter(config)
     return model
 
 
 def second(config):
-    model = get_peft_model(bert(), SubspaceConfig(method="lora", r=2))
+    model = get_peft_model(base(), SubspaceConfig(method="lora", r=2))
     torch.manual_seed(0)
-    fresh = get_peft_model(bert(), config)
+    fresh = get_peft_model(base(), config)
     model.add_adapter("other", config)
     model.set_adapter("other")
     model.load_state_dict({k.replace(".default.", ".other."): v for k, v in fresh.state_dict().items()}, strict=False)
@@ -355,7 +359,7 @@ def test_copies_and_added_adapters_act_too(how):
     plain(model, rows(), None)
     got = trained_of(model, "other") or trained(model)
     for (name, value), wanted in zip(got.items(), want.values(), strict=True):
-        torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(value, wanted, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_hooks_keep_nothing_alive():

@@ -3,11 +3,13 @@
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from cases import each
-from loops import Watch, train
+from loops import Watch, train, trainer
 from models import batch, bert
-from subspace_tuning import SubspaceConfig, set_total_steps
+from subspace_tuning import SubspaceConfig, penalty, set_total_steps
 from subspace_tuning.methods import AdaLoRA, DiffPruning, LoRADash
 from subspace_tuning.testing.cases import adapter_parameters, stored_numbers
 from subspace_tuning.tuner.layer import SubspaceLayer
@@ -58,12 +60,66 @@ def test_adalora_keeps_the_same_numbers_in_its_last_phase(tmp_path):
     assert all(torch.equal(mask, watch.seen[11]) for mask in watch.seen[11:])
 
 
-def test_adalora_goes_on_from_a_checkpoint_of_its_last_phase(tmp_path):
-    train(adalora(), tmp_path, 16, save_strategy="steps", save_steps=14)
+@each(saved=[2, 7, 14])
+def test_adalora_goes_on_from_a_checkpoint_as_if_never_stopped(saved, tmp_path):
+    """What it remembers is saved with the optimiser's moments, and no adapter carries it."""
+
+    def run(**values):
+        torch.manual_seed(0)
+        model = adalora()
+        return adapter_parameters(train(model, tmp_path, 16, gradient_accumulation_steps=2, **values))
+
+    want = run(save_strategy="steps", save_steps=saved)
+    got = run(resume=str(tmp_path / f"checkpoint-{saved}"))
+    assert all(torch.equal(got[k], p) for k, p in want.items())
+    files = load_file(tmp_path / f"checkpoint-{saved}" / "adapter_model.safetensors")
+    assert {k.rpartition(".")[2] for k in files if "subspace" in k} == {"A", "d", "B"}
+
+
+def test_adalora_goes_on_without_what_it_remembers(tmp_path):
+    """From a checkpoint of an optimiser that did not keep it, or none."""
+    train(adalora(), tmp_path, 16, save_strategy="steps", save_steps=14, save_only_model=True)
     model = adalora()
     torch.manual_seed(1)
     train(model, tmp_path, 16, resume=str(tmp_path / "checkpoint-14"))
     assert numbers_left(model) == 2 * len(layers(model))
+
+
+def test_trainers_logs_show_the_penalty(tmp_path):
+    model = get_peft_model(bert(), SubspaceConfig(method="lora", r=2, mpc="o"))
+    made, seen, terms = trainer(model, tmp_path, 6, logging_steps=3, learning_rate=0.1), [], []
+    made.add_callback(Watch(model, lambda m: None))
+    made.add_callback(Logged(seen))
+    made.optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    made.optimizer.register_step_pre_hook(lambda *_: terms.append(quiet(model)))
+    made.train()
+    want = [sum(terms[:3]) / 3, sum(terms[3:]) / 3]
+    assert terms[0] != terms[-1]
+    assert [log["penalty"] for log in seen if "loss" in log] == pytest.approx(want, rel=1e-5)
+    assert [log["penalty"] for log in made.state.log_history if "loss" in log] == pytest.approx(want, rel=1e-5)
+    assert not any("penalty" in log for log in seen if "loss" not in log)
+
+
+class Logged(TrainerCallback):
+    def __init__(self, seen):
+        self.seen = seen
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.seen.append(dict(logs))
+
+
+@torch.no_grad()
+def quiet(model):
+    return penalty(model).item()
+
+
+def test_an_engine_with_an_optimiser_of_its_own_is_named(tmp_path):
+    """As DeepSpeed's: nobody steps an optimiser of torch's that holds the parameters."""
+    model = get_peft_model(bert(), SubspaceConfig(method="lora", r=2, mpc="o"))
+    made = trainer(model, tmp_path, 2)
+    made.optimizer = torch.optim.SGD([p.detach().clone() for p in adapter_parameters(model).values()], lr=0.1)
+    with pytest.warns(UserWarning, match="'default' acts at steps of torch's optimisers, and none has been taken"):
+        made.train()
 
 
 def test_adalora_keeps_what_matters_most():

@@ -80,6 +80,14 @@ class Clock:
         (total, steps), self._penalty = self._penalty, (0.0, 0)
         return float(total) / steps if steps else None
 
+    def check_whole(self) -> None:
+        """Raise RuntimeError where the adapter's matrices are no matrices any more."""
+        if any(getattr(p, "_fsdp_flattened", False) for p in self.parameters()):
+            raise RuntimeError(
+                f"the adapter {self.adapter!r} acts on matrices at the optimiser's step, and FSDP's first version has "
+                "flattened them; use FSDP2 (torch's fully_shard, or fsdp_version: 2 for accelerate)"
+            )
+
     def begin(self, optimizer: torch.optim.Optimizer, held: dict[int, int]) -> None:
         """The optimiser, which holds these parameters (id -> place), is about to move them."""
         if self._step is not None and not self._step.moving.isdisjoint(held):

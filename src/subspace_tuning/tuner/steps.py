@@ -77,6 +77,7 @@ def _begin(optimizer: Optimizer, held: dict[int, int], again: bool = False) -> T
     for clock in _clocks(held):
         if not any(p.grad is not None for p in clock.parameters() if id(p) in held):
             continue
+        clock.check_whole()
         term = None if clock.in_loss else charge(clock, held)
         if term is not None:
             terms.append(term)

@@ -1,0 +1,109 @@
+"""Two processes (DDP, FSDP2) train what one does with the batches of both."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from peft import get_peft_model
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from models import batch, bert
+from subspace_tuning import SSB, LoRA, TriLoRA
+from subspace_tuning.methods import AdaLoRA, DiffPruning, FlexLoRA, LoRADash, StelLA
+from subspace_tuning.testing.cases import Case, adapter_parameters, stored_numbers
+
+STEPS, LR, RANKS = 6, 0.1, 2
+PHASES = {"tinit": 1, "tfinal": 2, "delta_t": 1}
+ACTING = [
+    Case(LoRA(r=2), "o"),
+    Case(TriLoRA(r=2), "d"),
+    Case(AdaLoRA(r=1, init_r=3, **PHASES)),
+    Case(FlexLoRA(r=2, **PHASES)),
+    Case(LoRADash(r=2, alpha=2.0, directions=2, launch=3)),
+    Case(StelLA(r=2)),
+    Case(DiffPruning(share=0.1, fixed=0.5, l0=1e-3)),
+    Case(SSB() | AdaLoRA(r=1, init_r=3, **PHASES), "o"),
+]
+
+
+def alone(model):
+    return model
+
+
+def ddp(model):
+    return DistributedDataParallel(model)
+
+
+def fsdp2(model):
+    for layer in model.base_model.model.bert.encoder.layer:
+        fully_shard(layer)
+    return fully_shard(model)
+
+
+def fsdp1(model):
+    return FullyShardedDataParallel(model, use_orig_params=True, device_id=torch.device("cpu"))
+
+
+def trained(case, wrap, data):
+    """Parameters and stored numbers, whole, of a model after training."""
+    torch.manual_seed(0)
+    config = case.config(init_weights=False, total_steps=STEPS, mpc_weight=0.5)
+    model = get_peft_model(bert(num_hidden_layers=1, initializer_range=0.5), config).train()
+    model.register_forward_pre_hook(lambda *_: torch.manual_seed(0) and None)  # the same noise in each pass
+    held = wrap(model)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=LR)
+    for _ in range(STEPS):
+        held(**data).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    found = adapter_parameters(model) | stored_numbers(model)
+    return {k: (v.full_tensor() if isinstance(v, DTensor) else v).detach().clone() for k, v in found.items()}
+
+
+def apart(got, want):
+    assert set(got) == set(want)
+    return max((got[k].double() - want[k].double()).abs().max().item() for k in want)
+
+
+def work(rank, port, found):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://localhost:{port}", rank=rank, world_size=RANKS)
+    torch.manual_seed(1)
+    whole = batch(bert, 4)
+    part = {k: v[2 * rank : 2 * rank + 2] for k, v in whole.items()}
+    try:
+        trained(ACTING[0], fsdp1, part)
+    except RuntimeError as error:
+        found[rank, "fsdp1"] = str(error)
+    for i, case in enumerate(ACTING):
+        want = trained(case, alone, whole)
+        found[rank, i, "alone"] = apart(trained(case, alone, part), want)
+        for wrap in (ddp, fsdp2):
+            found[rank, i, wrap.__name__] = apart(trained(case, wrap, part), want)
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found():
+    store = dist.TCPStore("localhost", 0, 1, is_master=True, wait_for_workers=False)
+    port = store.port
+    del store
+    with mp.Manager() as manager:
+        shared = manager.dict()
+        mp.spawn(work, (port, shared), nprocs=RANKS)
+        return copy.deepcopy(dict(shared))
+
+
+@pytest.mark.parametrize("wrap", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("i", range(len(ACTING)), ids=lambda i: str(ACTING[i]))
+def test_two_processes_train_what_one_does(found, i, wrap):
+    for rank in range(RANKS):
+        assert found[rank, i, wrap] < 1e-4 < 1e-3 < found[rank, i, "alone"]
+
+
+def test_matrices_that_are_flattened_are_refused(found):
+    assert "use FSDP2" in found[0, "fsdp1"]
