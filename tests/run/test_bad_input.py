@@ -81,11 +81,33 @@ def trained(home, tmp_path, *words, code=BAD, **changes):
         ({"labels": ["a", "b", "a"]}, ["'a' stands there twice"]),
         ({"labels": ["a", ""]}, ["not empty"]),
         ({"encoding": "utf-9"}, ["'utf-9' is not known"]),
+        ({"columns": []}, ["one or two columns"]),
+        ({"columns": ["text", "text"]}, ["another one of labels"]),
+        ({"label": "text"}, ["another one of labels"]),
+        ({"seed": -1}, ["seed is -1"]),
+        ({"seed": 2**32}, ["seed is 4294967296"]),
+        ({"learning_rate": float("inf")}, ["learning_rate is inf", "finite"]),
+        ({"layers_to_transform": []}, ["layers_to_transform is []"]),
+        ({"target_modules": "["}, ["target_modules holds '['", "no regular expression"]),
+        ({"exclude_modules": "("}, ["exclude_modules holds '('", "no regular expression"]),
+        ({"method": "lora", "rank_pattern": {"[": 2}}, ["rank_pattern holds '['", "no regular expression"]),
+        ({"method": "lora", "alpha_pattern": {"*": 2.0}}, ["alpha_pattern holds '*'", "no regular expression"]),
+        ({"target_modules": ["key", "valeu"]}, ["target_modules: 'valeu' matches no"]),
+        ({"target_modules": ["key"], "layers_to_transform": [1, 7]}, ["layers_to_transform: 7 matches no"]),
+        ({"target_modules": ["key", "value"], "exclude_modules": ["keys"]}, ["exclude_modules: 'keys' matches no"]),
+        ({"modules_to_save": ["poller"]}, ["modules_to_save: 'poller' matches no module"]),
+        (
+            {"method": "lora", "target_modules": ["key"], "rank_pattern": {"query": 2}},
+            ["rank_pattern: 'query' matches"],
+        ),
+        ({"method": "lora", "alpha_pattern": {"layer.9.*": 2.0}}, ["alpha_pattern: 'layer.9.*' matches no"]),
+        ({"method": {"name": "lora", "alpha": "x"}}, ["alpha is 'x'"]),
+        ({"method": {"name": "lora", 1: 2}}, ["no field"]),
         ({"metric": "acuracy"}, ["did you mean 'accuracy'?"]),
         ({"columns": ["a", "b", "c"]}, ["one or two columns"]),
         ({"trainer": {"optimm": "adamw"}}, ["'optimm'", "did you mean 'optim'?"]),
         ({"schedule": "linnear"}, ["linnear"]),
-        ({"model": "/nowhere/to/be/found"}, ["cannot load", "/nowhere/to/be/found"]),
+        ({"model": "/nowhere/to/be/found"}, ["cannot load", "there is no folder /nowhere/to/be/found"]),
     ],
 )
 def test_a_recipe_that_cannot_be_run(home, tmp_path, changes, words):
@@ -96,6 +118,7 @@ def test_a_recipe_that_cannot_be_run(home, tmp_path, changes, words):
 
 def test_unknown_key_suggests_the_nearest(home, tmp_path):
     assert "unknown key 'learnig_rate': did you mean 'learning_rate'?" in trained(home, tmp_path, learnig_rate=1)
+    assert "unknown key '1'" in trained(home, tmp_path, **{"1": 2})
     assert "did you mean 'method.r'?" in trained(home, tmp_path, "r=4")
     assert "expected key=value" in trained(home, tmp_path, "seed")
 
@@ -108,6 +131,12 @@ def test_recipe_that_is_none(tmp_path):
     assert "is not YAML" in said("train", tmp_path / "broken.yaml", code=BAD)
     assert "cannot read the recipe" in said("train", tmp_path / "binary.yaml", code=BAD)
     assert "cannot read the recipe" in said("train", tmp_path / "absent.yaml", code=BAD)
+    (tmp_path / "twice.yaml").write_text("seed: 1\nmethod: ssb\nseed: 2\n")
+    assert "line 3 gives 'seed' a second time" in said("train", tmp_path / "twice.yaml", code=BAD)
+    (tmp_path / "number.yaml").write_text("1: 2\n")
+    assert "unknown key '1'" in said("train", tmp_path / "number.yaml", code=BAD)
+    with pytest.raises(BadInput, match="unknown key 1"):
+        make({1: 2})
     with pytest.raises(BadInput, match="no fields to set"):
         override({"model": "x"}, ["model.name=y"])
     assert override({}, ["learning_rate=1e-3"]) == {"learning_rate": 0.001}

@@ -123,6 +123,47 @@ def test_a_run_is_known_by_what_decides_it(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"methods": [{"method": "ssb", "label_smoothing": 0.1}]}, ["a method's 'label_smoothing' is no field"]),
+        ({"methods": [{"method": "ssb", "lerning_rate": 0.1}]}, ["did you mean 'learning_rate'?"]),
+        ({"methods": [{"method": "lora", "rank": [1]}]}, ["'rank'", "did you mean 'ranks'?"]),
+        ({"methods": [{"method": "lora", "ranks": [0]}]}, ["the method lora's ranks.0 is 0", "greater than 0"]),
+        ({"methods": [{"method": "lora", "learning_rates": [-1]}]}, ["the method lora's learning_rates.0 is -1"]),
+        ({"methods": [{"method": "lora", "seed": 3}]}, ["a method's seed is not its own to set"]),
+        ({"methods": [{"method": "lora", 1: 3}]}, ["a method's 1 is no field"]),
+        ({"methods": [{"method": "lora", "batch_size": 0}]}, ["batch_size is 0"]),
+        ({"methods": [{"method": {"name": "lora", "alpha": "x"}}]}, ["alpha is 'x'"]),
+        ({"methods": [3]}, ["3"]),
+        ({"base": {"lerning_rate": 1}}, ["base's 'lerning_rate'", "did you mean 'learning_rate'?"]),
+        ({"base": {"1": 1}}, ["base's '1' is no field"]),
+        ({"tasks": [{"task": "rte", "1": 1}]}, ["a task's '1' is no field"]),
+        ({"seeds": [-1]}, ["seeds.0 is -1"]),
+        ({"ranks": [0]}, ["ranks.0 is 0"]),
+        ({"tuning": {"factors": [1], "seeds": [-3]}}, ["tuning.seeds.0 is -3"]),
+    ],
+)
+def test_what_no_recipe_knows_is_told_by_its_name(tmp_path, changes, said):
+    with pytest.raises(BadInput) as error:
+        Sweep(sweep(tmp_path / "out", **changes))
+    for word in said:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("missing", ["model", "data"])
+@pytest.mark.parametrize("words", [["--dry-run"], []])
+def test_a_model_or_data_that_is_not_there_is_refused_before_a_run(tmp_path, missing, words):
+    values = recipe(tmp_path)
+    base = {key: values[key] for key in ("model", "task", "data", "labels")} | {missing: str(tmp_path / "nowhere")}
+    given = {"output": str(tmp_path / "out"), "methods": ["ssb"], "base": base}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(given))
+    done = CliRunner().invoke(app, ["sweep", str(tmp_path / "sweep.yaml"), *words])
+    assert done.exit_code == 2, done.output
+    assert str(tmp_path / "nowhere") in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
         ({"seeds": [17], "tuning": {"factors": [1]}}, "tuning.seeds and seeds share"),
         (
             {"methods": ["ssb", {"method": "lora", "learning_rates": [1]}], "tuning": {"factors": [1, 3]}},

@@ -198,6 +198,11 @@ def test_layers_are_found_by_name_and_compared_by_kind(made):
         analyze(made(BitFit(), name="biases"))
 
 
+def test_layers_that_are_no_regular_expression(made):
+    with pytest.raises(BadInput, match="--layers is a regular expression, got '\\('"):
+        analyze(made(LoRA(r=2)), look=Look(layers="("))
+
+
 def test_between_layers_compares_what_has_one_shape():
     from subspace_tuning.linalg.svd import svd
 

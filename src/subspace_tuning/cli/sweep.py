@@ -41,6 +41,7 @@ def sweep(
     The same command goes on where an earlier one stopped, for whatever reason; finished runs are not run again, and a
     failed one never stops the others. Each run is a folder, its name the hash of its config and of the versions.
     """
+    from subspace_tuning.run.pretrained import check_inputs
     from subspace_tuning.sweep.pool import LocalPool, Pool, usual_jobs
     from subspace_tuning.sweep.recipe import read_sweep
     from subspace_tuning.sweep.sweep import Sweep
@@ -48,6 +49,8 @@ def sweep(
     if engine == "local" and (address or gpus):
         raise BadInput("--address and --gpus are for --engine ray; leave them out")
     work = Sweep(read_sweep(recipe))
+    if engine == "local" and any(stage.missing for stage in work.stages()):
+        check_inputs(cell.some for cell in work.plan.cells)
     if dry_run:
         _tell_stages(work.stages())
         for cell in work.plan.cells:

@@ -17,7 +17,7 @@ from subspace_tuning.files.adapter_folder import CONFIG
 from subspace_tuning.files.assets import location
 from subspace_tuning.files.checkpoint import shards
 from subspace_tuning.run.folder import RunFolder
-from subspace_tuning.run.pretrained import load_model, load_tokenizer
+from subspace_tuning.run.pretrained import cannot_load, load_model, load_tokenizer
 from subspace_tuning.run.skeleton import class_of
 from subspace_tuning.tuner.adapter import Adapter, read
 
@@ -85,8 +85,7 @@ def load_base(name: str, task_type: str | None = None, num_labels: int | None = 
     except BadInput:
         raise
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        said = str(error).strip().splitlines()
-        raise BadInput(f"cannot load the base model {name!r}: {said[0] if said else type(error).__name__}") from error
+        raise cannot_load("base model", name, error) from error
 
 
 def find_tokenizer(name: str) -> Any:

@@ -21,7 +21,7 @@ from transformers import (
 
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.files.adapter_folder import CONFIG, read_config
-from subspace_tuning.files.assets import location
+from subspace_tuning.files.assets import DEFAULT, SMALL_LM, location
 from subspace_tuning.files.checkpoint import shards
 from subspace_tuning.run.recipe import HEAD, Recipe
 from subspace_tuning.tasks import Task, texts
@@ -63,7 +63,7 @@ def load_model(name: str, task: Task, seed: int = 0) -> Pretrained:
             output_loading_info=True,
         )
     except (OSError, ValueError, SafetensorError, KeyError) as error:
-        raise BadInput(f"cannot load the model {name!r}: {_first_line(error)}") from error
+        raise cannot_load("model", name, error) from error
     missing = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     return Pretrained(model, _outermost(model, missing))
 
@@ -73,7 +73,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(location(name))
     except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"cannot load the tokenizer of {name!r}: {_first_line(error)}") from error
+        raise cannot_load("tokenizer of", name, error) from error
     if tokenizer.pad_token is None:
         texts.pad(tokenizer, _padding(name))
     return tokenizer
@@ -87,9 +87,36 @@ def _padding(name: str) -> int | None:
         return None
 
 
-def _first_line(error: Exception) -> str:
+def check_model(name: str) -> None:
+    """Raises BadInput where there is no such model, before anything is read but its config."""
+    if name in (DEFAULT, SMALL_LM):
+        return
+    try:
+        AutoConfig.from_pretrained(location(name))
+    except (OSError, ValueError, KeyError) as error:
+        raise cannot_load("model", name, error) from error
+
+
+def check_inputs(recipes: Iterable[Recipe]) -> None:
+    """Raises BadInput where a model or the data of one of the recipes is not there."""
+    recipes = list(recipes)
+    for name in dict.fromkeys(recipe.model for recipe in recipes):
+        check_model(name)
+    for data in dict.fromkeys(recipe.data for recipe in recipes if recipe.data):
+        if not Path(data).expanduser().exists():
+            raise BadInput(f"there is no data file or folder {Path(data).expanduser().absolute()}")
+
+
+def cannot_load(what: str, name: str, error: Exception) -> BadInput:
+    """What to say of a model that cannot be loaded: where a folder was looked for, or what is wrong with it."""
+    folder = Path(location(name)).absolute()
+    if not folder.exists():
+        return BadInput(
+            f"cannot load the {what} {name!r}: there is no folder {folder}, and no model of that name within reach "
+            "on the hub; a relative path counts from the folder one is in"
+        )
     said = str(error).strip().splitlines()
-    return said[0] if said else type(error).__name__
+    return BadInput(f"cannot load the {what} {name!r}: {said[0] if said else type(error).__name__}")
 
 
 def _outermost(model: nn.Module, missing: Iterable[str]) -> list[str]:

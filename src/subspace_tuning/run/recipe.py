@@ -9,34 +9,38 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from collections.abc import Container
 from dataclasses import fields
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from subspace_tuning.errors import BadInput, as_bad_input, nearest
 from subspace_tuning.files import assets
-from subspace_tuning.files.text import UTF8, known_encoding
+from subspace_tuning.files.text import UTF8, known_encoding, read_text
 from subspace_tuning.method import Composition, Method
 from subspace_tuning.method.mpc import WEIGHT
 from subspace_tuning.method.registry import from_data, load, to_data
+from subspace_tuning.run.yaml_words import parse
 from subspace_tuning.tasks import Task, task_of
 from subspace_tuning.tasks.task import GLUE
+from subspace_tuning.tuner.patterns import Patterns
 
 FULL = "full"  # full fine-tuning: a baseline, no method of the registry
 HEAD = "head"  # a linear probe, the other baseline: the head alone is trained
 _DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C where PyYAML has it: four times as fast
 PLAIN_LEARNING_RATES = {FULL: 5e-5, HEAD: 1e-2}
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Recipe(BaseModel):
     """What to train on what, and how."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     # what
     model: str = assets.DEFAULT
@@ -58,7 +62,7 @@ class Recipe(BaseModel):
     mpc_weight: float = Field(WEIGHT, ge=0)
     target_modules: list[str] | str | None = None
     exclude_modules: list[str] | str | None = None
-    layers_to_transform: list[int] | int | None = None
+    layers_to_transform: Annotated[list[int], Field(min_length=1)] | int | None = None
     layers_pattern: list[str] | str | None = None
     modules_to_save: list[str] | None = None
     rank_pattern: dict[str, int] = {}
@@ -67,7 +71,7 @@ class Recipe(BaseModel):
     calibration_batches: PositiveInt = 8  # of training data, for methods that look at some before they start
 
     # how
-    seed: int = 0
+    seed: Seed = 0
     learning_rate: PositiveFloat | None = None
     batch_size: PositiveInt | None = None
     epochs: PositiveFloat | None = None
@@ -134,6 +138,7 @@ class Recipe(BaseModel):
         """
         self.task_object()
         known_encoding(self.encoding)
+        Patterns(self)
         with as_bad_input():
             load(self.method)
         method = None if self.is_plain else self.method_object()
@@ -182,24 +187,40 @@ def make(values: dict[str, Any]) -> Recipe:
     try:
         return Recipe(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"][:1])
-        said = first["msg"].removeprefix("Value error, ")
-        raise BadInput(f"the recipe's {key} is {first['input']!r}: {said}" if key else said) from error
+        raise BadInput(told(error, "the recipe")) from error
 
 
-def _hint(key: str) -> str:
+def told(error: ValidationError, whose: str) -> str:
+    """The first of pydantic's complaints in one sentence."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"] if "[" not in str(part))  # list[int] is pydantic's own word
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{whose}'s {key} is {first['input']!r}: {said}" if key else said
+
+
+def _hint(key: Any) -> str:
     if key in ("r", "rank", "alpha", "dropout"):
         return f"it is the method's field, did you mean 'method.{'r' if key == 'rank' else key}'? "
-    return nearest(key, Recipe.model_fields)
+    return nearest(str(key), Recipe.model_fields)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The plain data of a recipe file."""
+def texts_in(model: type[BaseModel]) -> set[str]:
+    """The keys whose values are texts or lists of texts."""
+    return {key for key, field in model.model_fields.items() if _leaves(field.annotation) <= {str, type(None)}}
+
+
+def _leaves(annotation: Any) -> set[Any]:
+    if get_origin(annotation) is Literal:
+        return {type(value) for value in get_args(annotation)}
+    return set().union(*map(_leaves, get_args(annotation))) if get_args(annotation) else {annotation}
+
+
+def read(path: Path, texts: Container[str] | None = None) -> dict[str, Any]:
+    """The plain data of a recipe file; ``texts`` are the keys whose values are words, by default those of a recipe."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read the recipe {path}: {getattr(error, 'strerror', None) or error}") from error
+        data = parse(read_text(path), texts_in(Recipe) if texts is None else texts)
+    except BadInput as error:
+        raise BadInput(f"cannot read the recipe: {error}") from error
     except yaml.YAMLError as error:
         raise BadInput(f"the recipe {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
@@ -215,7 +236,7 @@ def override(data: dict[str, Any], words: list[str]) -> dict[str, Any]:
         if not equals or not key:
             raise BadInput(f"cannot use {word!r}: expected key=value, such as seed=1 or method.r=4")
         try:
-            value = _number(yaml.safe_load(text))
+            value = parse(text, texts_in(Recipe), key)
         except yaml.YAMLError as error:
             raise BadInput(f"the value of {key} is not YAML: {text!r}") from error
         outer, dot, inner = key.partition(".")
@@ -229,16 +250,6 @@ def override(data: dict[str, Any], words: list[str]) -> dict[str, Any]:
             raise BadInput(f"cannot set {key}: {outer} is {held!r}, which has no fields to set one by one")
         data[outer] = {**held, inner: value}
     return data
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 5e-5 as a text; people mean a number."""
-    if isinstance(value, str) and value[:1] in "+-.0123456789" and value:
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 __all__ = ["FULL", "HEAD", "Recipe", "make", "override", "read"]

@@ -18,10 +18,10 @@ from pydantic import (
 )
 
 from subspace_tuning.errors import BadInput, nearest
-from subspace_tuning.run.recipe import Recipe, read
+from subspace_tuning.run.recipe import Recipe, Seed, read, texts_in, told
 
 AXES = ("model", "task", "method", "seed", "output", "hold_out")  # fields of a run that the sweep itself decides
-_STRICT = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+_STRICT = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class MethodEntry(BaseModel):
@@ -41,8 +41,11 @@ class MethodEntry(BaseModel):
             return cls(method=given)
         own = {key: given[key] for key in ("method", "learning_rates", "ranks") if key in given}
         fields = {key: value for key, value in given.items() if key not in own}
-        _check_fields("a method's", fields, allowed=())
-        return cls(**own, fields=fields)
+        _check_fields("a method's", fields, allowed=(), also=("method", "learning_rates", "ranks"))
+        try:
+            return cls(**own, fields=fields)
+        except ValidationError as error:
+            raise ValueError(told(error, f"the method {_name(given['method'])}")) from error
 
 
 class Exclusion(BaseModel):
@@ -54,7 +57,7 @@ class Exclusion(BaseModel):
     task: str | None = None
     model: str | None = None
     r: PositiveInt | None = None
-    seed: int | None = None
+    seed: Seed | None = None
 
 
 class Search(BaseModel):
@@ -80,7 +83,7 @@ class Tuning(BaseModel):
     model_config = _STRICT
 
     factors: list[PositiveFloat] | None = Field(default=None, min_length=1)  # times the method's own learning rate
-    seeds: list[int] = Field(default=[17], min_length=1)
+    seeds: list[Seed] = Field(default=[17], min_length=1)
     search: Literal["grid"] | Optuna = "grid"
 
     @model_validator(mode="after")
@@ -104,7 +107,7 @@ class SweepRecipe(BaseModel):
     methods: list[Any] = Field(min_length=1)
     ranks: list[PositiveInt] | None = Field(default=None, min_length=1)  # for the methods that have a rank
     learning_rates: list[PositiveFloat] | None = Field(default=None, min_length=1)
-    seeds: list[int] = Field(default=[0], min_length=1)
+    seeds: list[Seed] = Field(default=[0], min_length=1)
     exclude: list[Exclusion] = []
     tuning: Tuning | None = None
     retries: NonNegativeInt = 1
@@ -114,6 +117,8 @@ class SweepRecipe(BaseModel):
         _check_fields("base's", self.base, allowed=("model", "task"))
         for task in self.task_fields:
             _check_fields("a task's", {k: v for k, v in task.items() if k != "task"}, allowed=())
+        for given in self.methods:
+            MethodEntry.of(given)  # raises for what is none
         for name in ("models", "ranks", "learning_rates", "seeds"):
             values = getattr(self, name) or []
             if len(set(values)) < len(values):
@@ -166,14 +171,15 @@ def _name(method: Any) -> str:
     return str(method.get("name", method)) if isinstance(method, dict) else str(method)
 
 
-def _check_fields(whose: str, fields: dict[str, Any], allowed: tuple[str, ...]) -> None:
-    known = [key for key in Recipe.model_fields if key not in AXES or key in allowed]
+def _check_fields(whose: str, fields: dict[str, Any], allowed: tuple[str, ...], also: tuple[str, ...] = ()) -> None:
+    """Raises ValueError for what is no field of a recipe, or one that the sweep decides; ``also``: known besides."""
+    known = [*also, *(key for key in Recipe.model_fields if key not in AXES or key in allowed)]
     for key in fields:
         if key in AXES and key not in allowed:
             raise ValueError(f"{whose} {key} is not its own to set: the sweep decides it; leave it out")
         if key not in known:
             raise ValueError(
-                f"{whose} {key!r} is no field of a recipe: {nearest(key, known)}known are {', '.join(known)}"
+                f"{whose} {key!r} is no field of a recipe: {nearest(str(key), known)}known are {', '.join(known)}"
             )
 
 
@@ -182,17 +188,17 @@ def make(values: dict[str, Any]) -> SweepRecipe:
     known = SweepRecipe.model_fields
     for key in values:
         if key not in known:
-            hint = nearest(key, known) or ("fields of the runs go into base: " if key in Recipe.model_fields else "")
+            of_runs = "fields of the runs go into base: " if key in Recipe.model_fields else ""
+            hint = nearest(str(key), known) or of_runs
             raise BadInput(f"the sweep has an unknown key {key!r}: {hint}known keys are {', '.join(known)}")
     try:
         return SweepRecipe(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        said = first["msg"].removeprefix("Value error, ")
         if first["type"] == "missing":
+            key = ".".join(str(part) for part in first["loc"])
             raise BadInput(f"the sweep lacks {key}, such as {_EXAMPLES.get(key, '...')}") from error
-        raise BadInput(f"the sweep's {key} is {first['input']!r}: {said}" if key else said) from error
+        raise BadInput(told(error, "the sweep")) from error
 
 
 _EXAMPLES = {"output": "output: runs/my-sweep", "methods": "methods: [full, ssb, lora]"}
@@ -200,7 +206,7 @@ _EXAMPLES = {"output": "output: runs/my-sweep", "methods": "methods: [full, ssb,
 
 def read_sweep(path: Path) -> SweepRecipe:
     """The sweep of a YAML file."""
-    return make(read(path))
+    return make(read(path, texts_in(SweepRecipe) | texts_in(Recipe) | {"models", "tasks"}))
 
 
 __all__ = ["Exclusion", "MethodEntry", "Search", "SweepRecipe", "Tuning", "make", "read_sweep"]

@@ -61,7 +61,7 @@ def _from_disk(task: Task, source: Path, encoding: str) -> tuple[Split, Split | 
     if source.is_file():
         return rows_of(task, read_table(source, encoding)), None
     if not source.is_dir():
-        raise BadInput(f"there is no data file or folder {source}")
+        raise BadInput(f"there is no data file or folder {source.absolute()}")
     folder = source / task.name if (source / task.name).is_dir() else source
     train = _file(folder, "train")
     if train is None:

@@ -24,8 +24,11 @@ class Task:
     validation: tuple[str, ...] = ("validation",)  # names of the split to judge by, the first one found
 
     def __post_init__(self) -> None:
-        if len(self.columns) not in (1, 2):
-            raise BadInput(f"a task has one or two columns of text, got columns={list(self.columns)}")
+        if len(self.columns) not in (1, 2) or len({*self.columns, self.label}) <= len(self.columns):
+            raise BadInput(
+                f"a task has one or two columns of text and another one of labels, got columns={list(self.columns)} "
+                f"and label={self.label!r}"
+            )
         known = CLASSIFICATION if self.labels else REGRESSION
         if self.metric not in known:
             kind = "classification" if self.labels else "regression"
@@ -101,10 +104,16 @@ def task_of(
     if name == "classification":
         if not labels:
             raise BadInput(f"task: classification needs labels: [...], two names or more, got {labels}")
-        return Task(name, tuple(columns or ["text"]), tuple(labels), metric or "accuracy", label or "label")
+        return Task(
+            name,
+            ("text",) if columns is None else tuple(columns),
+            tuple(labels),
+            metric or "accuracy",
+            label or "label",
+        )
     if name == "regression":
         if labels:
             raise BadInput(f"task: regression has numbers as labels, got the names {labels}; leave labels out")
-        return Task(name, tuple(columns or ["text"]), (), metric or "pearson", label or "label")
+        return Task(name, ("text",) if columns is None else tuple(columns), (), metric or "pearson", label or "label")
     known_names = (*TASKS, *OWN)
     raise BadInput(f"unknown task {name!r}: {nearest(name, known_names)}known are {', '.join(known_names)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from subspace_tuning.files.aside import write
 from subspace_tuning.linalg.svd import SVD, svd
 from subspace_tuning.run.skeleton import split
 from subspace_tuning.theory import subspaces as s
+from subspace_tuning.theory.places import pattern_of
 from subspace_tuning.theory.project import optimal_scale
 from subspace_tuning.theory.trained import Answers, Layer, Trained, trained
 from subspace_tuning.version import VERSION
@@ -69,7 +69,8 @@ def analyze(
     with ExitStack() as stack:
         subject = stack.enter_context(trained(given, base))
         ideal = stack.enter_context(trained(target, base or subject.base)) if target else None
-        names = [name for name in subject.names if look.layers is None or re.search(look.layers, name)]
+        wanted = pattern_of(look.layers)
+        names = [name for name in subject.names if wanted is None or wanted.search(name)]
         found = {}
         for name in names:
             if (layer := subject.read(name)) is not None:

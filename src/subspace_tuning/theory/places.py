@@ -56,6 +56,14 @@ class Places:
     heads: list[str] = field(default_factory=list)  # modules that only the fine-tuned model has
 
 
+def pattern_of(layers: str | None) -> re.Pattern[str] | None:
+    """The expression that finds names of layers. Raises BadInput for what is none."""
+    try:
+        return None if layers is None else re.compile(layers)
+    except re.error as error:
+        raise BadInput(f"--layers is a regular expression, got {layers!r}: {error}") from error
+
+
 def shared(base: Checkpoint, tuned: Checkpoint, pattern: str | None = None) -> Places:
     """The layers of both; without a pattern all but embeddings and heads, with one those whose name it finds."""
     for given in (base, tuned):
@@ -64,10 +72,7 @@ def shared(base: Checkpoint, tuned: Checkpoint, pattern: str | None = None) -> P
     model = skeleton(tuned)
     ours, theirs = called(base, model), called(tuned, model)
     tied = tied_to(model)
-    try:
-        wanted = re.compile(pattern) if pattern is not None else None
-    except re.error as error:
-        raise BadInput(f"--layers is a regular expression, got {pattern!r}: {error}") from error
+    wanted = pattern_of(pattern)
     found = Places()
     for name, layer in model.named_modules():
         W = _weight(layer)
