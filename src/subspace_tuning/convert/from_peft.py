@@ -62,7 +62,7 @@ def _at_hand(adapter: Adapter, base: str | None) -> nn.Module | None:
     """The base model without its numbers; None where nobody named one, and the adapter's own cannot be read."""
     name = base or adapter.config.base_model_name_or_path
     try:
-        return None if name is None else skeleton(Checkpoint(name), adapter.config.task_type)
+        return None if not name else skeleton(Checkpoint(name), adapter.config.task_type)
     except BadInput:
         if base is not None:
             raise

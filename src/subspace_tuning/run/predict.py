@@ -35,7 +35,7 @@ class Predictor:
     """A run's model, ready to judge texts."""
 
     def __init__(self, run: Path | str):
-        folder = RunFolder(run)
+        self.folder = folder = RunFolder(run)
         self.recipe = folder.recipe()
         self.task: Task = self.recipe.task_object()
         weights = folder.weights()
@@ -62,7 +62,10 @@ class Predictor:
         rows = tokens_of(texts, self.tokenizer, min(length, positions(self.model) or length))
         check(self.model, self.tokenizer, rows)
         batch = DataCollatorWithPadding(self.tokenizer)(rows)
-        return self.model(**{key: value.to(self.model.device) for key, value in batch.items()}).logits.float().cpu()
+        told = self.model(**{key: value.to(self.model.device) for key, value in batch.items()}).logits.float().cpu()
+        if not told.isfinite().all():
+            raise BadInput(f"the model answers with NaN or infinite numbers; what is in {self.folder.path} is broken")
+        return told
 
     def _told(self, text: tuple[str, ...], logits: Tensor) -> Prediction:
         if self.task.is_regression:
