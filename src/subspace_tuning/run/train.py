@@ -31,6 +31,7 @@ from subspace_tuning.bench.floor import floor_ratio
 from subspace_tuning.errors import BadInput, RunFailed, as_bad_input, is_disk_full, nearest
 from subspace_tuning.run.folder import Result, RunFolder
 from subspace_tuning.run.pretrained import Pretrained, adapt, load_model, load_tokenizer
+from subspace_tuning.run.prompts import WholePrompts
 from subspace_tuning.run.recipe import Recipe
 from subspace_tuning.run.watch import Watch
 from subspace_tuning.tasks import Task, load, stamp, texts
@@ -95,7 +96,7 @@ def _run(
     fit_to_data(pretrained, recipe)
     model = adapt(pretrained, recipe)
     watch = Watch(folder)
-    trainer = trainer_of(recipe, folder, model, [watch, *callbacks])
+    trainer = trainer_of(recipe, folder, model, [WholePrompts(), watch, *callbacks])
     if recipe.early_stopping:
         trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping))
 
