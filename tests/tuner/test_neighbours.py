@@ -1,5 +1,6 @@
 """Several adapters on one model: merged, added, saved and deleted beside each other, whatever they are called."""
 
+import gc
 import warnings
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 from cases import ON_LAYERS, each
 from models import batch, bert, llama, t5
 from subspace_tuning import METHODS, SSB, BitFit, LoRA, SubspaceConfig
+from subspace_tuning.algebra import Expr
 from subspace_tuning.testing.cases import Case, adapter_parameters, sits
 from subspace_tuning.testing.kinds import KINDS
 from subspace_tuning.testing.law import relative
@@ -172,6 +174,51 @@ def test_deleting_one_of_two_active_adapters_keeps_the_other():
     model.base_model.set_adapter(["a", "c"])
     model.delete_adapter("a")
     assert torch.equal(model(**inputs).logits, want)
+
+
+def test_deleting_an_idle_adapter_leaves_a_frozen_one_frozen():
+    model = scattered()
+    model.set_adapter("a", inference_mode=True)
+    model.delete_adapter("b")
+    assert not any(p.requires_grad for p in model.parameters())
+    assert active_in(model) == {("a",)}
+
+
+def test_adapters_of_all_families_come_and_go_and_leave_nothing_behind():
+    """64 of them at once; then one is added, switched to and deleted, 200 times."""
+    torch.manual_seed(0)
+    layer, x = SubspaceLayer(nn.Linear(6, 4)).eval(), torch.randn(2, 6)
+    names = [f"{MERGING[i % len(MERGING)]}_{i}" for i in range(64)]
+    for name in names:
+        layer.add(name, small(name.rpartition("_")[0]), init_weights=False)
+    alone = {}
+    for name in names:
+        layer.set_adapter(name)
+        alone[name] = layer(x)
+    layer.set_adapter(names)
+    for name in reversed(names):
+        layer.set_adapter(name)
+        assert torch.equal(layer(x), alone[name]), name
+    for name in names[1:]:
+        layer.delete_adapter(name)
+    before = held_in(layer)
+    for i in range(200):
+        layer.add("other", small(MERGING[i % len(MERGING)]))
+        layer.set_adapter("other")
+        layer.set_adapter(["other", names[0]])
+        layer.set_adapter(names[0])
+        layer.delete_adapter("other")
+    gc.collect()
+    assert held_in(layer) == before
+    assert torch.equal(layer(x), alone[names[0]])
+
+
+def held_in(layer):
+    """What a layer keeps, and how many tensors and expressions there are at all."""
+    gc.collect()
+    kept = {k: len(v) for k, v in vars(layer).items() if isinstance(v, dict | list | set)}
+    kinds = (torch.Tensor, Expr)
+    return kept, sum(isinstance(thing, kinds) for thing in gc.get_objects())
 
 
 def test_transformers_own_deleting_chooses_no_other_adapter():

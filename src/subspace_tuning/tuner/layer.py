@@ -176,8 +176,12 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         super().set_adapter(adapter_names, inference_mode)
+        self._build()
+
+    def _build(self) -> None:
+        """The expressions of the active adapters: now, because compilers cannot trace how they are built."""
         names = [a for a in self.active_adapters if a in self.methods]
-        for training in (False, True) if names else ():  # now, because compilers cannot trace how expressions are built
+        for training in (False, True) if names else ():
             self.tuned(names, training)
 
     def params(self, adapter: str, training: bool = False) -> Params:
@@ -296,10 +300,11 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Delete an adapter; where it was the only active one, none is: layers do not know what the others hold."""
+        was_active = adapter_name in self.active_adapters
         active = [a for a in self.active_adapters if a != adapter_name]
-        if not active and adapter_name in self.active_adapters:
+        if was_active and not active:
             warnings.warn(f"{adapter_name!r} is deleted, no adapter is active: choose one by set_adapter", stacklevel=2)
-        self.set_adapter(active)
+        self._active_adapter = active  # before PEFT, which would choose one for each layer by itself
         self.methods.pop(adapter_name, None)
         self.clocks.pop(adapter_name, None)
         self._uncalibrated.pop(adapter_name, None)
@@ -307,6 +312,9 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         self._tuned.clear()
         self._halves.clear()
         super().delete_adapter(adapter_name)
+        if was_active:
+            self.set_adapter(active)
+        self._build()
 
     def set_scale(self, adapter: str, scale: float) -> None:
         """What diffusers asks of a layer for an adapter's strength; the only one that there is here is 1."""

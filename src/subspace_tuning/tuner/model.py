@@ -192,12 +192,11 @@ class SubspaceModel(BaseTuner):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".* no adapter is active")
             super().delete_adapter(adapter_name)
-        if not active and self.peft_config:
-            active = [next(iter(self.peft_config))]
-            warnings.warn(f"the active adapter {adapter_name!r} is deleted; {active[0]!r} is active now", stacklevel=2)
         self.active_adapter = active
-        if active:
-            self.set_adapter(active)
+        if not active and self.peft_config:
+            first = next(iter(self.peft_config))
+            warnings.warn(f"the active adapter {adapter_name!r} is deleted; {first!r} is active now", stacklevel=2)
+            self.set_adapter(first)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Merge in every layer or, when one of them refuses, in none."""
