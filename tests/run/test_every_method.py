@@ -1,4 +1,4 @@
-"""Through `subspace train`, for every method: what is saved is the best checkpoint, and an interruption changes nothing."""
+"""Every method through `subspace train`: what is saved is the best checkpoint, an interruption changes nothing."""
 
 import pytest
 import torch
