@@ -66,14 +66,19 @@ def main() -> None:
     MultipleChoice()(model, tokenizer, records=records.rows[:2])  # warm
     verdict, ours = timed(lambda: judgement(model, tokenizer))
     theirs, alone = timed(lambda: plain(model, judgement, groups))
-    right = np.mean([int(np.argmax(scores)) == of.right for scores, of in zip(theirs, questions, strict=True)])
+    likely = [np.exp(scores) / np.exp(scores).sum() for scores in map(np.array, theirs)]
+    rows = list(zip(likely, [of.right for of in questions], strict=True))
+    right = np.array([int(scores.argmax()) == at for scores, at in rows])
+    apart = np.abs(np.array([scores[at] for scores, at in rows]) - verdict.per_row["probability"])
     told = {
         "rows": verdict.rows,
         "options": sum(map(len, groups)),
         "dtype": args.dtype,
         "tree": {**ours, **{name: round(value, 4) for name, value in verdict.metrics.items()}},
-        "plain": {**alone, "accuracy": round(float(right), 4)},
+        "plain": {**alone, "accuracy": round(float(right.mean()), 4)},
         "times_faster": round(alone["cpu_s"] / ours["cpu_s"], 2),
+        "right_in_one_only": int((right != np.array(verdict.per_row["accuracy"])).sum()),
+        "probability_apart_at_most": float(f"{apart.max():.1e}"),
         "notes": verdict.notes,
     }
     print(json.dumps(told, indent=1))

@@ -3,9 +3,10 @@
 import json
 
 import pytest
+import torch
 
 import tiny_lm
-from subspace_tuning.errors import BadInput
+from subspace_tuning.errors import BadInput, RunFailed
 from subspace_tuning.judge import (
     JUDGEMENTS,
     BitsPerByte,
@@ -109,3 +110,40 @@ def test_verdicts_of_the_same_rows_are_compared_in_pairs():
         a.pairs(other)
     with pytest.raises(BadInput, match=r"no 'loss' of each row: .*there is bits_per_byte, bytes"):
         a.pairs(b, "loss")
+
+
+QUESTION = {"question": "the", "choices": {"text": ["yes", "no"], "label": ["A", "B"]}, "answerKey": "A"}
+ON = [
+    (BitsPerByte(), ROWS),
+    (MultipleChoice(), [QUESTION]),
+    (Generation(max_new_tokens=2), [{"prompt": "a", "completion": "b"}]),
+]
+
+
+@pytest.mark.parametrize(("judgement", "rows"), ON, ids=lambda value: getattr(value, "kind", ""))
+def test_a_model_that_says_nan_is_not_judged(judgement, rows):
+    model = tiny_lm.model()
+    model.model.norm.weight.data[0] = float("nan")
+    with pytest.raises(RunFailed, match="not numbers"):
+        judgement(model, tiny_lm.tokenizer(), records=rows)
+
+
+@pytest.mark.parametrize(("judgement", "rows"), ON, ids=lambda value: getattr(value, "kind", ""))
+def test_the_tokenizer_of_another_model_is_one_sentence(judgement, rows):
+    with pytest.raises(BadInput, match="the model knows 30 tokens: they do not belong together"):
+        judgement(tiny_lm.model(vocab_size=30), tiny_lm.tokenizer(), records=rows)
+
+
+@pytest.mark.parametrize(("judgement", "rows"), ON, ids=lambda value: getattr(value, "kind", ""))
+def test_model_and_tokenizer_are_left_as_they_were(judgement, rows):
+    model, tokenizer = tiny_lm.model().train(), tiny_lm.tokenizer(pad_token=None)
+    model.lm_head.eval()
+    tokenizer.padding_side = "left"
+    modes = [module.training for module in model.modules()]
+    told = []
+    judgement(model, tokenizer, records=rows, progress=lambda *at: told.append(at))
+    assert [module.training for module in model.modules()] == modes
+    assert (tokenizer.padding_side, tokenizer.pad_token) == ("left", None)
+    assert told[-1] == (len(rows), len(rows))
+    ids = torch.tensor([[3, 4, 5]])
+    model(ids, labels=ids).loss.backward()  # nothing of the judging stands in training's way

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import models
+from subspace_tuning import SubspaceConfig
 from subspace_tuning.judge.likelihood import Likelihood
 from subspace_tuning.judge.ready import judged, limit_of
 from subspace_tuning.judge.trie import Sequence, Trie
@@ -61,6 +62,7 @@ def test_a_prefix_is_computed_once():
 
 ADAPTERS = {
     "lora": peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "lm_head"], init_lora_weights=False),
+    "subspace": SubspaceConfig(method="ssb", task_type="CAUSAL_LM"),
     "prompt": peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
     "prefix": peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
 }
@@ -69,10 +71,13 @@ ADAPTERS = {
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_adapters_are_read_too(name):
     model = peft.get_peft_model(models.llama(), ADAPTERS[name])
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter) * parameter.requires_grad
     read = Likelihood(model)
     assert _apart(model, read) < 1e-5
-    assert read.shares == (name == "lora")
-    assert limit_of(model) == 32 - 3 * (name != "lora")
+    soft = name in ("prompt", "prefix")
+    assert read.shares != soft
+    assert limit_of(model) == 32 - 3 * soft
 
 
 class _Deaf(nn.Module):

@@ -101,13 +101,3 @@ def test_questions_too_long_are_left_out_and_counted():
     assert verdict.numbers == [1]
     with pytest.raises(BadInput, match="every question is longer than the 256 tokens"):
         MultipleChoice()(tiny_lm.model(), tiny_lm.tokenizer(), records=[long])
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_model_and_tokenizer_are_left_as_they_were(side):
-    model, tokenizer = tiny_lm.model().train(), tiny_lm.tokenizer()
-    tokenizer.padding_side = side
-    MultipleChoice()(model, tokenizer, records=ROWS)
-    assert tokenizer.padding_side == side
-    assert model.training
-    model(torch.tensor([[3, 4, 5]]), labels=torch.tensor([[3, 4, 5]])).loss.backward()

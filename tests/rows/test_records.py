@@ -35,6 +35,11 @@ def test_nested_rows_stay_lists_and_mappings(tmp_path, suffix):
     assert read(_written(tmp_path / f"rows{suffix}", rows)).rows == rows
 
 
+def test_texts_may_be_long(tmp_path):
+    rows = [{"text": "x" * 200_000}]
+    assert read(_written(tmp_path / "rows.csv", rows)).rows == rows
+
+
 def test_json_of_columns_is_read_too(tmp_path):
     (tmp_path / "rows.json").write_text('{"text": ["a", "b"], "n": [1, 2]}')
     assert read(tmp_path / "rows.json").rows == [{"text": "a", "n": 1}, {"text": "b", "n": 2}]
@@ -57,8 +62,9 @@ def test_a_folder_gives_the_first_split_that_is_there(tmp_path):
         ("rows.json", '"text"', "holds str, expected a list of objects"),
         ("rows.json", '{"a": [1], "b": []}', "columns of different lengths"),
         ("rows.csv", "text\n", "is empty: expected at least one row"),
-        ("rows.csv", "text,more\na\n", "row 0 has other columns"),
-        ("rows.csv", "text\na,b\n", "row 0 has other columns"),
+        ("rows.csv", "text,more\na\n", "row 0 has 1 fields, expected text, more"),
+        ("rows.csv", "text\na,b\n", "row 0 has 2 fields"),
+        ("rows.csv", "text,text\na,b\n", "two columns of one name"),
         ("rows.parquet", "no parquet", "cannot read the data file"),
         ("rows.txt", "text", "expected a file that ends in"),
     ],
@@ -72,7 +78,7 @@ def test_a_broken_file_is_one_sentence(tmp_path, name, content, said):
 
 def test_other_encodings_are_named(tmp_path):
     (tmp_path / "rows.csv").write_bytes("text\nété".encode("latin-1"))
-    with pytest.raises(BadInput, match="not UTF-8"):
+    with pytest.raises(BadInput, match="is not utf-8: line 2"):
         read(tmp_path / "rows.csv")
 
 

@@ -9,9 +9,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from subspace_tuning.judge.ready import embedding, known, numbers
 
 Progress = Callable[[int, int], None]
+
+
+class Numbers(LogitsProcessor):
+    """The largest of logits that are no numbers is none of them."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return numbers(scores)
 
 
 class Stops(StoppingCriteria):
@@ -79,7 +94,8 @@ def _batch(
     for row, prompt in enumerate(prompts):
         ids[row, length - len(prompt) :] = torch.from_numpy(prompt)
         mask[row, length - len(prompt) :] = 1
-    device = model.get_input_embeddings().weight.device
+    known(model, ids)
+    device = embedding(model).device
     config = GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -93,6 +109,7 @@ def _batch(
         input_ids=ids.to(device),
         attention_mask=mask.to(device),
         generation_config=config,
+        logits_processor=LogitsProcessorList([Numbers()]),
         stopping_criteria=StoppingCriteriaList([Stops(tokenizer, stops, length)] if stops else []),
     )
     return [_text(tokenizer, row.tolist(), ends, stops) for row in out[:, length:]]

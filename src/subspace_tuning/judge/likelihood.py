@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from subspace_tuning.judge import trie
+from subspace_tuning.judge.ready import embedding, known, numbers
 from subspace_tuning.judge.trie import Trie
 
 Progress = Callable[[int, int], None]  # rows done, of so many
@@ -80,10 +81,10 @@ class Likelihood:
         return apart < self._tolerance()
 
     def _tolerance(self) -> float:
-        device = _embedding(self.model).device.type
+        device = embedding(self.model).device.type
         if torch.is_autocast_enabled(device):
             return AGREES_ROUNDED
-        return AGREES.get(_embedding(self.model).dtype, AGREES_ROUNDED)
+        return AGREES.get(embedding(self.model).dtype, AGREES_ROUNDED)
 
     def read(self, tries: Sequence[Trie]) -> list[NDArray[np.float64]]:
         """Log-probabilities of every asked node of each trie, 0 for the others, in one batch."""
@@ -91,12 +92,13 @@ class Likelihood:
         ids = torch.zeros(len(tries), length, dtype=torch.long)
         for row, one in enumerate(tries):
             ids[row, : len(one)] = torch.from_numpy(one.ids)
-        weight = _embedding(self.model)
+        known(self.model, ids)
+        weight = embedding(self.model)
         inputs = {"input_ids": ids.to(weight.device), "use_cache": False}
         inputs |= _single(tries, length, weight) if all(one.is_line for one in tries) else _tree(tries, length, weight)
         places, targets = _asked(tries, length)
         rows = np.unique(places)  # each place once, however many tokens follow it
-        logits = _logits_at(self.model, torch.from_numpy(rows).to(weight.device), length, inputs)
+        logits = numbers(_logits_at(self.model, torch.from_numpy(rows).to(weight.device), length, inputs))
         log_probs = _chosen(logits, np.searchsorted(rows, places), targets)
         found, first = [], 0
         for one in tries:
@@ -178,10 +180,6 @@ def _chosen(logits: Tensor, rows: NDArray[np.int64], targets: NDArray[np.int64])
 
 def _wide(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
-
-
-def _embedding(model: Any) -> Tensor:
-    return model.get_input_embeddings().weight
 
 
 def _takes_trees(model: Any) -> bool:

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from subspace_tuning.errors import BadInput, RunFailed
 
 
 @contextmanager
@@ -30,3 +32,28 @@ def limit_of(model: Any) -> int | None:
     limit = next((int(length) for length in known if length), None)
     peft: Any = getattr(model, "active_peft_config", None)
     return limit - peft.num_virtual_tokens if limit and getattr(peft, "is_prompt_learning", False) else limit
+
+
+def embedding(model: Any) -> Tensor:
+    """The weight that token ids meet first; its device is the inputs' device."""
+    return model.get_input_embeddings().weight
+
+
+def known(model: Any, ids: Tensor) -> None:
+    """Raises BadInput for token ids that the model has no embedding of."""
+    size = embedding(model).shape[0]
+    if int(ids.max()) >= size:
+        raise BadInput(
+            f"the tokenizer gives the token {int(ids.max())}, and the model knows {size} tokens: they do not belong "
+            "together; load the tokenizer from the model's folder"
+        )
+
+
+def numbers(logits: Tensor) -> Tensor:
+    """The logits. Raises RunFailed where they are none."""
+    if logits.isnan().any():
+        raise RunFailed(
+            "the model's logits are not numbers (NaN), so that it cannot be judged: its training diverged, or "
+            "its dtype is too narrow (float16; take bfloat16)"
+        )
+    return logits

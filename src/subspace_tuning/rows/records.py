@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files.text import lines_of, read_text
 from subspace_tuning.rows.kept import digest
 
 Record = dict[str, Any]
@@ -85,10 +87,6 @@ def _read_file(path: Path) -> list[Record]:
         return READERS[path.suffix](path)
     except BadInput:
         raise
-    except UnicodeDecodeError as error:
-        raise BadInput(
-            f"cannot read the data file {path}: it is not UTF-8 ({error.reason}); save it as UTF-8"
-        ) from error
     except Exception as error:  # each format's parser has its own kinds
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise BadInput(f"cannot read the data file {path} as {path.suffix[1:]}: {said[0]}") from error
@@ -96,7 +94,7 @@ def _read_file(path: Path) -> list[Record]:
 
 def _json_lines(path: Path) -> list[Record]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
+    for number, line in enumerate(lines_of(read_text(path)), 1):
         if not line.strip():
             continue
         try:
@@ -108,7 +106,7 @@ def _json_lines(path: Path) -> list[Record]:
 
 
 def _json(path: Path) -> list[Record]:
-    data = json.loads(path.read_text(encoding="utf-8-sig"))
+    data = json.loads(read_text(path))
     if isinstance(data, dict) and data and all(isinstance(column, list) for column in data.values()):
         if len({len(column) for column in data.values()}) > 1:
             raise BadInput(f"{path} has columns of different lengths: {', '.join(data)}")
@@ -131,15 +129,18 @@ def _parquet(path: Path) -> list[Record]:
 
 
 def _separated(delimiter: str) -> Callable[[Path], list[Record]]:
-    def rows(path: Path) -> Iterator[Record]:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-            for number, row in enumerate(reader):
-                if None in row or None in row.values():
-                    raise BadInput(f"{path}, row {number} has other columns than the first line: {reader.fieldnames}")
-                yield dict(row)
+    def rows(path: Path) -> list[Record]:
+        text = read_text(path)
+        csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # texts may be longer than 128 KB
+        names, *rest = filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+        if len(set(names)) < len(names):
+            raise BadInput(f"{path} has two columns of one name: {', '.join(names)}")
+        for number, fields in enumerate(rest):
+            if len(fields) != len(names):
+                raise BadInput(f"{path}, row {number} has {len(fields)} fields, expected {', '.join(names)}")
+        return [dict(zip(names, fields, strict=True)) for fields in rest]
 
-    return lambda path: list(rows(path))
+    return rows
 
 
 READERS: dict[str, Callable[[Path], list[Record]]] = {
