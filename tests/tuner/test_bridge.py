@@ -85,3 +85,14 @@ def test_a_config_opens_by_its_type(tmp_path):
     config = PeftConfig.from_pretrained(tmp_path)
     assert type(config) is SubspaceConfig
     assert config.method.r == 3
+
+
+def test_a_program_that_never_imports_us_is_started_through_us(tmp_path):
+    (tmp_path / "other_program.py").write_text(
+        "import sys\nfrom peft.utils.peft_types import PeftType\nprint(PeftType('SUBSPACE').value, sys.argv[1:])\n"
+    )
+    start = "import subspace_tuning, runpy; runpy.run_module('other_program', run_name='__main__', alter_sys=True)"
+    done = subprocess.run(
+        [sys.executable, "-c", start, "--model", "x"], capture_output=True, text=True, timeout=300, cwd=tmp_path
+    )
+    assert done.stdout.strip() == "SUBSPACE ['--model', 'x']", done.stderr
