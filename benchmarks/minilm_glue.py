@@ -4,8 +4,8 @@
     python benchmarks/minilm_glue.py [--runs runs/minilm-glue]
 
 Writes every finished run to docs/data/minilm_glue.csv, the figures to docs/data/minilm_glue.json and the outcome
-between the marker lines of docs/study.md; a study that is not finished is said to be so. Where there is no folder of
-runs, the page is made from the committed csv.
+between the marker lines of docs/study.md; a study that is not finished is said to be so. Contenders of which the folder
+has no final run keep their rows of the committed csv, so that some can be run again without the rest.
 """
 
 import argparse
@@ -136,6 +136,15 @@ def arm_of(row) -> Arm:
     return Arm(row.model, row.method, None if pd.isna(row.r) else int(row.r))
 
 
+def beside(runs: pd.DataFrame, kept: pd.DataFrame | None) -> pd.DataFrame:
+    """The runs of a folder, and the earlier ones of contenders that the folder has not judged as often."""
+    if kept is None:
+        return runs
+    now, before = (part.loc[part["kind"] == "final", "label"].value_counts() for part in (runs, kept))
+    again = {label for label, number in now.items() if number >= before.get(label, 0)}
+    return pd.concat([runs[runs["label"].isin(again)], kept[~kept["label"].isin(again)]], ignore_index=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=None, help="the sweep's folder; as the recipe says without it")
@@ -145,7 +154,8 @@ def main() -> None:
     csv = DATA.with_suffix(".csv")
     if not folder.is_dir() and (given.runs or not csv.is_file()):
         raise BadInput(f"there is no {folder}; run `subspace sweep {RECIPE}` first")
-    runs = gather(folder) if folder.is_dir() else pd.read_csv(csv).astype({"r": "Int64"})
+    kept = pd.read_csv(csv).astype({"r": "Int64"}) if csv.is_file() else None
+    runs = beside(gather(folder), kept) if folder.is_dir() else kept
     failed = len(gather_failures(folder)) if folder.is_dir() else 0
     wanted = {
         "tuning": sum(len(plan.tuning_runs(cell)) for cell in plan.cells),

@@ -136,10 +136,25 @@ def test_the_study_of_this_page_is_fair():
     assert claimed <= {paper.name_of(without_rank(cell.label)) for cell in plan.cells}
 
 
-def test_the_page_tells_of_an_unfinished_study():
+def script():
     spec = importlib.util.spec_from_file_location("minilm_glue", ROOT / "benchmarks" / "minilm_glue.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_contenders_run_again_replace_their_rows_alone():
+    kept = study({("full", None): 0.8, ("ssb", None): 0.7}, seeds=2)
+    again = study({("ssb", None): 0.9}, seeds=2)
+    both = script().beside(again, kept)
+    assert len(both) == len(kept)
+    assert both.loc[both["label"] == "ssb", "score"].mean() == pytest.approx(0.9, abs=0.01)
+    unfinished = script().beside(again.iloc[1:], kept)
+    assert unfinished.loc[unfinished["label"] == "ssb", "score"].mean() == pytest.approx(0.7, abs=0.01)
+
+
+def test_the_page_tells_of_an_unfinished_study():
+    module = script()
     levels = {("full", None): 0.8, ("ssb", None): 0.78, ("lora", 2): 0.79}
     runs = study(levels, seeds=2).assign(seconds=1.0, device="cpu", permille=1.0, learning_rate=1e-2)
     told = module.outcome(runs, {"tuning": 4, "final": 24})
