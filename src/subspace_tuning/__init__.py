@@ -11,9 +11,11 @@ from subspace_tuning.tuner.clock import set_total_steps
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.model import SubspaceModel
 from subspace_tuning.tuner.penalty import penalty
+from subspace_tuning.tuner.steps import listen
 from subspace_tuning.version import VERSION
 
 connect(SubspaceConfig, SubspaceModel)
+listen()
 
 __version__ = VERSION
 __all__ = [

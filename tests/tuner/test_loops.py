@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import pickle
 import weakref
 
 import pytest
@@ -371,6 +372,29 @@ def test_hooks_keep_nothing_alive():
     gc.collect()
     assert [ref() for ref in seen] == [None] * 3
     assert all(isinstance(x, SubspaceLayer) for x in LAYERS.values())
+
+
+def test_a_compiled_step_is_a_step():
+    model, data = made(ACTING[3]), rows()
+    optimizer = sgd(model)
+    step = torch.compile(lambda: optimizer.step(), backend="eager")
+    for _ in range(STEPS):
+        model(**data).loss.backward()
+        step()
+        optimizer.zero_grad()
+    want = by_hand(ACTING[3])
+    for name, value in trained(model).items():
+        torch.testing.assert_close(value, want[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_model_sent_to_another_process_acts_there():
+    encoder = pickle.loads(pickle.dumps(made(ACTING[3]).base_model.model.bert.encoder))
+    params = {k: p for k, p in encoder.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.SGD(params.values(), lr=LR)
+    for _ in range(STEPS):
+        encoder(torch.ones(1, 3, 16)).last_hidden_state.square().mean().backward()
+        optimizer.step()
+    assert sum(int((p != 0).sum()) for k, p in params.items() if k.endswith(".d")) == len(layers_of(encoder))
 
 
 # --- LBFGS -----------------------------------------------------------------------------------------------------------

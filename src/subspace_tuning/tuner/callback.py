@@ -13,8 +13,17 @@ from subspace_tuning.tuner.clock import Clock, clocks_of, set_total_steps
 PATIENCE = 20  # steps of a Trainer, some of which GradScaler may skip, before silence of the optimiser is a fault
 
 
+def join_trainers() -> None:
+    """From now on, every Trainer that is made begins with a StepCallback."""
+    from transformers import trainer  # slow to import
+
+    everyone: list[type[TrainerCallback]] = trainer.DEFAULT_CALLBACKS  # type: ignore[assignment]
+    if StepCallback not in everyone:
+        everyone.append(StepCallback)
+
+
 class StepCallback(TrainerCallback):
-    """Every Trainer made begins with one (``transformers.trainer.DEFAULT_CALLBACKS``); nobody needs to give it."""
+    """Tells adapters of the steps in all, and logs of the penalty; nobody needs to give it."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         set_total_steps(model, state.max_steps, state.global_step)

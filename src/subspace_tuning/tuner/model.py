@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from subspace_tuning.methods.on_block import OnBlock
 from subspace_tuning.tuner import blocks, reached
+from subspace_tuning.tuner.callback import join_trainers
 from subspace_tuning.tuner.clock import Clock
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.layer import BASE, SubspaceLayer
 from subspace_tuning.tuner.room import Room
 from subspace_tuning.tuner.routed import copies, routed
 from subspace_tuning.tuner.saved import check_fits, check_name, each_as, named_layers, nameless, of_adapter
-from subspace_tuning.tuner.steps import listen
 from subspace_tuning.tuner.targets import default_targets
 from subspace_tuning.tuner.tied import check_untied, untie
 from subspace_tuning.weights import Unsupported
@@ -181,7 +181,7 @@ class SubspaceModel(BaseTuner):
                     parent, _, child = name.rpartition(".")
                     setattr(model.get_submodule(parent), child, layer.base_layer)
             raise
-        listen()
+        join_trainers()
         clock = Clock(adapter_name, self.peft_config[adapter_name].total_steps)  # type: ignore[attr-defined]
         for path, layer in named_layers(model, adapter_name):
             layer.path, layer.clocks[adapter_name] = path, clock

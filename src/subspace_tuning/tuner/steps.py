@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from transformers import TrainerCallback, trainer
 
-from subspace_tuning.tuner.callback import StepCallback
 from subspace_tuning.tuner.clock import Clock
 from subspace_tuning.tuner.layer import LAYERS
 from subspace_tuning.tuner.penalty import charge
@@ -25,12 +23,9 @@ _STEP = Optimizer.profile_hook_step(lambda self: None).__code__  # the frame in 
 
 
 def listen() -> None:
-    """From now on, hear of all steps of optimisers, and of the number of all steps from every Trainer."""
-    everyone: list[type[TrainerCallback]] = trainer.DEFAULT_CALLBACKS  # type: ignore[assignment]
-    if StepCallback not in everyone:
-        everyone.append(StepCallback)
-        register_optimizer_step_pre_hook(_before)
-        register_optimizer_step_post_hook(_after)
+    """From now on, hear of all steps of all optimisers."""
+    register_optimizer_step_pre_hook(_before)
+    register_optimizer_step_post_hook(_after)
 
 
 @torch.compiler.disable
