@@ -53,7 +53,7 @@ def of_adapter(state: dict[str, Tensor], model: Any, adapter: str) -> dict[str, 
     """
     for key, value, shape in _belongings(model, adapter):
         if key not in state:
-            if value.shape != shape:
+            if value.shape != shape or not value.numel():
                 raise ValueError(
                     f"{key} would not be saved, because one of the adapters {sorted(model.peft_config)} is called like "
                     "a part of it; give that adapter another name"
@@ -74,9 +74,14 @@ def _belongings(model: nn.Module, adapter: str) -> Iterator[tuple[str, Tensor, t
                 for key, value in group[adapter].items() if adapter in group else ():
                     yield f"{path}.{name}.{adapter}.{key}", value, starts[key].shape
         elif isinstance(module, AuxiliaryTrainingWrapper):
-            whole = module.original_module.state_dict()
-            for key, value in within(module.state_dict(), f"modules_to_save.{adapter}.").items():
+            whole = _tensors(module.original_module)
+            for key, value in within(_tensors(module), f"modules_to_save.{adapter}.").items():
                 yield f"{path}.modules_to_save.{adapter}.{key}", value, whole[key].shape
+
+
+def _tensors(module: Any) -> dict[str, Tensor]:
+    """As ``state_dict``, and no rank waits for another (sharded models)."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 def check_fits(state: dict[str, Tensor], model: nn.Module, adapter: str) -> None:
