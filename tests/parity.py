@@ -55,6 +55,23 @@ def below_the_diagonal(t: Tensor) -> Tensor:
     return Q.mT[:, rows, cols].flatten()
 
 
+class Origin(NamedTuple):
+    """Theirs is start + unit * ours: we train how far a number is from where it starts."""
+
+    start: Tensor | float = 0.0
+    unit: Tensor | float = 1.0
+
+    def ours(self, theirs: Tensor) -> Tensor:
+        return (theirs - self.start) / self.unit
+
+
+Origins = Callable[[Any], dict[str, Origin]]  # our layer -> of its parameters, those that do not start at zero
+
+
+def no_origins(ours: Any) -> dict[str, Origin]:
+    return {}
+
+
 class Pair(NamedTuple):
     """A method here and the config of the same in PEFT."""
 
@@ -64,16 +81,17 @@ class Pair(NamedTuple):
     names: dict[str, tuple[str, Layout]]  # our parameter -> PEFT's attribute of the layer, and how its entries lie
     kinds: tuple[str, ...] = DENSE
     share: Callable[[Any, Any], None] = lambda theirs, ours: None  # hand PEFT's random projections to our layer
+    origins: Origins = no_origins
 
     def __str__(self) -> str:
         return self.title
 
 
 LORA = {"A": ("lora_A", transposed), "B": ("lora_B", transposed)}
-DORA = {**LORA, "m": ("lora_magnitude_vector", flat)}
+DORA = {**LORA, "delta": ("lora_magnitude_vector", flat)}
 ADALORA = {**LORA, "d": ("lora_E", flat)}
-IA3_D = {"d": ("ia3_l", flat)}
-VERA = {"d": ("vera_lambda_d", flat), "b": ("vera_lambda_b", flat)}
+IA3_D = {"delta": ("ia3_l", flat)}
+VERA = {"delta": ("vera_lambda_d", flat), "b": ("vera_lambda_b", flat)}
 RANDLORA = {"l": ("randlora_lambda", transposed), "g": ("randlora_gamma", same)}
 HIRA = {"A": ("hira_A", transposed), "B": ("hira_B", transposed)}
 LOHA = {
@@ -97,6 +115,24 @@ def ia3(feedforward: bool) -> Callable[..., PeftConfig]:
 
 def oft(**values: Any) -> Callable[..., PeftConfig]:
     return partial(peft.OFTConfig, r=0, oft_block_size=7, **values)
+
+
+def from_one(*names: str) -> Origins:
+    return lambda ours: {name: Origin(1.0) for name in names}
+
+
+def from_factors(ours: Any) -> dict[str, Origin]:
+    constants = ours.constants("default")
+    return {"A": Origin(constants["A0"]), "B": Origin(constants["B0"])}
+
+
+def from_norms(ours: Any) -> dict[str, Origin]:
+    norms = ours.constants("default")["norms"]
+    return {"delta": Origin(norms, norms)}
+
+
+def from_d_initial(ours: Any) -> dict[str, Origin]:
+    return {"delta": Origin(ours.methods["default"].d_initial)}
 
 
 def hand_over(ours: Any, **constants: Tensor) -> None:
@@ -136,10 +172,23 @@ def share_lora_xs(theirs: Any, ours: Any) -> None:
 PAIRS = [
     Pair("lora", LoRA(r=3, alpha=5), lora(), LORA, ALL),
     Pair("rslora", LoRA(r=3, alpha=5, rank_stabilized=True), lora(use_rslora=True), LORA, ALL),
-    Pair("olora", LoRA(r=3, alpha=5, init="orthogonal"), lora(init_lora_weights="olora"), LORA, LINEAR),
-    Pair("lora_pissa", LoRA(r=3, alpha=5, init="pissa"), lora(init_lora_weights="pissa"), LORA),
-    Pair("pissa", build("pissa", {"r": 3}), lora(init_lora_weights="pissa", lora_alpha=3), LORA),
-    Pair("dora", build("dora", {"r": 3, "alpha": 5}), lora(use_dora=True), DORA, ALL),
+    Pair(
+        "olora",
+        LoRA(r=3, alpha=5, init="orthogonal"),
+        lora(init_lora_weights="olora"),
+        LORA,
+        LINEAR,
+        origins=from_factors,
+    ),
+    Pair("lora_pissa", LoRA(r=3, alpha=5, init="pissa"), lora(init_lora_weights="pissa"), LORA, origins=from_factors),
+    Pair(
+        "pissa",
+        build("pissa", {"r": 3}),
+        lora(init_lora_weights="pissa", lora_alpha=3),
+        LORA,
+        origins=from_factors,
+    ),
+    Pair("dora", build("dora", {"r": 3, "alpha": 5}), lora(use_dora=True), DORA, ALL, origins=from_norms),
     Pair(
         "adalora",
         build(
@@ -149,7 +198,9 @@ PAIRS = [
         ADALORA,
         (*LINEAR, *UNDILATED),
     ),
-    Pair("vera", build("vera", {"r": 5}), partial(peft.VeraConfig, r=5), VERA, share=share_vera),
+    Pair(
+        "vera", build("vera", {"r": 5}), partial(peft.VeraConfig, r=5), VERA, share=share_vera, origins=from_d_initial
+    ),
     Pair(
         "randlora",
         build("randlora", {"r": 3, "alpha": 5}),
@@ -162,7 +213,15 @@ PAIRS = [
     Pair("lokr", build("lokr", {"r": 2, "alpha": 5}), partial(peft.LoKrConfig, r=2, alpha=5), LOKR, LINEAR),
     Pair("lokr_whole", build("lokr", {"r": 9, "alpha": 5}), partial(peft.LoKrConfig, r=9, alpha=5), LOKR_WHOLE, LINEAR),
     Pair("oft", build("oft", {"b": 7}), oft(use_cayley_neumann=False), OFT, LINEAR),
-    Pair("psoft", build("psoft", {"r": 3}), partial(peft.PsoftConfig, r=3, psoft_alpha=3), PSOFT, LINEAR, share_psoft),
+    Pair(
+        "psoft",
+        build("psoft", {"r": 3}),
+        partial(peft.PsoftConfig, r=3, psoft_alpha=3),
+        PSOFT,
+        LINEAR,
+        share_psoft,
+        from_one("a", "b"),
+    ),
     Pair(
         "lora_xs",
         build("lora_xs", {"r": 3, "alpha": 3}),
@@ -170,9 +229,9 @@ PAIRS = [
         LORA_XS,
         share=share_lora_xs,
     ),
-    Pair("ia3_output", IA3Output(), ia3(False), IA3_D, (*DENSE, *CONV)),
-    Pair("ia3", IA3(), ia3(False), IA3_D, ("linear_no_bias", "conv2d_no_bias")),
-    Pair("ia3_feedforward", SSL(), ia3(True), IA3_D),
+    Pair("ia3_output", IA3Output(), ia3(False), IA3_D, (*DENSE, *CONV), origins=from_one("delta")),
+    Pair("ia3", IA3(), ia3(False), IA3_D, ("linear_no_bias", "conv2d_no_bias"), origins=from_one("delta")),
+    Pair("ia3_feedforward", SSL(), ia3(True), IA3_D, origins=from_one("delta")),
 ]
 
 
@@ -202,12 +261,18 @@ DIFFERENCES = {
     "ia3": Difference(
         "the equation scales W and leaves the bias alone; PEFT scales the module's output, bias included, which is "
         "ia3_output",
-        Pair("ia3", IA3(), ia3(False), IA3_D),
+        Pair("ia3", IA3(), ia3(False), IA3_D, origins=from_one("delta")),
     ),
     "dora": Difference(
         "equation (5) differentiated through the norms; PEFT takes them for constants, as section 4.3 proposes and as "
         "dora does unless told detach=False",
-        Pair("dora", build("dora", {"r": 3, "alpha": 5, "detach": False}), lora(use_dora=True), DORA),
+        Pair(
+            "dora",
+            build("dora", {"r": 3, "alpha": 5, "detach": False}),
+            lora(use_dora=True),
+            DORA,
+            origins=from_norms,
+        ),
     ),
     "vera": Difference(
         "projections follow from the seed and the shape of a layer; PEFT cuts them out of one pair for all layers",
@@ -247,11 +312,15 @@ class Both(NamedTuple):
             for name, (their, our, layout) in both.parameters().items():
                 their.add_(torch.randn_like(their), alpha=0.2)
                 assert our.shape == layout(their).shape, name
-                our.copy_(layout(their))
+                our.copy_(both.origin(name).ours(layout(their)))
         return both
 
     def layers(self) -> tuple[Any, Any]:
         return self.theirs.base_model.model.layer, self.ours.base_model.model.layer
+
+    def origin(self, name: str) -> Origin:
+        """Of one of our parameters."""
+        return self.pair.origins(self.layers()[1]).get(name, Origin())
 
     def parameters(self) -> dict[str, tuple[Tensor, Tensor, Layout]]:
         """Our name -> PEFT's tensor, ours, and the layout that leads from one to the other."""

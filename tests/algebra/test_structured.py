@@ -37,7 +37,7 @@ def test_projections_follow_from_the_seed_and_are_never_stored(method, tmp_path)
     model, inputs = made(), batch()
     model.save_pretrained(tmp_path)
     stored = {k.rsplit(".", 1)[1] for k in load_file(tmp_path / "adapter_model.safetensors")}
-    assert stored == ({"b", "d"} if method == "vera" else {"l", "g"})
+    assert stored == ({"b", "delta"} if method == "vera" else {"l", "g"})
     other = made(seed=1)
     other.load_state_dict(model.state_dict(), strict=False)
     same = made()

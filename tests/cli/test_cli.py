@@ -137,7 +137,7 @@ def test_methods_lists_every_method():
     assert code == 0
     entries = {entry["name"]: entry for entry in json.loads(out)}
     assert set(entries) == set(METHODS)
-    assert entries["ssb"]["equation"] == "phi(W) = D1 W D2, D1 = diag(d1), D2 = diag(d2)"
+    assert entries["ssb"]["equation"] == "phi(W) = D1 W D2, D1 = diag(1 + delta1), D2 = diag(1 + delta2)"
     assert entries["ssb"]["parameters"] == "n + m"
     assert entries["lora"]["fields"]["r"] == 8
     assert {"category", "mode", "sits_on", "mergeable", "paper"} <= set(entries["ssb"])

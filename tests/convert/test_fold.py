@@ -42,7 +42,7 @@ def tie(model, names):
     held = {}
     for name, layer in seats(model).items():
         if name.endswith(names):
-            d = layer.subspace_params["default"]["d"].data
+            d = layer.subspace_params["default"]["delta"].data
             d.copy_(held.setdefault(name.split(".self_attn")[0], d.clone()))
 
 

@@ -49,10 +49,10 @@ def test_no_fit_loses_to_its_special_case(pair):
 
 def test_closed_forms_are_least_squares(pair):
     W, W_star = (w.dense() for w in pair)
-    d = project(METHODS["ssl"](), *pair).values["d"]
+    d = 1 + project(METHODS["ssl"](), *pair).values["delta"]
     torch.testing.assert_close(d, torch.stack([(w @ v) / (w @ w) for w, v in zip(W, W_star, strict=True)]))
-    U, _, Vh = torch.linalg.svd(W, full_matrices=False)
-    s = project(METHODS["sam_parser"](), *pair).values["s"]
+    U, S, Vh = torch.linalg.svd(W, full_matrices=False)
+    s = S + project(METHODS["sam_parser"](), *pair).values["delta"]
     torch.testing.assert_close(s, torch.einsum("nk,nm,km->k", U, W_star, Vh), rtol=1e-4, atol=1e-4)
 
 

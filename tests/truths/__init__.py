@@ -22,10 +22,14 @@ def plain(x, W, b):
 
 
 def dense_truth(method, W, b, p):
-    """phi(W) and the bias of a method, a composition or a method held to a pattern."""
+    """phi(W) and the bias of a method, a composition or a method held to a pattern.
+
+    Members of a composition find the weight as it was before the first of them among the parameters: ``frozen``.
+    """
     if hasattr(method, "members"):
+        frozen = W
         for i, member in enumerate(method.members):
-            W, b = dense_truth(member, W, b, _within(p, i))
+            W, b = dense_truth(member, W, b, {"frozen": frozen, **_within(p, i)})
         return W, b
     if hasattr(method, "method"):
         method = method.method

@@ -22,16 +22,45 @@ def started(f, W, p=()):
     return 0.0
 
 
+def factors(f, W, p):
+    """A and B as they stand: the trained numbers, on top of a start that is not nothing."""
+    A0, B0 = (0, 0) if f.init in ("kaiming", "eva") else (p["A0"], p["B0"]) if "A0" in p else start(f, W)
+    return A0 + p["A"], B0 + p["B"]
+
+
+def start(f, W):
+    """A0 and B0 written once more: Gram and Schmidt on rows of W, or eigenvectors of W W^T with the larger entry up."""
+    if f.init == "orthogonal":
+        basis = []
+        for row in W[: f.r]:
+            for q in basis:
+                row = row - (row @ q) * q
+            basis.append(row / row.norm())
+        B0 = torch.stack(basis)
+        return W @ B0.T, B0
+    values, vectors = torch.linalg.eigh(W @ W.T)
+    k = min(W.shape)
+    values, vectors = values[-k:].flip(0), vectors[:, -k:].flip(1)
+    which = slice(0, f.r) if f.init == "pissa" else slice(k - f.r, k)
+    U, S = vectors[:, which], values[which].sqrt()
+    U = U * torch.stack([column[column.abs().argmax()].sign() for column in U.T])
+    root = (S / lora_scale(f)).sqrt()
+    return U * root, (W.T @ U / S * root).T
+
+
 def lora(f, W, b, p):
-    return W + lora_scale(f) * torch.einsum("nr,rm->nm", p["A"], p["B"]) - started(f, W, p), b
+    A, B = factors(f, W, p)
+    return W + lora_scale(f) * torch.einsum("nr,rm->nm", A, B) - started(f, W, p), b
 
 
 def trilora(f, W, b, p):
-    return W + lora_scale(f) * torch.einsum("nr,r,rm->nm", p["A"], p["d"], p["B"]) - started(f, W, p), b
+    A, B = factors(f, W, p)
+    return W + lora_scale(f) * torch.einsum("nr,r,rm->nm", A, 1 + p["delta"], B) - started(f, W, p), b
 
 
 def flora(f, W, b, p):
-    return W + lora_scale(f) * torch.einsum("nr,rs,sm->nm", p["A"], p["M"], p["B"]) - started(f, W, p), b
+    A, B = factors(f, W, p)
+    return W + lora_scale(f) * (A @ B + torch.einsum("nr,rs,sm->nm", A, p["M"], B)) - started(f, W, p), b
 
 
 def lora_n(f, x, W, b, p):
@@ -39,11 +68,16 @@ def lora_n(f, x, W, b, p):
 
 
 def trilora_n(f, x, W, b, p):
-    return x @ W + (0 if b is None else b) + lora_scale(f) * ((x @ p["A"]).relu() * p["d"]) @ p["B"]
+    return x @ W + (0 if b is None else b) + lora_scale(f) * ((x @ p["A"]).relu() * (1 + p["delta"])) @ p["B"]
 
 
 def flora_n(f, x, W, b, p):
-    return x @ W + (0 if b is None else b) + lora_scale(f) * (x @ p["A"]).relu() @ p["M"] @ p["B"]
+    return (
+        x @ W
+        + (0 if b is None else b)
+        + lora_scale(f) * (h := (x @ p["A"]).relu()) @ p["B"]
+        + lora_scale(f) * h @ p["M"] @ p["B"]
+    )
 
 
 TRUTHS = {"lora": lora, "trilora": trilora, "flora": flora}

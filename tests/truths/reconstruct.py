@@ -4,24 +4,24 @@ import torch
 
 
 def ssl(f, W, b, p):
-    return p["d"][:, None] * W, b
+    return W + p["delta"][:, None] * W, b
 
 
 def ssb(f, W, b, p):
-    return p["d1"][:, None] * W * p["d2"][None, :], b
+    return W * torch.outer(1 + p["delta1"], 1 + p["delta2"]), b
 
 
 def ia3(f, W, b, p):
-    return W * p["d"][None, :], b
+    return W + W * p["delta"][None, :], b
 
 
 def ia3_output(f, W, b, p):
-    return W * p["d"], None if b is None else b * p["d"]
+    return W + W * p["delta"], None if b is None else b + b * p["delta"]
 
 
 def sam_parser(f, W, b, p):
     U, _, Vh = torch.linalg.svd(W, full_matrices=False)
-    return torch.einsum("nk,k,km->nm", U, p["s"], Vh), b
+    return W + torch.einsum("nk,k,km->nm", U, p["delta"], Vh), b
 
 
 def bitfit(f, W, b, p):

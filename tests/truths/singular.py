@@ -2,7 +2,7 @@
 
 import torch
 
-from truths.extend import lora_scale, started
+from truths.extend import factors, lora_scale, started
 
 
 def svd(W):
@@ -16,9 +16,11 @@ def svd(W):
 
 
 def dora(f, W, b, p):
-    directions = W + lora_scale(f) * torch.einsum("nr,rm->nm", p["A"], p["B"]) - started(f, W, p)
+    A, B = factors(f, W, p)
+    directions = W + lora_scale(f) * torch.einsum("nr,rm->nm", A, B) - started(f, W, p)
     norms = directions.square().sum(0).sqrt()
-    return directions / (norms.detach() if f.detach else norms) * p["m"], b
+    magnitudes = p.get("frozen", W).square().sum(0).sqrt() * (1 + p["delta"])
+    return directions / (norms.detach() if f.detach else norms) * magnitudes, b
 
 
 def svdiff(f, W, b, p):
@@ -28,7 +30,7 @@ def svdiff(f, W, b, p):
 
 def svfit(f, W, b, p):
     U, S, V = svd(W)
-    return torch.einsum("nk,k,mk->nm", U, torch.cat([p["s"], S[f.r :]]), V), b
+    return torch.einsum("nk,k,mk->nm", U, torch.cat([S[: f.r] + p["delta"], S[f.r :]]), V), b
 
 
 def svft(f, W, b, p):
@@ -74,7 +76,7 @@ def spectral_rotation(f, W, b, p):
 def psoft(f, W, b, p):
     U, S, V = svd(W)
     rest = U[:, f.r :] @ torch.diag(S[f.r :]) @ V[:, f.r :].T
-    C = torch.diag(p["a"]) @ rotation(p["q"], f.r) @ torch.diag(p["b"])
+    C = torch.diag(1 + p["a"]) @ rotation(p["q"], f.r) @ torch.diag(1 + p["b"])
     return U[:, : f.r] @ C @ torch.diag(S[: f.r]) @ V[:, : f.r].T + rest, b
 
 
@@ -84,20 +86,24 @@ def osf(f, W, b, p):
     n, m = W.shape
     P = torch.eye(n, dtype=W.dtype) - U[:, :h] @ U[:, :h].T
     Q = torch.eye(m, dtype=W.dtype) - V[:, :h] @ V[:, :h].T
-    return U[:, :h] @ torch.diag(S[:h]) @ V[:, :h].T + P @ p["U"] @ torch.diag(p["s"]) @ p["Vt"] @ Q, b
+    rest = P @ (U[:, h:] + p["U"]) @ torch.diag(S[h:] + p["s"]) @ (V[:, h:].T + p["Vt"]) @ Q
+    return U[:, :h] @ torch.diag(S[:h]) @ V[:, :h].T + rest, b
 
 
-def without(W, which):
+def instead(W, which, p):
+    """The part of W that these terms make, replaced by the product of what is trained on top of its halves."""
     U, S, V = svd(W)
-    return W - U[:, which] @ torch.diag(S[which]) @ V[:, which].T
+    root = torch.diag(S[which].sqrt())
+    rest = W - U[:, which] @ torch.diag(S[which]) @ V[:, which].T
+    return rest + (U[:, which] @ root + p["A"]) @ (root @ V[:, which].T + p["B"])
 
 
 def pissa(f, W, b, p):
-    return without(W, slice(0, f.r)) + p["A"] @ p["B"], b
+    return instead(W, slice(0, f.r), p), b
 
 
 def milora(f, W, b, p):
-    return without(W, slice(min(W.shape) - f.r, None)) + p["A"] @ p["B"], b
+    return instead(W, slice(min(W.shape) - f.r, None), p), b
 
 
 def lora_xs(f, W, b, p):

@@ -17,7 +17,7 @@ def vera(f, W, b, p):
     else:
         N, M, stream = f.cut_n, f.cut_m, torch.Generator().manual_seed(f.seed)
         A, B = _uniform(stream, (f.r, N), 2 / N).T[:n], _uniform(stream, (M, f.r), 2 / f.r).T[:, :m]
-    return W + torch.einsum("nr,r,rm,m->nm", A, p["d"], B, p["b"]), b
+    return W + torch.einsum("nr,r,rm,m->nm", A, f.d_initial + p["delta"], B, p["b"]), b
 
 
 def moslora(f, W, b, p):

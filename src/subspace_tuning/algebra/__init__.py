@@ -18,11 +18,13 @@ rows at hand, and never does so where a dense n x m gradient would follow (``pla
 """
 
 from subspace_tuning.algebra.blocks import BlockDiag
-from subspace_tuning.algebra.expr import Dense, Diag, Expr, Leaf, Product, Sum, matrix, root
+from subspace_tuning.algebra.expr import Expr, Leaf, root
+from subspace_tuning.algebra.factors import Dense, Diag, matrix
 from subspace_tuning.algebra.frozen import Elementwise, Identity, NotALinearMap, Weight
 from subspace_tuning.algebra.hadamard import Hadamard, khatri_rao, khatri_rao_rows
 from subspace_tuning.algebra.kronecker import Kronecker
 from subspace_tuning.algebra.live import Live, now
+from subspace_tuning.algebra.products import Product, Sum
 from subspace_tuning.algebra.shift import Shift
 from subspace_tuning.algebra.sparse import Sparse
 

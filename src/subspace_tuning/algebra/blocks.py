@@ -1,4 +1,4 @@
-"""Block-diagonal matrices."""
+"""Block-diagonal matrices near the identity."""
 
 from __future__ import annotations
 
@@ -11,26 +11,30 @@ from torch.nn.functional import pad
 from subspace_tuning.algebra.expr import Leaf
 from subspace_tuning.algebra.live import Live, now
 from subspace_tuning.algebra.planner import Factor
+from subspace_tuning.algebra.precision import plus, wide
 
 
 class BlockDiag(Leaf):
-    """diag(R_1, ..., R_N) in R^{n x n}, the blocks (N, b, b); where b does not divide n, the last one is cut off."""
+    """I + diag(D_1, ..., D_N) in R^{n x n}, the blocks (N, b, b); where b does not divide n, the last one is cut off.
+
+    The blocks are what is added to the identity: however small, rounding leaves them what they are.
+    """
 
     def __init__(self, blocks: Tensor | Live, n: int):
         self.blocks = blocks
         self.shape = (n, n)
 
     def dense(self) -> Tensor:
-        n, _ = self.shape
-        return torch.block_diag(*now(self.blocks))[:n, :n]
+        (n, _), D = self.shape, wide(now(self.blocks))
+        return torch.block_diag(*D)[:n, :n] + torch.eye(n, dtype=D.dtype, device=D.device)
 
     def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
         x = x if isinstance(x, Tensor) else x.unfold()
-        R, (n, _) = now(self.blocks).to(x.dtype), self.shape
-        count, b, _ = R.shape
+        D, (n, _) = now(self.blocks).to(x.dtype), self.shape
+        count, b, _ = D.shape
         padded = pad(x, (0, count * b - n)).unflatten(-1, (count, b))
-        y = torch.einsum("...kb,kbc->...kc", padded, R).flatten(-2)[..., :n]
-        return y if bias is None else y + bias.to(y.dtype)
+        y = torch.einsum("...kb,kbc->...kc", padded, D).flatten(-2)[..., :n]
+        return plus(plus(x, y), bias)
 
     @property
     def trainable(self) -> int:

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from subspace_tuning.algebra.expr import Expr, Product, Sum
+from subspace_tuning.algebra.expr import Expr
 from subspace_tuning.algebra.frozen import NotALinearMap, Weight
+from subspace_tuning.algebra.precision import plus
+from subspace_tuning.algebra.products import Product, Sum
 
 
 class Known(Weight):
@@ -34,6 +36,10 @@ class Known(Weight):
         if self.y is None:
             raise RuntimeError("the product with the frozen weight was not computed")
         return self.y
+
+    def product(self, x: Any) -> Tensor:
+        own = self.own_bias
+        return self.forward(x) if own is None else plus(self.forward(x), -own)
 
 
 class Cut(NamedTuple):

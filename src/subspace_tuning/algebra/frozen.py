@@ -10,6 +10,7 @@ from torch import Tensor
 
 from subspace_tuning.algebra.expr import Leaf
 from subspace_tuning.algebra.planner import Factor
+from subspace_tuning.algebra.precision import plus, wide
 
 
 class NotALinearMap(ValueError):
@@ -42,16 +43,19 @@ class Weight(Leaf):
 
     def forward(self, x: Any) -> Tensor:
         """x W + own bias, by the frozen layer itself."""
-        y = x @ self._W.to(x.dtype)
-        return y if self._bias is None else y + self._bias.to(y.dtype)
+        return plus(self.product(x), self._bias)
+
+    def product(self, x: Any) -> Tensor:
+        """x W."""
+        return x @ self._W.to(x.dtype)
 
     def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
-        y, own = self.forward(x), self.own_bias
+        own = self.own_bias
         if bias is own:
-            return y
-        if own is None:
-            return y + bias.to(y.dtype)  # type: ignore[union-attr]
-        return y - own.to(y.dtype) if bias is None else y + (bias - own).to(y.dtype)
+            return self.forward(x)
+        if bias is None:
+            return self.product(x)
+        return plus(self.forward(x), bias if own is None else wide(bias) - own)
 
     def delta_factors(self) -> tuple[Tensor, Tensor] | None:
         n, m = self.shape
@@ -83,7 +87,7 @@ class Elementwise(Leaf):
 
     def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
         y = self.h(x) if isinstance(x, Tensor) else x.map(self.h)
-        return y if bias is None else y + bias.to(y.dtype)
+        return plus(y, bias)
 
     def as_factor(self, training: bool) -> Factor:
         return Factor("opaque", *self.shape)

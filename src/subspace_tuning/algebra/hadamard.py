@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subspace_tuning.algebra.expr import Dense, Expr, Leaf
+from subspace_tuning.algebra.expr import Expr, Leaf
+from subspace_tuning.algebra.factors import Dense
 from subspace_tuning.algebra.live import Live
 from subspace_tuning.algebra.planner import Factor
+from subspace_tuning.algebra.precision import plus, wide
 
 
 class Hadamard(Expr):
@@ -33,7 +35,7 @@ class Hadamard(Expr):
 
     def dense(self) -> Tensor:
         A, B = self.A.dense(), self.B.dense()
-        M = A @ B
+        M = wide(A) @ wide(B)
         return self.E.dense() * (M if self.h is None else self.h(M))
 
     def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
@@ -44,7 +46,7 @@ class Hadamard(Expr):
             y = (self.E.apply(x.unsqueeze(-2) * A.T) * B).sum(-2)
         else:
             y = torch.stack([self.E.apply(x * a) * b for a, b in zip(A.unbind(1), B.unbind(0), strict=True)]).sum(0)
-        return y if bias is None else y + bias.to(y.dtype)
+        return plus(y, bias)
 
     def _by_rows(self, x: Any) -> bool:
         if self.h is not None:

@@ -25,19 +25,23 @@ class Way(NamedTuple):
 def keep(ctx: Any, x: Tensor, *others: Tensor | None) -> None:
     """Save x, or the way to it, and the others for the backward pass of a function."""
     way = way_to(x) or Way(lambda x: x, (x,))
-    ctx.make, ctx.count = way.make, len(way.sources)
+    ctx.make, ctx.dtype, ctx.count = way.make, x.dtype, len(way.sources)
     ctx.save_for_backward(*way.sources, *others)
 
 
 def kept(ctx: Any) -> tuple[Any, ...]:
     """x and the others."""
     saved = ctx.saved_tensors
-    return ctx.make(*saved[: ctx.count]), *saved[ctx.count :]
+    x = ctx.make(*saved[: ctx.count]).to(ctx.dtype)  # mixed precision may be off by now
+    return x, *saved[ctx.count :]
 
 
 def way_to(x: Tensor) -> Way | None:
-    """How to make x again from what its maker keeps; None where the maker keeps nothing, or not enough."""
-    if x.grad_fn is None or x.output_nr != 0 or _unpacked_once():
+    """How to make x again from what its maker keeps; None where the maker keeps nothing, or not enough.
+
+    A tensor that was written into is no longer what its maker made.
+    """
+    if x.grad_fn is None or x.output_nr != 0 or x._version or _unpacked_once():
         return None
     return _from(x.grad_fn)
 
@@ -55,7 +59,7 @@ def _from(node: Any) -> Way | None:
     rule = RULES.get(node.name())
     try:
         return None if rule is None else rule(node)
-    except AttributeError:  # a torch whose makers call what they keep by other names
+    except (AttributeError, RuntimeError):  # a torch whose makers call it by other names; kept tensors written into
         return None
 
 

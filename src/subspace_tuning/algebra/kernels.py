@@ -1,6 +1,7 @@
 """The two elementary steps of an expression, written for few passes over memory and few bytes kept for backward.
 
-Their gradients are functions of autograd's; compilers, which plan memory themselves, see the plain operations.
+Their gradients are functions of autograd's; compilers, which plan memory themselves, and functional transforms see the
+plain operations.
 
 scaled          x d + b, d a diagonal
 added_product   b + s x M, M a small matrix
@@ -14,17 +15,23 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.algebra.kept import keep, kept
+from subspace_tuning.algebra.precision import once, plainly, wide
 
 ROWS = 128  # of a block that stays in cache while two tensors are multiplied and summed
-FAR_FROM_ZERO = 0.25
+FAR_FROM_ZERO = 1 / 64  # of scales: what they make of x stays far above the least numbers of half precision
+AS_GOOD = 2.0  # how many times the norm of x d, column by column, that of the bias may be for x to follow from x d + b
 THIN = 64  # columns
 
 
 def scaled(x: Tensor, d: Tensor, bias: Tensor | None) -> Tensor:
-    """x d + bias; x: (..., n), d: (n,), bias: (n,) or (..., n) or None."""
-    if torch.compiler.is_compiling() or not (d.requires_grad and torch.is_grad_enabled()):
-        return x * d if bias is None else torch.addcmul(bias, x, d)
-    return _Scaled.apply(x, d, bias)
+    """x d + bias, rounded once to the precision of x; x: (..., n), d: (n,), bias: (n,) or (..., n) or None."""
+    if plainly() or not (d.requires_grad and torch.is_grad_enabled()):
+        return _scaled(x, d, bias)
+    return _Scaled.apply(x, d, bias)[0]
+
+
+def _scaled(x: Tensor, d: Tensor, bias: Tensor | None) -> Tensor:
+    return once(torch.mul, x, d, like=x) if bias is None else once(torch.addcmul, bias, x, d, like=x)
 
 
 def added_product(x: Tensor, M: Tensor, bias: Tensor | None, scale: float = 1.0) -> Tensor:
@@ -33,9 +40,9 @@ def added_product(x: Tensor, M: Tensor, bias: Tensor | None, scale: float = 1.0)
         x, M = (t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, M))
     whole = bias if bias is not None and bias.dim() > 1 and bias.dtype == x.dtype else None
     trained = M.requires_grad and torch.is_grad_enabled()
-    function = _AddedProduct.apply if trained and not torch.compiler.is_compiling() else _added_product
+    function = _AddedProduct.apply if trained and not plainly() else _added_product
     y = function(x, M, whole, scale)
-    return y if bias is None or bias is whole else y + bias.to(y.dtype)
+    return y if bias is None or bias is whole else once(torch.add, y, bias, like=y)
 
 
 def _added_product(x: Tensor, M: Tensor, bias: Tensor | None, scale: float) -> Tensor:
@@ -48,6 +55,11 @@ def _added_product(x: Tensor, M: Tensor, bias: Tensor | None, scale: float) -> T
     return (y if scale == 1.0 else scale * y).view(*x.shape[:-1], m)
 
 
+def _no_view(y: Tensor) -> Tensor:
+    """The same numbers in the same memory, and no view of another tensor."""
+    return y.new_empty(0).set_(y.untyped_storage(), y.storage_offset(), y.shape, y.stride())
+
+
 class _AddedProduct(torch.autograd.Function):
     """bias + scale x M, for a trained M. All that backward does can be differentiated again."""
 
@@ -55,7 +67,8 @@ class _AddedProduct(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, M: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         ctx.scale = scale
         keep(ctx, x, M)
-        return _added_product(x, M, bias, scale)
+        y = _added_product(x, M, bias, scale)
+        return _no_view(y)  # a model may change in place what is its own
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -70,44 +83,65 @@ class _AddedProduct(torch.autograd.Function):
 
 class _Scaled(torch.autograd.Function):
     """x d + b. Keeps for backward what the next operation is likely to keep too: the output, from which x follows as
-    (y - b) / d as long as d is far from zero; else x. All that backward does can be differentiated again.
+    (y - b) / d, where that is nearly as exact as x itself; else x. All that backward does can be differentiated again.
+
+    What is kept of the output is a second output, which shares memory with the first until a model writes into it
+    (``torch._lazy_clone``).
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, d: Tensor, bias: Tensor | None) -> Tensor:
-        y = x * d if bias is None else torch.addcmul(bias, x, d)
+    def forward(ctx: Any, x: Tensor, d: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        ctx.set_materialize_grads(False)
+        y = _scaled(x, d, bias)
         # a bias means an output, which the next operation keeps; without one x is an input, which its maker keeps
-        ctx.from_output = bias is not None and bias.dim() == 1 and not x.is_cuda and _far_from_zero(d)
-        ctx.bias_shape = None if bias is None else bias.shape
-        keep(ctx, y if ctx.from_output else x, d, bias if ctx.from_output else None)
-        return y
+        ctx.from_output = bias is not None and bias.dim() == 1 and not x.is_cuda and _follows(x, d, bias)
+        ctx.bias_shape, ctx.bias_dtype = (None, None) if bias is None else (bias.shape, bias.dtype)
+        again = torch._lazy_clone(y) if ctx.from_output else None
+        keep(ctx, x if again is None else again, d, None if again is None else bias)
+        return y, again
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        (g,) = grads
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        g = sum(grad for grad in grads if grad is not None)
+        if not isinstance(g, Tensor):
+            return None, None, None
         own, d, bias = kept(ctx)
-        dx = g * d if ctx.needs_input_grad[0] else None
-        dd = (_columns_dot(g, own) - bias * _columns_sum(g)) / d if ctx.from_output else _columns_dot(g, own)
+        dx = once(torch.mul, g, d, like=g) if ctx.needs_input_grad[0] else None
+        dd = _columns_dot(g, own)
+        if ctx.from_output:
+            dd = (dd - bias * _columns_sum(g)) / d
         db = None
         if ctx.needs_input_grad[2]:
-            db = g if ctx.bias_shape == g.shape else _columns_sum(g)
-        return dx, dd, db
+            db = (g if ctx.bias_shape == g.shape else _columns_sum(g)).to(ctx.bias_dtype)
+        return dx, dd.to(d.dtype), db
 
 
-def _far_from_zero(d: Tensor) -> bool:
-    return bool(d.detach().abs().amin() > FAR_FROM_ZERO) if d.numel() else False
+def _follows(x: Tensor, d: Tensor, bias: Tensor) -> bool:
+    """Whether x = (y - bias) / d is nearly as exact as x where y = x d + bias is rounded.
+
+    The rounding of y is that of x d and that of the bias, relative to each; x itself is rounded as x d is. So the
+    gradient of d has an error of at most 1 + AS_GOOD times the one that it has with x.
+    """
+    if not (hasattr(torch, "_lazy_clone") and d.numel()) or bool(d.abs().amin() < FAR_FROM_ZERO):
+        return False
+    if not bias.any():
+        return True
+    rows = x.reshape(-1, x.shape[-1])
+    norms = torch.linalg.vector_norm(rows, dim=0, dtype=wide(x[..., :0]).dtype)
+    return bool((len(rows) ** 0.5 * bias.abs() <= AS_GOOD * d.abs() * norms).all())
 
 
 def _columns_sum(g: Tensor) -> Tensor:
-    return g.reshape(-1, g.shape[-1]).sum(0)
+    g = g.reshape(-1, g.shape[-1])
+    return g.sum(0, dtype=torch.promote_types(g.dtype, torch.float32))
 
 
 def _columns_dot(a: Tensor, b: Tensor) -> Tensor:
-    """sum over rows of a * b; a, b: (..., m)."""
+    """sum over rows of a * b, in single precision or better; a, b: (..., m)."""
     a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
     if a.is_cuda or torch.is_grad_enabled() or len(a) <= ROWS:
-        return (a * b).sum(0)
-    total = torch.zeros_like(a[0])
+        return (wide(a) * wide(b)).sum(0)
+    total = torch.zeros_like(wide(a[0]))
     for start in range(0, len(a), ROWS):
-        total += (a[start : start + ROWS] * b[start : start + ROWS]).sum(0)
+        total += (wide(a[start : start + ROWS]) * wide(b[start : start + ROWS])).sum(0)
     return total

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.algebra.expr import Expr, Leaf
+from subspace_tuning.algebra.kernels import scaled
 from subspace_tuning.algebra.planner import Factor
+from subspace_tuning.algebra.precision import plus, wide
 
 
 class Kronecker(Expr):
@@ -26,16 +28,18 @@ class Kronecker(Expr):
         return (*self.C.leaves(), *self.D.leaves())
 
     def dense(self) -> Tensor:
-        return torch.kron(self.C.dense().contiguous(), self.D.dense().contiguous())
+        return torch.kron(wide(self.C.dense()).contiguous(), wide(self.D.dense()).contiguous())
 
     def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
         x = x if isinstance(x, Tensor) else x.unfold()
         x = x.unflatten(-1, (self.C.shape[0], self.D.shape[0]))
         y = (self._left(self.D.apply(x)) if self._right_first() else self.D.apply(self._left(x))).flatten(-2)
-        return y if bias is None else y + bias.to(y.dtype)
+        return plus(y, bias)
 
     def _left(self, x: Tensor) -> Tensor:
         """C^T times (..., n1, k)."""
+        if self.C.shape == (1, 1):  # no matrix, whose entries would be rounded each by itself: a scale
+            return scaled(x.mT, wide(self.C.dense()).flatten(), None).mT
         return self.C.apply(x.mT).mT
 
     def _right_first(self) -> bool:

@@ -8,28 +8,30 @@ from torch import Tensor
 from subspace_tuning.algebra.expr import Expr
 from subspace_tuning.algebra.frozen import Weight
 from subspace_tuning.algebra.live import Live, now
+from subspace_tuning.algebra.precision import wide
 
 
 def column_norms(W: Expr, L: Tensor | Live, R: Tensor | Live, own: Tensor | Live, detach: bool = True) -> Live:
     """c (m,), c_j the norm of column j of W + L R, for L (n, r), R (r, m) and the norms ``own`` (m,) of a frozen W.
 
+    Above zero: where W's column and that of L R nearly cancel, or both are zero, as much as rounding might have left.
     c_j^2 = ||W_j||^2 + 2 (L^T W)_j . R_j + R_j^T (L^T L) R_j, where L^T W is the frozen layer's forward applied to the
     r rows of L^T: nothing of W's size is formed. Where W is an expression, it is. With ``detach`` no gradient enters c.
     """
 
     def norms() -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not detach):
-            squares = _squares(W, now(L), now(R), now(own))
-            return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()  # of columns of zeros too
+            squares, least = _squares(W, now(L), now(R), now(own)), torch.finfo(now(own).dtype)
+            return squares.maximum((least.eps * now(own).square()).clamp_min(least.tiny)).sqrt()
 
     return Live(norms, (own,) if detach else (L, R), torch.empty(W.shape[1], device="meta"))
 
 
 def _squares(W: Expr, L: Tensor, R: Tensor, own: Tensor) -> Tensor:
-    wide = torch.promote_types(own.dtype, torch.float32)
-    L, R = L.to(wide), R.to(wide)
+    own = wide(own)
+    L, R = L.to(own.dtype), R.to(own.dtype)
     with torch.autocast(L.device.type, enabled=False):
         if not isinstance(W, Weight):
-            return (W.dense().to(wide) + L @ R).square().sum(0)
-        crossed = W.apply(L.T.to(W.dtype)).to(wide)
-        return own.to(wide).square() + 2 * (crossed * R).sum(0) + (R * (L.T @ L @ R)).sum(0)
+            return (W.dense().to(own.dtype) + L @ R).square().sum(0)
+        crossed = W.apply(L.T.to(W.dtype)).to(own.dtype)
+        return own.square() + 2 * (crossed * R).sum(0) + (R * (L.T @ L @ R)).sum(0)

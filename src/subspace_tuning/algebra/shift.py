@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from subspace_tuning.algebra.expr import Leaf
 from subspace_tuning.algebra.frozen import NotALinearMap
 from subspace_tuning.algebra.live import Live, now
 from subspace_tuning.algebra.planner import Factor
+from subspace_tuning.algebra.precision import once
 
 
 class Shift(Leaf):
@@ -25,8 +27,8 @@ class Shift(Leaf):
         raise NotALinearMap("x -> x + b is not a product with a weight: it cannot be merged, exported or fitted")
 
     def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
-        y = x + now(self.numbers).to(x.dtype)
-        return y if bias is None else y + bias.to(y.dtype)
+        y = once(torch.add, x, now(self.numbers), like=x)
+        return y if bias is None else once(torch.add, y, bias, like=y)
 
     @property
     def trainable(self) -> int:

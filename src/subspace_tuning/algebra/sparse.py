@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from subspace_tuning.algebra.expr import Leaf
 from subspace_tuning.algebra.live import Live, now
 from subspace_tuning.algebra.planner import Factor
+from subspace_tuning.algebra.precision import plainly, plus, wide
 
 CHUNK = 1 << 20  # numbers that a product lays out at a time
 
@@ -24,13 +24,12 @@ class Sparse(Leaf):
         self.places, self.values, self.shape = places, values, shape
 
     def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
-        places, values, m = now(self.places), now(self.values).to(x.dtype), self.shape[1]
+        places, values, m = now(self.places), now(self.values), self.shape[1]
         meet = times_sparse if isinstance(x, Tensor) else type(x).times_sparse
-        y = meet(x, places, values, m)
-        return y if bias is None else y + bias.to(y.dtype)
+        return plus(meet(x, places, values, m), bias)
 
     def dense(self) -> Tensor:
-        return _laid_out(now(self.places), now(self.values), *self.shape)
+        return _laid_out(now(self.places), wide(now(self.values)), *self.shape)
 
     @property
     def trainable(self) -> int:
@@ -44,8 +43,9 @@ def times_sparse(x: Tensor, places: Tensor, values: Tensor, m: int) -> Tensor:
     """x E for x (..., n) and a sparse E (n, m). Returns (..., m)."""
     rows, cols = places // m, places % m
     xt = x.reshape(-1, x.shape[-1]).T.contiguous()  # features first: a place reads and writes contiguous rows
-    if torch.compiler.is_compiling():
-        yt = xt.new_zeros(m, xt.shape[1]).index_add(0, cols, xt[rows] * values.unsqueeze(1))
+    if plainly():
+        products = (xt[rows] * values.unsqueeze(1)).to(wide(xt[:0]).dtype)
+        yt = products.new_zeros(m, xt.shape[1]).index_add(0, cols, products).to(xt.dtype)
     else:
         yt = _Times.apply(xt, values, rows, cols, m)
     return yt.T.reshape(*x.shape[:-1], m)
@@ -53,7 +53,7 @@ def times_sparse(x: Tensor, places: Tensor, values: Tensor, m: int) -> Tensor:
 
 def rows_of_sparse(ids: Tensor, places: Tensor, values: Tensor, n: int, m: int) -> Tensor:
     """The rows E[ids] of a sparse E (n, m) for ids (...). Returns (..., m)."""
-    if torch.compiler.is_compiling():
+    if plainly():
         return F.embedding(ids, _laid_out(places, values, n, m))
     flat = ids.reshape(-1)
     first = torch.searchsorted(places, flat * m)
@@ -70,7 +70,10 @@ def _laid_out(places: Tensor, values: Tensor, n: int, m: int) -> Tensor:
 
 
 class _Times(torch.autograd.Function):
-    """E^T xt for xt (n, tokens), chunk by chunk; its gradients are k numbers and xt's, never n x m."""
+    """E^T xt for xt (n, tokens), chunk by chunk; its gradients are k numbers and xt's, never n x m.
+
+    All that backward does can be differentiated again.
+    """
 
     @staticmethod
     def forward(ctx: Any, xt: Tensor, values: Tensor, rows: Tensor, cols: Tensor, m: int) -> Tensor:
@@ -78,26 +81,23 @@ class _Times(torch.autograd.Function):
         return _scatter(xt, values, rows, cols, m)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (gt,), (xt, values, rows, cols) = grads, ctx.saved_tensors
         gt = gt.contiguous()
-        dx = _scatter(gt, values, cols, rows, xt.shape[0]) if ctx.needs_input_grad[0] else None
+        dx = _Times.apply(gt, values, cols, rows, xt.shape[0]) if ctx.needs_input_grad[0] else None
         dv = None
         if ctx.needs_input_grad[1]:
-            wide = torch.promote_types(xt.dtype, torch.float32)
             chunks = _chunks(len(values), xt.shape[1])
-            parts = [torch.sum(xt[rows[c]] * gt[cols[c]], 1, dtype=wide) for c in chunks]
+            parts = [(wide(xt[rows[c]]) * wide(gt[cols[c]])).sum(1) for c in chunks]
             dv = torch.cat(parts).to(values.dtype)
         return dx, dv, None, None, None
 
 
 def _scatter(xt: Tensor, values: Tensor, rows: Tensor, cols: Tensor, m: int) -> Tensor:
     """yt (m, tokens) with yt[cols] += values xt[rows], summed in single precision or better."""
-    wide = torch.promote_types(xt.dtype, torch.float32)
-    yt = torch.zeros(m, xt.shape[1], dtype=wide, device=xt.device)
+    yt = wide(xt[:0]).new_zeros(m, xt.shape[1])
     for c in _chunks(len(values), xt.shape[1]):
-        yt.index_add_(0, cols[c], (xt[rows[c]] * values[c].unsqueeze(1)).to(wide))
+        yt.index_add_(0, cols[c], (xt[rows[c]] * values[c].unsqueeze(1)).to(yt.dtype))
     return yt.to(xt.dtype)
 
 

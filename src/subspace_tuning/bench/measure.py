@@ -100,12 +100,12 @@ class Saved(NamedTuple):
 def saved_tensors(step: Step) -> list[Saved]:
     """What is kept for the backward pass: distinct storages, parameters, buffers and the batch left out."""
     model = step.contender.model
-    known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers(), *step.batch.values())}
+    known = {_place(t) for t in (*model.parameters(), *model.buffers(), *step.batch.values())}
     kept: dict[int, tuple[Tensor, dict[str, None]]] = {}
     inside = [""]
 
     def pack(t: Tensor) -> Tensor:
-        place = t.untyped_storage().data_ptr()
+        place = _place(t)
         if place not in known:
             kept.setdefault(place, (t, {}))[1][inside[-1]] = None  # t stays alive: no other storage takes its place
         return t
@@ -117,6 +117,11 @@ def saved_tensors(step: Step) -> list[Saved]:
     loss.backward()
     _forget_gradients(step)
     return found
+
+
+def _place(t: Tensor) -> int:
+    """Where the storage of t lies. Asking for ``data_ptr()`` would make a lazy clone copy what it shares."""
+    return torch._C._data_address(t) - t.storage_offset() * t.element_size()  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from subspace_tuning.algebra import now
 from subspace_tuning.convert.certificate import Layer
 from subspace_tuning.convert.change import Change, exact
 from subspace_tuning.convert.layers import seats
@@ -54,7 +55,7 @@ def as_peft(model: PeftModel, base: PreTrainedModel, base_name: str) -> Theirs:
     try:
         theirs = cast(PeftModel, get_peft_model(base, config))
         config.base_model_name_or_path = base_name
-        held: dict[str, Any] = {name: layer.subspace_params[adapter] for name, layer in layers.items()}
+        held = {name: _numbers(methods[name], layer, adapter) for name, layer in layers.items()}
         whole = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
         filled = {}
         for key, like in get_peft_model_state_dict(theirs, save_embedding_layers=False).items():
@@ -65,6 +66,11 @@ def as_peft(model: PeftModel, base: PreTrainedModel, base_name: str) -> Theirs:
     except BROKEN as error:
         raise Unequal(f"PEFT's {kind.peft_type} does not take it: {error}") from error
     return Theirs(kind.peft_type, theirs.eval())
+
+
+def _numbers(method: Method, layer: SubspaceLayer, adapter: str) -> dict[str, Tensor]:
+    """What an adapter holds on a layer, and what is whole only together with W."""
+    return {name: now(value) for name, value in method.whole(layer.params(adapter))._values.items()}
 
 
 def _kind_for(methods: Mapping[str, Method]) -> Kind:
@@ -104,7 +110,8 @@ def _filled(
     if name not in kind.names:
         return whole[key].detach()
     path, ours = module.removeprefix(PREFIX), kind.names[name]
-    made = kind.back(ours, held[path][ours].detach(), methods[path])
+    value = held[path][kind.whole(methods[path]).get(ours, ours)]
+    made = kind.back(ours, value.detach(), methods[path])
     if made.numel() != like.numel():
         raise Unequal(f"PEFT's {kind.peft_type} has {tuple(like.shape)} for {ours} of {path}, ours {tuple(made.shape)}")
     return made.reshape(like.shape).to(like)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from subspace_tuning.algebra.precision import wide
+
 ROUNDS = 40  # of filtering; after that many the Gram matrix's own eigenvectors are cheaper
 DEGREE, GROWTH = 20, 1e5  # of a filter, at most: its degree, and how much more one direction grows than another
 SINGLE = 1e-5  # the tolerance from which on rounding in single precision does not count
@@ -203,8 +205,3 @@ def cayley(Q: Tensor) -> Tensor:
     Q = wide(Q)
     eye = torch.eye(len(Q), dtype=Q.dtype, device=Q.device)
     return torch.linalg.solve(eye + Q, eye - Q)
-
-
-def wide(W: Tensor) -> Tensor:
-    """W in single precision or better, as decompositions need it."""
-    return W.to(torch.promote_types(W.dtype, torch.float32))

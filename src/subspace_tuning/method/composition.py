@@ -62,6 +62,10 @@ class Composition(Method):
         return any(f.rebuilds for f in self.members)
 
     @property
+    def no_decay(self) -> str:  # type: ignore[override]
+        return next((f.no_decay for f in self.members if f.no_decay), "")
+
+    @property
     def noisy(self) -> bool:  # type: ignore[override]
         return any(f.noisy for f in self.members)
 
@@ -85,6 +89,10 @@ class Composition(Method):
         for f, part in self.parts(p):
             W = f.phi(W, part)
         return W
+
+    def whole(self, p: Params) -> Params:
+        parts = enumerate(f.whole(part) for f, part in self.parts(p))
+        return p.replace(**{f"{i}_{k}": v for i, part in parts for k, v in part._values.items()})
 
     def bias(self, b: Any, p: Params) -> Any:
         for f, part in self.parts(p):
@@ -131,13 +139,13 @@ class Composition(Method):
         return sum(terms[1:], terms[0]) if terms else None
 
     def packed(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self._by_member(values, lambda f, mine: f.packed(mine))
+        return self._by_member(values, lambda f, mine, _: f.packed(mine))
 
-    def unpacked(self, values: dict[str, Tensor], n: int, m: int) -> dict[str, Tensor]:
-        return self._by_member(values, lambda f, mine: f.unpacked(mine, n, m))
+    def unpacked(self, values: dict[str, Tensor], constants: Constants, n: int, m: int) -> dict[str, Tensor]:
+        return self._by_member(values, lambda f, mine, prefix: f.unpacked(mine, within(constants, prefix), n, m))
 
-    def _by_member(self, values: dict[str, Tensor], do: Callable[[Method, dict], dict]) -> dict[str, Tensor]:
-        parts = ((i, do(f, within(values, f"{i}_"))) for i, f in enumerate(self.members))
+    def _by_member(self, values: dict[str, Tensor], do: Callable[[Method, dict, str], dict]) -> dict[str, Tensor]:
+        parts = ((i, do(f, within(values, f"{i}_"), f"{i}_")) for i, f in enumerate(self.members))
         return {f"{i}_{k}": v for i, part in parts for k, v in part.items()}
 
     def check(self, n: int, m: int) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Expr, Weight
-from subspace_tuning.method.parameters import Params, Start
+from subspace_tuning.method.parameters import Constants, Params, Start
 
 if TYPE_CHECKING:
     from subspace_tuning.method.composition import Composition
@@ -57,6 +57,7 @@ class Method(ABC):
     noisy: ClassVar[bool] = False  # True where training draws random numbers, dropout apart
     wide: ClassVar[bool] = False  # True where the rank r may exceed n and m
     rebuilds: ClassVar[bool] = False  # True where training forms a dense n x m gradient, because nothing cheaper exists
+    no_decay: ClassVar[str] = ""  # why weight decay would not lead phi(W) back to W; "" where it does
     calibration: ClassVar[tuple[str, ...]] = ()  # what the start needs to know of the data: see calibrate.py
 
     def __post_init__(self) -> None:
@@ -87,6 +88,10 @@ class Method(ABC):
     def phi(self, W: Expr, p: Params) -> Expr:
         """The equation."""
         return W
+
+    def whole(self, p: Params) -> Params:
+        """The parameters with factors A and B as they stand, where what is trained is added to a start."""
+        return p
 
     def bias(self, b: Any, p: Params) -> Any:
         """The bias b (m,) after tuning; None where the layer has none."""
@@ -121,8 +126,8 @@ class Method(ABC):
         """The parameters as a checkpoint stores them."""
         return values
 
-    def unpacked(self, values: dict[str, Tensor], n: int, m: int) -> dict[str, Tensor]:
-        """The parameters of a weight in R^{n x m} from those of a checkpoint."""
+    def unpacked(self, values: dict[str, Tensor], constants: Constants, n: int, m: int) -> dict[str, Tensor]:
+        """The parameters of a weight in R^{n x m} from those of a checkpoint, given the constants that it made."""
         return values
 
     def check(self, n: int, m: int) -> None:

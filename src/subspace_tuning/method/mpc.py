@@ -15,7 +15,7 @@ from torch import Tensor
 from subspace_tuning.algebra import Elementwise, Expr, Weight, matrix
 from subspace_tuning.method.composition import Composition
 from subspace_tuning.method.method import Method, Seat
-from subspace_tuning.method.parameters import Params, Start
+from subspace_tuning.method.parameters import Constants, Params, Start
 
 
 def orthonormal(A: Tensor, B: Tensor) -> Tensor:
@@ -81,9 +81,13 @@ class Constrained(Method):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         if self.pattern == "n":
+            p = self.whole(p)
             held = {k: matrix(getattr(p, k)) for k in ("A", "A0") if k in p}
             p = p.replace(**{k: A @ Elementwise(torch.relu, A.shape[1]) for k, A in held.items()})
         return self.method.phi(W, p)
+
+    def whole(self, p: Params) -> Params:
+        return self.method.whole(p)
 
     def bias(self, b: Any, p: Params) -> Any:
         return self.method.bias(b, p)
@@ -103,6 +107,7 @@ class Constrained(Method):
     noisy = property(lambda self: self.method.noisy)  # type: ignore[assignment]
     rebuilds = property(lambda self: self.method.rebuilds)  # type: ignore[assignment]
     calibration = property(lambda self: self.method.calibration)  # type: ignore[assignment]
+    no_decay = property(lambda self: self.method.no_decay)  # type: ignore[assignment]
     on_step = property(lambda self: self.method.on_step)  # type: ignore[assignment]
     needs_total = property(lambda self: self.method.needs_total)  # type: ignore[assignment]
     penalises = property(lambda self: self.pattern != "n" or self.method.penalises)  # type: ignore[assignment]
@@ -117,14 +122,15 @@ class Constrained(Method):
         own = self.method.penalty(p, among)
         if self.pattern == "n":
             return own
+        p = self.whole(p)
         term = self.weight / among * PENALTIES[self.pattern](p.A.dense(), p.B.dense())
         return term if own is None else own + term
 
     def packed(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         return self.method.packed(values)
 
-    def unpacked(self, values: dict[str, Tensor], n: int, m: int) -> dict[str, Tensor]:
-        return self.method.unpacked(values, n, m)
+    def unpacked(self, values: dict[str, Tensor], constants: Constants, n: int, m: int) -> dict[str, Tensor]:
+        return self.method.unpacked(values, constants, n, m)
 
     def check(self, n: int, m: int) -> None:
         self.method.check(n, m)

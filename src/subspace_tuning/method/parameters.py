@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Dense, Expr, Live
+from subspace_tuning.algebra.precision import wide
 
 Constants = Mapping[str, Tensor]
 _Value = TypeVar("_Value")
@@ -53,7 +54,8 @@ def within(values: Mapping[str, _Value], prefix: str) -> dict[str, _Value]:
 class Params:
     """The parameters and constants of one layer as phi reads them: ``p.A`` is a matrix expression, ``p.d`` a vector.
 
-    Values are tensors, or ``Live`` where an expression is kept while they change.
+    Values are tensors, or ``Live`` where an expression is kept while they change. Vectors are read in single precision
+    or better, whatever they are kept in: what an equation makes of them, 1 + delta, is not rounded.
     """
 
     def __init__(self, values: Mapping[str, Tensor | Live | Expr], training: bool = False):
@@ -64,7 +66,11 @@ class Params:
             value = self._values[name]
         except KeyError:
             raise AttributeError(f"the method has no parameter or constant {name!r}") from None
-        return Dense(value) if not isinstance(value, Expr) and value.dim() == 2 else value
+        if isinstance(value, Expr):
+            return value
+        if value.dim() == 2:
+            return Dense(value)
+        return Live.of(wide, value) if isinstance(value, Live) else wide(value)
 
     def __contains__(self, name: str) -> bool:
         return name in self._values

@@ -107,6 +107,10 @@ class Recipe(BaseModel):
         if self.is_plain and (self.mpc or self.target_modules):
             trained = "every weight" if self.method == FULL else "the head alone"
             raise ValueError(f"method: {self.method} trains {trained}; leave out mpc and target_modules")
+        if self.weight_decay and not self.is_plain and (reason := self.method_object().no_decay):
+            raise ValueError(
+                f"weight_decay: {self.weight_decay:g} does not lead back to the base model: {reason}; set it to 0"
+            )
         return self
 
     @property

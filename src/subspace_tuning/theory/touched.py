@@ -32,7 +32,7 @@ class Seat:
         layer = SubspaceLayer(self.place.filled(base, self.place.base))
         with as_bad_input():
             layer.add(NAME, self.method)
-        layer.restart(NAME, self.method.unpacked(dict(self.values), *layer.frozen.shape))
+        layer.restart(NAME, self.method.unpacked(dict(self.values), layer.constants(NAME), *layer.frozen.shape))
         return layer
 
 

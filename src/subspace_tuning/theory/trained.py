@@ -82,7 +82,9 @@ def _by_adapter(source: Source) -> Trained:
         change = change_of(name, layer, [NAME])
         if change.dW is None or not len(change.svd.S):
             return None
-        return Layer(exact(layer.frozen.dense()), change, _factors(layer.params(NAME)._values))
+        return Layer(
+            exact(layer.frozen.dense()), change, _factors(layer.methods[NAME].whole(layer.params(NAME))._values)
+        )
 
     def answering() -> Answers:
         model = source.load()

@@ -22,6 +22,7 @@ from peft.utils import AuxiliaryTrainingWrapper, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from subspace_tuning.algebra import Weight
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.files.adapter_folder import CONFIG, read_config, read_tensors
 from subspace_tuning.method import Method, declared
@@ -130,7 +131,9 @@ class Adapter:
                 _check_places(f"{path}: {name}", value, n * m)
         wanted = {**method.parameters(n, m), **method.stored(n, m)}
         if set(given) != set(wanted):
-            given = method.unpacked(dict(given), n, m)
+            outlines = {name: value.to("meta") for name, value in given.items()}
+            made = method.constants(Weight(torch.empty(n, m, device="meta")))
+            given = method.unpacked(outlines, made, n, m)
         shapes = {name: start.shape for name, start in sorted(wanted.items())}
         if (found := {name: tuple(value.shape) for name, value in sorted(given.items())}) != shapes:
             raise self._misfit(f"size mismatch: {path} takes {shapes}, got {found}")

@@ -106,7 +106,9 @@ def renamed(kind: Kind, source: Source, config: SubspaceConfig) -> dict[str, Ten
             method = config.resolved(module.removeprefix(PREFIX))
             ours = {name: kind.rewrite(name, value, method).contiguous() for name, value in theirs.items()}
         _check_shapes(module, method, ours)
-        found |= {f"{module}.subspace_params.{name}": value for name, value in ours.items()}
+        whole = kind.whole(method)
+        config.packed |= bool(whole)
+        found |= {f"{module}.subspace_params.{whole.get(name, name)}": value for name, value in ours.items()}
     return found
 
 

@@ -189,6 +189,11 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         live = {k: Live(partial(_read, group, k)) for group in self.held(adapter) for k in group}
         return Params(live, training)
 
+    def constants(self, adapter: str) -> Constants:
+        """What the frozen weight made for an adapter."""
+        held: Any = self.subspace_constants
+        return dict(held[adapter].items()) if adapter in held else {}
+
     def held(self, adapter: str) -> list[Any]:
         """The parameters, constants and stored numbers of an adapter, each by name."""
         held: tuple[Any, ...] = (self.subspace_params, self.subspace_constants, self.subspace_stored)

@@ -130,7 +130,8 @@ class SubspaceModel(BaseTuner):
         held = dict(state_dict)
         for path, layer in named_layers(model, adapter_name):
             n, m = layer.frozen.shape
-            unpack = partial(layer.methods[adapter_name].unpacked, n=n, m=m)
+            constants = layer.constants(adapter_name)
+            unpack = partial(layer.methods[adapter_name].unpacked, constants=constants, n=n, m=m)
             for start in ("", "base_model.model."):  # models with an adapter of transformers' own go without
                 each_as(held, f"{start}{path}.subspace_params.", unpack)
             layer.unread.discard(adapter_name)

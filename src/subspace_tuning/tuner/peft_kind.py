@@ -26,6 +26,10 @@ class Source(NamedTuple):
     weights: Tensors | None = None
 
 
+def _as_they_are(method: Method) -> Mapping[str, str]:
+    return {}
+
+
 class Kind(NamedTuple):
     """One of PEFT's types.
 
@@ -43,6 +47,7 @@ class Kind(NamedTuple):
     says: Callable[[Mapping[str, Method]], dict[str, Any]]  # module -> method: keywords of PEFT's config, or Unequal
     back: Callable[[str, Tensor, Method], Tensor]  # our name, tensor and method -> PEFT's tensor, but for its shape
     dropped: frozenset[str] = frozenset()  # names of tensors that follow from the config
+    whole: Callable[[Method], Mapping[str, str]] = _as_they_are  # parameter -> what PEFT holds, if W leads from it
 
 
 def turned(name: str, t: Tensor, method: Method) -> Tensor:

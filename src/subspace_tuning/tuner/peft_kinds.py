@@ -18,6 +18,7 @@ from subspace_tuning.errors import BadInput
 from subspace_tuning.method import Method
 from subspace_tuning.methods import IA3 as IA3Method
 from subspace_tuning.methods import SSL, AdaLoRA, DoRA, IA3Output, LoRA, VeRA
+from subspace_tuning.methods.extend.starts import STARTS
 from subspace_tuning.methods.projections import projection_pair
 from subspace_tuning.tuner.peft_kind import Kind, Source, Unequal, back, ranks, scales
 from subspace_tuning.tuner.peft_structured import STRUCTURED
@@ -52,6 +53,12 @@ def _lora(source: Source) -> dict[str, Any]:
     return {"method": method, **patterns}
 
 
+def _whole(method: Method) -> dict[str, str]:
+    """What is trained here is how far factors are from where they start, and magnitudes from the norms of W."""
+    factors = {"A": "whole_A", "B": "whole_B"} if cast(LoRA, method).init in STARTS else {}
+    return factors | ({"delta": "m"} if isinstance(method, DoRA) else {})
+
+
 FACTORS = {"lora_A": "A", "lora_B": "B", "lora_embedding_A": "A", "lora_embedding_B": "B"}
 
 
@@ -73,12 +80,13 @@ LORA = Kind(
         {"r", "lora_alpha", "use_rslora", "use_dora", "lora_dropout", "rank_pattern", "alpha_pattern"}
         | {"init_lora_weights", "eva_config", "lora_ga_config", "corda_config", "megatron_core"}
     ),
-    {**FACTORS, "lora_magnitude_vector": "m"},
+    {**FACTORS, "lora_magnitude_vector": "delta"},
     "lora_",
     _transposed,
     (LoRA, DoRA),
     _as_lora,
     back,
+    whole=_whole,
 )
 
 
@@ -152,7 +160,11 @@ def _scales(name: str, t: Tensor, method: Method) -> Tensor:
             "PEFT's (IA)3 scales the channels that enter a convolution, feedforward_modules; ours would scale every "
             "entry of a patch, so this adapter cannot be imported"
         )
-    return t.flatten()
+    return t.flatten() - 1
+
+
+def _from_one(name: str, t: Tensor, method: Method) -> Tensor:
+    return 1 + t
 
 
 def _as_ia3(methods: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,12 +175,12 @@ IA3 = Kind(
     "IA3",
     _ia3,
     frozenset({"feedforward_modules", "init_ia3_weights"}),
-    {"ia3_l": "d"},
+    {"ia3_l": "delta"},
     "ia3_",
     _scales,
     (IA3Output, IA3Method, SSL),
     _as_ia3,
-    back,
+    _from_one,
 )
 
 SHARED_A, SHARED_B = "base_model.vera_A", "base_model.vera_B"
@@ -208,16 +220,24 @@ def _as_vera(methods: Mapping[str, Any]) -> dict[str, Any]:
     return {"r": first.r, "d_initial": first.d_initial, "projection_prng_key": first.seed}
 
 
+def _apart(name: str, t: Tensor, method: Method) -> Tensor:
+    return t - cast(VeRA, method).d_initial if name == "delta" else t
+
+
+def _from_d_initial(name: str, t: Tensor, method: Method) -> Tensor:
+    return t + cast(VeRA, method).d_initial if name == "delta" else t
+
+
 VERA = Kind(
     "VERA",
     _vera,
     frozenset({"r", "d_initial", "projection_prng_key", "save_projection", "init_weights", "vera_dropout"}),
-    {"vera_lambda_d": "d", "vera_lambda_b": "b"},
+    {"vera_lambda_d": "delta", "vera_lambda_b": "b"},
     "vera_",
-    _transposed,
+    _apart,
     (VeRA,),
     _as_vera,
-    back,
+    _from_d_initial,
     frozenset({"vera_A", "vera_B"}),
 )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from subspace_tuning.algebra.precision import once
 from subspace_tuning.algebra.sparse import times_sparse
 from subspace_tuning.weights.layer import LayerWeight, Unsupported
 
@@ -39,7 +41,8 @@ class Patches:
         return cols.transpose(1, 2).reshape(self.shape)
 
     def __mul__(self, d: Tensor) -> Tensor:
-        return self.unfold() * d
+        rows = self.unfold()
+        return once(torch.mul, rows, d, like=rows)
 
     def times_sparse(self, places: Tensor, values: Tensor, m: int) -> Tensor:
         return times_sparse(self.unfold(), places, values, m)
@@ -59,6 +62,8 @@ def _padding_of(conv: nn.Conv2d) -> tuple[int, int]:
 
 
 class Conv2dWeight(LayerWeight):
+    plain = nn.Conv2d
+
     @staticmethod
     def over_patches(layer: nn.Conv2d) -> bool:
         """Whether the convolution is one weight that meets every patch."""
@@ -87,6 +92,11 @@ class Conv2dWeight(LayerWeight):
         if isinstance(x, Patches):
             return self.layer(x.x).movedim(1, -1)
         return F.linear(x, self.layer.weight.flatten(1).to(x.dtype), self.own_bias)
+
+    def without_bias(self, x: Any) -> Tensor:
+        if isinstance(x, Patches):
+            return self.layer._conv_forward(x.x, self.layer.weight, None).movedim(1, -1)
+        return F.linear(x, self.layer.weight.flatten(1).to(x.dtype))
 
     def finish(self, y: Tensor) -> Tensor:
         return y.movedim(-1, 1)

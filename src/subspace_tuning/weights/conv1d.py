@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from subspace_tuning.weights.layer import LayerWeight
 
 
 class Conv1DWeight(LayerWeight):
+    plain = Conv1D
+
     @staticmethod
     def size(layer: Any) -> tuple[int, int]:
         return layer.weight.shape[0], layer.weight.shape[1]
@@ -19,6 +22,9 @@ class Conv1DWeight(LayerWeight):
 
     def forward(self, x: Any) -> Tensor:
         return self.layer(x.contiguous())  # Conv1D views its input
+
+    def without_bias(self, x: Any) -> Tensor:
+        return x @ self.layer.weight
 
     def as_stored(self, W: Tensor) -> Tensor:
         return W

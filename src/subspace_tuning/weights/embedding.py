@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from subspace_tuning.algebra.precision import once, wide
 from subspace_tuning.algebra.sparse import rows_of_sparse
 from subspace_tuning.weights.layer import LayerWeight
 
@@ -26,7 +27,7 @@ class OneHot:
         return self.scaled(F.embedding(self.ids, M))
 
     def scaled(self, y: Tensor) -> Tensor:
-        return y if self.scale is None else y * self.scale.unsqueeze(-1)
+        return y if self.scale is None else once(torch.mul, y, self.scale.unsqueeze(-1), like=y)
 
     def unfold(self) -> Tensor:
         return self.scaled(F.one_hot(self.ids, self.n).to(self.dtype))
@@ -36,7 +37,7 @@ class OneHot:
         return OneHot(self.ids, self.n, self.dtype, own if self.scale is None else self.scale * own)
 
     def times_sparse(self, places: Tensor, values: Tensor, m: int) -> Tensor:
-        return self.scaled(rows_of_sparse(self.ids, places, values, self.n, m))
+        return self.scaled(rows_of_sparse(self.ids, places, wide(values), self.n, m)).to(self.dtype)
 
     def map(self, h: Callable[[Tensor], Tensor]) -> OneHot:
         """h of the entries, with h(0) = 0 so that a row keeps its single entry."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from subspace_tuning.algebra import Weight
+from subspace_tuning.algebra.precision import plus
 
 
 class Unsupported(ValueError):
@@ -42,6 +43,26 @@ class LayerWeight(Weight):
 
     def forward(self, x: Any) -> Tensor:
         return self.layer(x)
+
+    def product(self, x: Any) -> Tensor:
+        """x W, never x W + b - b where the layer is no more than its numbers: rounding would have left its mark."""
+        own = self.own_bias
+        if own is None:
+            return self.forward(x)
+        return self.without_bias(x) if self._is_plain() else plus(self.forward(x), -own)
+
+    plain: type[nn.Module] = nn.Identity  # whose product with rows ``without_bias`` computes
+
+    def without_bias(self, x: Any) -> Tensor:
+        """x W, as the plain layer computes it."""
+        raise NotImplementedError
+
+    def _is_plain(self) -> bool:
+        """Whether nothing hangs on the layer's forward: no hook, no other storage, no other class."""
+        layer = self.layer
+        hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
+        own = type(layer) is self.plain and "forward" not in vars(layer) and not any(hooks)
+        return own and type(layer.weight) in (nn.Parameter, Tensor)
 
     @property
     def own_bias(self) -> Tensor | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from subspace_tuning.weights.layer import LayerWeight
 
 
 class LinearWeight(LayerWeight):
+    plain = nn.Linear
+
     @staticmethod
     def size(layer: Any) -> tuple[int, int]:
         return layer.in_features, layer.out_features
@@ -19,6 +22,9 @@ class LinearWeight(LayerWeight):
 
         weight = self.layer.weight
         return (weight if weight.is_floating_point() else dequantize_module_weight(self.layer)).T
+
+    def without_bias(self, x: Any) -> Tensor:
+        return F.linear(x, self.layer.weight)
 
     def as_stored(self, W: Tensor) -> Tensor:
         return W.T

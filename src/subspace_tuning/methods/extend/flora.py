@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from subspace_tuning.algebra import Expr, Weight
-from subspace_tuning.method import Constants, Params, Start
+from subspace_tuning.algebra import Expr, Live, Weight
+from subspace_tuning.algebra.precision import wide
+from subspace_tuning.method import Params, Start, zeros
 from subspace_tuning.method.registry import register
 from subspace_tuning.methods.extend.lora import Factored
 
@@ -14,9 +15,9 @@ from subspace_tuning.methods.extend.lora import Factored
 @register("flora")
 @dataclass(frozen=True)
 class FLoRA(Factored):
-    """phi(W) = W + s A M B, s = alpha / r.
+    """phi(W) = W + s A (I + M) B, s = alpha / r.
 
-    A in R^{n x r}, core M in R^{r x r} starting at the identity, B in R^{r x m} starting at zero.
+    A in R^{n x r}, B in R^{r x m}; M in R^{r x r}, by which the core differs from the identity, and B start at zero.
     Source: arXiv:2405.14739; arXiv:2407.05417, eq. (22).
     """
 
@@ -25,15 +26,17 @@ class FLoRA(Factored):
     paper = "arXiv:2405.14739"
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
-        return {**self.factors(n, m), "M": Start((self.r, self.r), _identity)}
+        return {**self.factors(n, m), "M": zeros(self.r, self.r)}
 
     def phi(self, W: Expr, p: Params) -> Expr:
-        return self.extended(W, self.dropped(p.A, p) @ p.M @ p.B, p)
+        p = self.whole(p)
+        return self.extended(W, self.dropped(p.A, p) @ Live.of(_core, p.M.numbers) @ p.B, p)
 
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
         best = super().project(W, W_star)
-        return {**best, "M": torch.eye(self.r).to(best["B"])}
+        return {**best, "M": best["B"].new_zeros(self.r, self.r)}
 
 
-def _identity(M: Tensor, _: Constants) -> None:
-    torch.nn.init.eye_(M)
+def _core(M: Tensor) -> Tensor:
+    """I + M."""
+    return wide(M) + torch.eye(len(M), dtype=wide(M).dtype, device=M.device)

@@ -3,15 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn.functional import dropout
 
 from subspace_tuning.algebra import Elementwise, Expr, Weight
 from subspace_tuning.linalg.nearest import low_rank
-from subspace_tuning.method import Method, Params, Start, constant, kaiming, zeros
+from subspace_tuning.method import Constants, Method, Params, Start, kaiming, zeros
 from subspace_tuning.method.registry import register
 from subspace_tuning.methods.extend.data_starts import DATA_STARTS
-from subspace_tuning.methods.extend.starts import STARTS
+from subspace_tuning.methods.extend.starts import STARTS, behind_start
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,11 @@ class LowRank(Method):
 
 @dataclass(frozen=True)
 class Factored(LowRank):
-    """phi(W) = W + s (A ... B - A0 B0), for methods that train A and B from a start A0, B0 of one's choice.
+    """phi(W) = W + s ((A0 + A) ... (B0 + B) - A0 B0), for methods that train A and B from a start of one's choice.
 
-    ``init`` is "kaiming" (A0 uniform, B0 = 0, so that the second term is absent) or a name in ``starts.py``, or one in
-    ``data_starts.py``, which wants a calibration pass.
+    ``init`` is "kaiming" (A uniform, B = 0, and no A0 B0) or a name in ``starts.py``, or one in ``data_starts.py``,
+    which wants a calibration pass; with A0 and B0, A and B are what is added to them and start at zero. Whole factors
+    (those of a checkpoint of PEFT's) go by the names ``whole_A`` and ``whole_B``.
     """
 
     init: str = "kaiming"
@@ -89,7 +91,9 @@ class Factored(LowRank):
             return {}
         start = DATA_STARTS[self.init]
         A0, B0 = start.factors(W.dense(), found[start.asks], self.r, self.s)
-        return {"A": A0, "B": B0} | ({} if start.nothing else {"A0": A0, "B0": B0})
+        if start.nothing:
+            return {"A": A0, "B": B0}
+        return {"A": torch.zeros_like(A0), "B": torch.zeros_like(B0), "A0": A0, "B0": B0}
 
     def stored(self, n: int, m: int) -> dict[str, Start]:
         if self.init not in DATA_STARTS or DATA_STARTS[self.init].nothing:
@@ -103,9 +107,11 @@ class Factored(LowRank):
 
     def factors(self, n: int, m: int) -> dict[str, Start]:
         """A and B where they start."""
-        if self.init not in STARTS:
-            return {"A": kaiming(n, self.r), "B": zeros(self.r, m)}
-        return {"A": constant("A0", n, self.r), "B": constant("B0", self.r, m)}
+        A = zeros(n, self.r) if self.init in STARTS else kaiming(n, self.r)
+        return {"A": A, "B": zeros(self.r, m)}
+
+    def whole(self, p: Params) -> Params:
+        return behind_start(p) if "A0" in p else p
 
     def extended(self, W: Expr, chain: Expr, p: Params) -> Expr:
         """W + s (chain - A0 B0)."""
@@ -114,7 +120,14 @@ class Factored(LowRank):
 
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
         D, start = W_star.dense() - W.dense(), self.constants(W)
-        return self.nearest(D + self.s * (start["A0"] @ start["B0"]) if "A0" in start else D)
+        if "A0" not in start:
+            return self.nearest(D)
+        best = self.nearest(D + self.s * (start["A0"] @ start["B0"]))
+        return {"A": best["A"] - start["A0"], "B": best["B"] - start["B0"]}
+
+    def unpacked(self, values: dict[str, Tensor], constants: Constants, n: int, m: int) -> dict[str, Tensor]:
+        whole = {k: values[f"whole_{k}"] - constants[f"{k}0"] for k in "AB" if f"whole_{k}" in values}
+        return {k: v for k, v in values.items() if not k.startswith("whole_")} | whole
 
 
 @register("lora")
@@ -122,7 +135,8 @@ class Factored(LowRank):
 class LoRA(Factored):
     """phi(W) = W + s A B, s = alpha / r.
 
-    A in R^{n x r}, B in R^{r x m}; B starts at zero. With another ``init``: phi(W) = W + s (A B - A0 B0).
+    A in R^{n x r}, B in R^{r x m}; B starts at zero. With another ``init``:
+    phi(W) = W + s ((A0 + A) (B0 + B) - A0 B0).
     Source: arXiv:2106.09685; arXiv:2407.05417, eq. (21).
     """
 
@@ -134,4 +148,5 @@ class LoRA(Factored):
         return self.factors(n, m)
 
     def phi(self, W: Expr, p: Params) -> Expr:
+        p = self.whole(p)
         return self.extended(W, self.dropped(p.A, p) @ p.B, p)

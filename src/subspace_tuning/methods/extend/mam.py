@@ -33,6 +33,7 @@ class MAM(OnBlock):
     formula = "2 tokens m + 2 r n"
     paper = "arXiv:2110.04366"
     wide = True
+    no_decay = "keys and values of zeros take their share of each query's attention too"
 
     def __post_init__(self) -> None:
         super().__post_init__()

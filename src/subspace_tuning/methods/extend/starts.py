@@ -1,6 +1,7 @@
 """Where A (n, r) and B (r, m) of a low-rank product may start, given W.
 
-Each gives A0, B0 in the precision of W; a method that starts there adds s (A B - A0 B0), so that phi(W) = W at first.
+Each gives A0, B0 in the precision of W; a method that starts there adds s ((A0 + A) (B0 + B) - A0 B0), so that
+phi(W) = W at first.
 
     orthogonal   W^T = Q R; A0 = the first r rows of R, B0 those columns of Q    OLoRA, arXiv:2406.01775
     pissa        s A0 B0 = the r largest terms of the SVD, shared evenly         PiSSA, arXiv:2404.02948
@@ -12,15 +13,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from subspace_tuning.algebra import Dense, Live
 from subspace_tuning.linalg.store import bottom_svd, top_svd
 from subspace_tuning.linalg.svd import SVD, qr
+from subspace_tuning.method import Params
 
 
 class Factors(NamedTuple):
     A0: Tensor
     B0: Tensor
+
+
+def behind_start(p: Params) -> Params:
+    """The parameters with A0 + A for A and B0 + B for B; where more than numbers stands for A, that was done before."""
+    if not isinstance(p.A, Dense):
+        return p
+    return p.replace(**{k: _sum(getattr(p, f"{k}0"), getattr(p, k)) for k in "AB"})
+
+
+def _sum(start: Dense, added: Dense) -> Live:
+    return Live.of(torch.add, start.numbers, added.numbers)
 
 
 def orthogonal(W: Tensor, r: int, s: float = 1.0) -> Factors:

@@ -13,10 +13,10 @@ from subspace_tuning.methods.projections import kaiming_uniform, projection, pro
 @register("vera")
 @dataclass(frozen=True)
 class VeRA(Method):
-    """phi(W) = W + A diag(d) B diag(b), A and B frozen and random.
+    """phi(W) = W + A diag(d_initial + delta) B diag(b), A and B frozen and random.
 
     A in R^{n x r} and B in R^{r x m} follow from the seed and their shapes, so that layers of one shape share them and
-    nothing of them is stored; d in R^r starts at d_initial, b in R^m at zero. PEFT cuts the projections of all layers
+    nothing of them is stored; delta in R^r and b in R^m start at zero. PEFT cuts the projections of all layers
     out of one pair of the largest sizes instead; given these sizes, ``cut_n`` and ``cut_m``, so it is here.
     Source: arXiv:2310.11454.
     """
@@ -40,7 +40,7 @@ class VeRA(Method):
             raise ValueError(f"{self.describe()}: a weight of {n} x {m} cannot be cut from that")
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
-        return {"d": Start((self.r,), lambda t, _: t.fill_(self.d_initial)), "b": zeros(m)}
+        return {"delta": zeros(self.r), "b": zeros(m)}
 
     def constants(self, W: Weight) -> dict[str, Tensor]:
         (n, m), like = W.shape, W.dense()
@@ -53,4 +53,4 @@ class VeRA(Method):
         }
 
     def phi(self, W: Expr, p: Params) -> Expr:
-        return W + p.A @ Diag(p.d) @ p.B @ Diag(p.b)
+        return W + p.A @ Diag(self.d_initial + p.delta) @ p.B @ Diag(p.b)

@@ -31,7 +31,7 @@ class BitFit(Method):
         return {"delta": zeros(m)}
 
     def bias(self, b: Any, p: Params) -> Any:
-        return b + p.delta.type_as(b)
+        return p.delta + b
 
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
         b, b_star = W.own_bias, W_star.own_bias

@@ -106,7 +106,7 @@ class DiffPruning(Method):
         places = (values["a"] > 0).flatten().nonzero().squeeze(1)
         return {"places": places, "v": values["V"].flatten()[places]}
 
-    def unpacked(self, values: dict[str, Tensor], n: int, m: int) -> dict[str, Tensor]:
+    def unpacked(self, values: dict[str, Tensor], constants: Constants, n: int, m: int) -> dict[str, Tensor]:
         if "places" not in values:
             return values
         places, v = values["places"], values["v"]

@@ -8,16 +8,17 @@ from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, Weight
 from subspace_tuning.linalg.nearest import row_scales
-from subspace_tuning.method import Method, Params, Start, ones
+from subspace_tuning.method import Method, Params, Start, zeros
 from subspace_tuning.method.registry import register
 
 
 @register("ia3")
 @dataclass(frozen=True)
 class IA3(Method):
-    """phi(W) = W D, D = diag(d).
+    """phi(W) = W D, D = diag(1 + delta).
 
-    Scales the row space of the right singular vectors: one number per output feature; the bias stays as it is.
+    Scales the row space of the right singular vectors: one number per output feature, its deviation from 1 trained; the
+    bias stays as it is.
     Source: arXiv:2205.05638, section 3.3; arXiv:2407.05417, eq. (10).
     """
 
@@ -29,29 +30,29 @@ class IA3(Method):
     learning_rate = 1e-2
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
-        return {"d": ones(m)}
+        return {"delta": zeros(m)}
 
     def phi(self, W: Expr, p: Params) -> Expr:
-        return W @ Diag(p.d)
+        return W @ Diag(1 + p.delta)
 
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
-        return {"d": row_scales(W.dense().T, W_star.dense().T)}
+        return {"delta": row_scales(W.dense().T, W_star.dense().T) - 1}
 
 
 @register("ia3_output")
 @dataclass(frozen=True)
 class IA3Output(IA3):
-    """phi([W; b^T]) = [W; b^T] D, D = diag(d).
+    """phi([W; b^T]) = [W; b^T] D, D = diag(1 + delta).
 
     The bias is scaled along with W: keys and values themselves, as the authors wrote it for a model without biases.
     Source: arXiv:2205.05638, section 3.3.
     """
 
     def bias(self, b: Any, p: Params) -> Any:
-        return None if b is None else b * p.d.type_as(b)
+        return None if b is None else (1 + p.delta) * b
 
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
-        return {"d": row_scales(_columns(W), _columns(W_star))}
+        return {"delta": row_scales(_columns(W), _columns(W_star)) - 1}
 
 
 def _columns(W: Weight) -> Tensor:

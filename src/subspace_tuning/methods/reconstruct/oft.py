@@ -44,21 +44,20 @@ class OFT(Method):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         n, _ = W.shape
-        return BlockDiag(Live.of(_rotations, p.q, self.b, -(-n // self.b)), n) @ W
+        return BlockDiag(Live.of(_turns, p.q, self.b, -(-n // self.b)), n) @ W
 
 
 def _below(b: int) -> int:
     return b * (b - 1) // 2
 
 
-def _rotations(q: Tensor, b: int, count: int) -> Tensor:
-    """The rotations (count, b, b); what q lacks of the last one stays at rest."""
-    wide = torch.promote_types(q.dtype, torch.float32)
+def _turns(q: Tensor, b: int, count: int) -> Tensor:
+    """R_i - I (count, b, b) of each rotation; what q lacks of the last one stays at rest."""
     rows, cols = torch.tril_indices(b, b, -1, device=q.device)
-    Q = q.new_zeros(count, b, b, dtype=wide)
-    Q = Q.index_put((torch.arange(count, device=q.device)[:, None], rows, cols), _whole(q, b, count).to(wide))
-    Q, eye = Q - Q.mT, torch.eye(b, dtype=wide, device=q.device)
-    return torch.linalg.solve(eye - Q, eye + Q).to(q.dtype)  # (I + Q) and (I - Q)^{-1} commute
+    Q = q.new_zeros(count, b, b)
+    Q = Q.index_put((torch.arange(count, device=q.device)[:, None], rows, cols), _whole(q, b, count))
+    Q, eye = Q - Q.mT, torch.eye(b, dtype=Q.dtype, device=q.device)
+    return torch.linalg.solve(eye - Q, 2 * Q)  # (I + Q) (I - Q)^{-1} - I
 
 
 def _whole(q: Tensor, b: int, count: int) -> Tensor:

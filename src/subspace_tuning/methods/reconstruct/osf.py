@@ -2,24 +2,26 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Dense, Diag, Expr, Live, Weight
 from subspace_tuning.linalg.store import whole_svd
 from subspace_tuning.linalg.svd import svd
-from subspace_tuning.method import Method, Params, Start, constant
+from subspace_tuning.method import Method, Params, Start, zeros
 from subspace_tuning.method.registry import register
 
 
 @register("osf")
 @dataclass(frozen=True)
 class OSF(Method):
-    """phi(W) = W + P U diag(s) V^T P' - U_0 diag(s_0) V_0^T, P = I - U_h U_h^T, P' = I - V_h V_h^T.
+    """phi(W) = W + (U_0 + P U) diag(s_0 + s) (V_0 + P' V)^T - U_0 diag(s_0) V_0^T.
 
     U_h (n, h), V_h (m, h) are the singular vectors of the h = round(kept k) largest singular values, k = min(n, m), and
-    stay as they are; U (n, k - h), s and V (m, k - h) are trained from the rest U_0, s_0, V_0. The paper projects the
-    gradients of U and V by P and P'; with the projections inside phi their gradients are exactly these, and the head is
-    kept whatever the optimiser does with them. PEFT projects gradients only, so that Adam's steps leak into the head.
+    stay as they are: P = I - U_h U_h^T, P' = I - V_h V_h^T. U_0, s_0, V_0 are the rest; U (n, k - h), s and V
+    (m, k - h), what is added to these, start at zero. The paper projects the gradients of U and V by P and P'; with the
+    projections inside phi their gradients are exactly these, and the head is kept whatever the optimiser does with
+    them. PEFT projects gradients only, so that Adam's steps leak into the head.
     Source: arXiv:2504.07097.
     """
 
@@ -49,7 +51,7 @@ class OSF(Method):
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
         t = min(n, m) - self.head(n, m)
-        return {"U": constant("U0", n, t), "s": constant("s0", t), "Vt": constant("V0t", t, m)}
+        return {"U": zeros(n, t), "s": zeros(t), "Vt": zeros(t, m)}
 
     def constants(self, W: Weight) -> dict[str, Tensor]:
         whole, h = whole_svd(W.dense()).to(W.dense().dtype), self.head(*W.shape)
@@ -58,14 +60,20 @@ class OSF(Method):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         U = Dense(Live.of(_beside, p.U.numbers, p.Uh.numbers))
-        Vt = Dense(Live.of(_beside, p.Vt.numbers.T, p.Vht.numbers.T).T)
-        return W + U @ Diag(p.s) @ Vt - p.U0 @ Diag(p.s0) @ p.V0t
+        Vt = Live.of(_beside, p.Vt.numbers.T, p.Vht.numbers.T).T
+        V = Live.of(torch.add, p.V0t.numbers, Vt)
+        return W + U @ Diag(p.s0 + p.s) @ V + p.U0 @ Live.of(_moved, p.s, V, p.s0, Vt)
 
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
         head = self.constants(W)
         rest = _beside(_beside(W_star.dense(), head["Uh"]).T, head["Vht"].T).T
         U, s, Vt = svd(rest, len(head["s0"]))
-        return {"U": U, "s": s, "Vt": Vt}
+        return {"U": U - head["U0"], "s": s - head["s0"], "Vt": Vt - head["V0t"]}
+
+
+def _moved(s: Tensor, V: Tensor, s0: Tensor, moved: Tensor) -> Tensor:
+    """diag(s0 + s) V - diag(s0) V0 for V = V0 + moved, all (k, m)."""
+    return s.unsqueeze(1) * V + s0.unsqueeze(1) * moved
 
 
 def _beside(U: Tensor, head: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ class SoftPrompt(Method):
     mode = "2: singular vectors, nonlinear"
     sits_on = "tokens"
     mergeable = False
+    no_decay = "tokens of zeros in front of the input are not the same as none"
     learning_rate = 1e-2
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, Live
 from subspace_tuning.linalg.svd import cayley, skew
-from subspace_tuning.method import Params, Start, ones, zeros
+from subspace_tuning.method import Params, Start, zeros
 from subspace_tuning.method.registry import register
 from subspace_tuning.methods.spectrum import OnTop
 
@@ -15,11 +15,11 @@ from subspace_tuning.methods.spectrum import OnTop
 @register("psoft")
 @dataclass(frozen=True)
 class PSOFT(OnTop):
-    """phi(W) = W + U_r (diag(a) R diag(b) - I) S_r V_r^T, R = (I - Q) (I + Q)^{-1} orthogonal.
+    """phi(W) = W + U_r (diag(1 + a) R diag(1 + b) - I) S_r V_r^T, R = (I - Q) (I + Q)^{-1} orthogonal.
 
     U_r S_r V_r^T are the r largest terms of W's singular value decomposition; Q in R^{r x r} is skew-symmetric, held as
-    the numbers q above its diagonal; a, b in R^r (alpha, beta in the paper) start at one and let R leave orthogonality.
-    PEFT also has a scale alpha, which cancels.
+    the numbers q above its diagonal; a, b in R^r (alpha - 1, beta - 1 in the paper) start at zero and let R leave
+    orthogonality. PEFT also has a scale alpha, which cancels.
     Source: arXiv:2505.11235, eqs. (6)-(8).
     """
 
@@ -30,13 +30,13 @@ class PSOFT(OnTop):
     least_r = 2
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
-        return {"q": zeros(self.r * (self.r - 1) // 2), "a": ones(self.r), "b": ones(self.r)}
+        return {"q": zeros(self.r * (self.r - 1) // 2), "a": zeros(self.r), "b": zeros(self.r)}
 
     def phi(self, W: Expr, p: Params) -> Expr:
         return W + p.U @ Live.of(_turn, p.q, p.a, p.b) @ Diag(p.S) @ p.Vt
 
 
 def _turn(q: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """diag(a) R diag(b) - I, (r, r)."""
+    """diag(1 + a) R diag(1 + b) - I, (r, r)."""
     R = cayley(skew(q, len(a)))
-    return a.unsqueeze(1) * R * b - torch.eye(len(a), dtype=R.dtype, device=R.device)
+    return (1 + a).unsqueeze(1) * R * (1 + b) - torch.eye(len(a), dtype=R.dtype, device=R.device)

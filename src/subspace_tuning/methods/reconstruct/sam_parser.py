@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, Weight
-from subspace_tuning.method import Params, Start, constant
+from subspace_tuning.method import Params, Start, zeros
 from subspace_tuning.method.registry import register
 from subspace_tuning.methods.spectrum import OnSpectrum, along
 
@@ -13,9 +13,9 @@ from subspace_tuning.methods.spectrum import OnSpectrum, along
 @register("sam_parser")
 @dataclass(frozen=True)
 class SAMParser(OnSpectrum):
-    """phi(W) = U diag(s) V^T, s trained from the singular values of W.
+    """phi(W) = U diag(s_0 + delta) V^T, delta trained.
 
-    U (n, k) and V (m, k) are the singular vectors of W, k = min(n, m).
+    U (n, k), s_0 (k,) and V (m, k) are the singular vectors and values of W, k = min(n, m).
     Source: arXiv:2308.14604; arXiv:2407.05417, eqs. (6)-(7).
     """
 
@@ -26,10 +26,11 @@ class SAMParser(OnSpectrum):
     learning_rate = 1e-2
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
-        return {"s": constant("S", min(n, m))}
+        return {"delta": zeros(min(n, m))}
 
     def phi(self, W: Expr, p: Params) -> Expr:
-        return self.between(W, p, Diag(p.s), Diag(p.s - p.S))
+        return self.between(W, p, Diag(p.S + p.delta), Diag(p.delta))
 
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
-        return {"s": along(self.constants(W), W_star.dense())}
+        terms = self.constants(W)
+        return {"delta": along(terms, W_star.dense()) - terms["S"]}

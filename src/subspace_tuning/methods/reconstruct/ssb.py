@@ -6,16 +6,17 @@ from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, Weight
 from subspace_tuning.linalg.nearest import both_scales
-from subspace_tuning.method import Method, Params, Start, ones
+from subspace_tuning.method import Method, Params, Start, zeros
 from subspace_tuning.method.registry import register
 
 
 @register("ssb")
 @dataclass(frozen=True)
 class SSB(Method):
-    """phi(W) = D1 W D2, D1 = diag(d1), D2 = diag(d2).
+    """phi(W) = D1 W D2, D1 = diag(1 + delta1), D2 = diag(1 + delta2).
 
-    Scales the row spaces of the left and the right singular vectors: one number per input and per output feature.
+    Scales the row spaces of the left and the right singular vectors: one number per input and per output feature, its
+    deviation from 1 trained.
     Source: arXiv:2407.05417, eq. (10).
     """
 
@@ -27,11 +28,11 @@ class SSB(Method):
     learning_rate = 1e-2
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
-        return {"d1": ones(n), "d2": ones(m)}
+        return {"delta1": zeros(n), "delta2": zeros(m)}
 
     def phi(self, W: Expr, p: Params) -> Expr:
-        return Diag(p.d1) @ W @ Diag(p.d2)
+        return Diag(1 + p.delta1) @ W @ Diag(1 + p.delta2)
 
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
         d1, d2 = both_scales(W.dense(), W_star.dense())
-        return {"d1": d1, "d2": d2}
+        return {"delta1": d1 - 1, "delta2": d2 - 1}

@@ -6,16 +6,16 @@ from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, Weight
 from subspace_tuning.linalg.nearest import row_scales
-from subspace_tuning.method import Method, Params, Start, ones
+from subspace_tuning.method import Method, Params, Start, zeros
 from subspace_tuning.method.registry import register
 
 
 @register("ssl")
 @dataclass(frozen=True)
 class SSL(Method):
-    """phi(W) = D W, D = diag(d).
+    """phi(W) = D W, D = diag(1 + delta).
 
-    Scales the row space of the left singular vectors: one number per input feature.
+    Scales the row space of the left singular vectors: one number per input feature, its deviation from 1 trained.
     Source: arXiv:2407.05417, eq. (10).
     """
 
@@ -27,10 +27,10 @@ class SSL(Method):
     learning_rate = 1e-2
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
-        return {"d": ones(n)}
+        return {"delta": zeros(n)}
 
     def phi(self, W: Expr, p: Params) -> Expr:
-        return Diag(p.d) @ W
+        return Diag(1 + p.delta) @ W
 
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
-        return {"d": row_scales(W.dense(), W_star.dense())}
+        return {"delta": row_scales(W.dense(), W_star.dense()) - 1}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, Weight
-from subspace_tuning.method import Params, Start, constant
+from subspace_tuning.method import Params, Start, zeros
 from subspace_tuning.method.registry import register
 from subspace_tuning.methods.spectrum import OnTop, along
 
@@ -13,7 +13,7 @@ from subspace_tuning.methods.spectrum import OnTop, along
 @register("svfit")
 @dataclass(frozen=True)
 class SVFit(OnTop):
-    """phi(W) = W + U_r diag(s - s_0) V_r^T, s trained from the r largest singular values s_0 of W.
+    """phi(W) = W + U_r diag(delta) V_r^T, delta added to the r largest singular values of W.
 
     U_r (n, r) and V_r (m, r) are their singular vectors. The paper takes r so large that the r values hold nearly all
     of W (768 for RoBERTa-base, where it is SAM-PARSER).
@@ -27,10 +27,11 @@ class SVFit(OnTop):
     learning_rate = 1e-2
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
-        return {"s": constant("S", self.r)}
+        return {"delta": zeros(self.r)}
 
     def phi(self, W: Expr, p: Params) -> Expr:
-        return W + p.U @ Diag(p.s - p.S) @ p.Vt
+        return W + p.U @ Diag(p.delta) @ p.Vt
 
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
-        return {"s": along(self.constants(W), W_star.dense())}
+        terms = self.constants(W)
+        return {"delta": along(terms, W_star.dense()) - terms["S"]}
