@@ -4,6 +4,7 @@ import pytest
 import torch
 from peft import get_peft_model
 
+from architectures import ARCHITECTURES
 from cases import ON_LAYERS, each
 from models import ALL, batch, bert, deberta_v2, distilbert, gpt2, llama, qwen2, t5, t5_gated, vit
 from subspace_tuning import METHODS, SSB, BitFit, LoRA, SubspaceConfig
@@ -190,6 +191,14 @@ def test_excluded_modules_and_chosen_layers():
         SubspaceConfig(method="ssb", target_modules=["query"], layers_pattern="layer")
 
 
+@each(name=["houlsby", "pfeiffer", "bitfit", "ssb"])
+def test_chosen_layers_hold_for_every_kind_of_place(name):
+    every = tuned(apply(bert, name))
+    only = tuned(apply(bert, name, layers_to_transform=[1]))
+    assert only == {n for n in every if "layer.0" not in n}
+    assert only < every
+
+
 def test_embeddings_and_convolutions_can_be_named():
     model = apply(bert, SSB(), target_modules=["word_embeddings"])
     assert tuned(model) == {"bert.embeddings.word_embeddings"}
@@ -237,6 +246,29 @@ def test_an_unknown_architecture_asks_for_names():
     with pytest.raises(ValueError, match="target_modules"):
         get_peft_model(Odd(), SubspaceConfig(method="ssb"))
     assert tuned(get_peft_model(Odd(), SubspaceConfig(method="ssb", target_modules="all-linear"))) == {"lin"}
+
+
+def test_what_cannot_be_told_is_said_with_what_there_is():
+    with pytest.raises(ValueError, match=r"no repeated blocks.* target_modules=\['lin'\]"):
+        get_peft_model(torch.nn.ModuleDict({"lin": torch.nn.Linear(4, 4)}), SubspaceConfig(method="ssb"))
+    fnet = ARCHITECTURES["fnet"].model("fnet")
+    ready = r"target_modules=\['intermediate.dense', 'output.dense'\]"
+    with pytest.raises(ValueError, match=rf"query_value .* intermediate.dense 16 x 24 \(up\), .*{ready}"):
+        get_peft_model(fnet, SubspaceConfig(method="vera"))
+
+
+def test_biases_of_attention_outputs_are_no_heads():
+    model = ARCHITECTURES["bart"].model("bart")
+    found = tuned(get_peft_model(model, SubspaceConfig(method="bitfit")))
+    assert "model.encoder.layers.0.self_attn.out_proj" in found
+
+
+def test_language_towers_are_taken_and_peers_both():
+    llava = tuned(get_peft_model(ARCHITECTURES["llava"].model("llava"), SubspaceConfig(method="ssb")))
+    assert llava == {f"model.language_model.layers.0.{n}" for n in LLAMA[0]}
+    for name in ("clip", "siglip"):
+        towers = {n.split(".")[0] for n in tuned(get_peft_model(ARCHITECTURES[name].model(name), SubspaceConfig()))}
+        assert towers == {"text_model", "vision_model"}
 
 
 def test_head_of_qwen_is_left_alone():

@@ -101,7 +101,7 @@ def _ours(name: str, model: nn.Module) -> list[str]:
     """The modules that our method of that name takes, so that both change the same weights."""
     from subspace_tuning.tuner.targets import default_targets
 
-    return sorted(default_targets(METHODS[name].places, model.config.model_type, model, None))  # type: ignore[union-attr,arg-type]
+    return sorted(default_targets(METHODS[name].places, model))
 
 
 def _lora(rank: int, modules: list[str], **values: Any) -> Any:

@@ -13,7 +13,7 @@ from subspace_tuning.algebra import Weight
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.checkpoint import Checkpoint
 from subspace_tuning.run.skeleton import called, skeleton
-from subspace_tuning.tuner.targets import HEADS
+from subspace_tuning.tuner.heads import HEADS
 from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
 
 

@@ -7,8 +7,7 @@ finds no such adapter (deleted, switched off, unloaded) does nothing.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from inspect import signature
 from typing import Any
 
@@ -18,7 +17,9 @@ from torch import Tensor, nn
 from subspace_tuning.method import Params
 from subspace_tuning.methods.on_block import OnBlock
 from subspace_tuning.tuner.layer import SubspaceLayer
-from subspace_tuning.tuner.targets import KEYS, OUTPUTS
+from subspace_tuning.tuner.roles import DOWN, FEED_FORWARD
+from subspace_tuning.tuner.structure import BlockWeight, read
+from subspace_tuning.tuner.targets import KINDS
 from subspace_tuning.weights import Unsupported
 
 MASKED_ALIKE = ("eager", "sdpa")  # attentions whose mask is a tensor (..., queries, keys), or none
@@ -26,22 +27,22 @@ MASKED_ALIKE = ("eager", "sdpa")  # attentions whose mask is a tensor (..., quer
 
 def attach(model: nn.Module, key: str, method: OnBlock) -> None:
     """Ready the block of a key weight for a method. Raises ``Unsupported`` where the block is of an unknown kind."""
-    config: Any = getattr(model, "config", None)
-    kind = getattr(config, "model_type", None)
-    path, _, name = key.rpartition(".")
-    if kind not in KEYS or not f".{key}".endswith(f".{KEYS[kind]}"):
+    weights = {w.name: w for w in read(model)}
+    if key not in weights or not KINDS["key"](weights[key]):
         raise Unsupported(
-            f"{method.name} sits on blocks, at their key weight: leave target_modules out, on a model of the type "
-            f"{', '.join(sorted(KEYS))}; got {key!r} in the type {kind!r}"
+            f"{method.name} sits on blocks, at their key weight: leave target_modules out"
         )
+    path, _, name = key.rpartition(".")
     attention: Any = model.get_submodule(path)
-    how = attention.config._attn_implementation
+    if not {"hidden_states", "attention_mask", "past_key_values"} <= set(signature(attention.forward).parameters):
+        raise Unsupported(f"{method.name} puts keys in front of those of before, and {path} takes none of before")
+    how = getattr(getattr(attention, "config", None), "_attn_implementation", None)
     if how not in MASKED_ALIKE:
         raise Unsupported(
             f"{method.name} puts keys in front of attention of the kinds {', '.join(MASKED_ALIKE)}, not {how!r}; "
             f"load the model with attn_implementation='sdpa'"
         )
-    feed_forward = model.get_submodule(_feed_forward(model, path, OUTPUTS[kind][1]))
+    feed_forward = model.get_submodule(_feed_forward(weights[key].block, weights.values()))
     if any(isinstance(hook, _InFront) for hook in attention._forward_pre_hooks.values()):
         return
     attention.register_forward_pre_hook(_InFront(name), with_kwargs=True)
@@ -52,17 +53,12 @@ def attach(model: nn.Module, key: str, method: OnBlock) -> None:
         feed_forward.register_forward_hook(beside.to_output)
 
 
-def _feed_forward(model: nn.Module, attention: str, output: str) -> str:
-    """The module around the last feed-forward weight of the block that an attention is in."""
-    last = re.compile(rf"(?:.*\.)?(?:{output})(?:\.base_layer)?")
-    found = [name.removesuffix(".base_layer") for name, _ in model.named_modules() if last.fullmatch(name)]
-    block = attention
-    while block:
-        block = block.rpartition(".")[0]
-        for name in found:
-            if name.startswith(f"{block}."):
-                return name.rpartition(".")[0]
-    raise Unsupported(f"no feed-forward was found in the block of {attention}")
+def _feed_forward(block: str, weights: Iterable[BlockWeight]) -> str:
+    """The module around the last feed-forward weight of a block."""
+    for w in weights:
+        if w.block == block and w.part == FEED_FORWARD and w.role == DOWN and "." in w.short:
+            return w.name.rpartition(".")[0]
+    raise Unsupported(f"{block} keeps its feed-forward in no module of its own")
 
 
 def held(attention: nn.Module, name: str) -> Iterator[tuple[OnBlock, Params]]:

@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from subspace_tuning.methods.on_block import OnBlock
 from subspace_tuning.tuner import blocks, reached
@@ -22,7 +23,7 @@ from subspace_tuning.tuner.layer import BASE, SubspaceLayer
 from subspace_tuning.tuner.room import Room
 from subspace_tuning.tuner.routed import copies, routed
 from subspace_tuning.tuner.saved import check_fits, check_name, each_as, named_layers, nameless, of_adapter
-from subspace_tuning.tuner.targets import default_targets
+from subspace_tuning.tuner.targets import all_linear, default_targets
 from subspace_tuning.tuner.tied import check_untied, untie
 from subspace_tuning.weights import Unsupported
 
@@ -63,9 +64,9 @@ class SubspaceModel(BaseTuner):
             )
         self._room.named = isinstance(peft_config.target_modules, list | tuple | set)
         if peft_config.target_modules is None:
-            places = peft_config.resolved().places
-            kept = peft_config.modules_to_save
-            peft_config.target_modules = default_targets(places, model_config.get("model_type"), self.model, kept)
+            peft_config.target_modules = default_targets(peft_config.resolved().places, self.model, peft_config)
+        elif peft_config.target_modules == "all-linear" and isinstance(self.model, PreTrainedModel):
+            peft_config.target_modules = all_linear(self.model, peft_config)
         return peft_config
 
     def _create_and_replace(  # type: ignore[override]

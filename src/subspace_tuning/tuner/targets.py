@@ -1,135 +1,158 @@
-"""Which modules a method takes when none are named: the paper's choice, for each architecture.
+"""Which modules a method takes when none are named: the paper's choice, on the blocks of any architecture.
 
-key_value_ff  key, value and first feed-forward weight of each block (SSL, SSB, (IA)3)
-query_value   query and value weight of each self-attention (VeRA); with a fused weight, all that is fused in it
-all           all weights of each block: query, key, value, attention output, both feed-forward
-biases        every layer of the encoder that has a bias (BitFit)
+key_value_ff  key, value and first feed-forward weight of each block (SSL, SSB, (IA)3); a mixer's way in (Mamba)
+query_value   query and value weight of each attention (VeRA); with a fused weight, all that is fused in it
+all           all weights of each block: query, key, value, attention output, feed-forward, mixers
+biases        every layer outside the head that has a bias (BitFit)
 sublayer_outputs  the last weights of attention and of feed-forward (Houlsby adapters)
 ff_output     the last weight of the feed-forward (Pfeiffer adapters)
 key           the key weight of each self-attention, where methods that sit on a block have their parameters (MAM)
+
+Blocks and roles are read off the model (structure.py, roles.py). A model of several towers is taken by its language
+tower, where it has one.
 """
 
 from __future__ import annotations
 
+import copy
 import re
+import warnings
+from collections.abc import Callable, Collection
+from typing import Any
 
+from peft import PeftConfig
+from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
+from subspace_tuning.tuner.heads import heads, is_in
+from subspace_tuning.tuner.roles import (
+    ATTENTION,
+    CROSS,
+    DOWN,
+    EXPERTS,
+    FEED_FORWARD,
+    IN,
+    KEY,
+    OTHER,
+    OUT,
+    OUTPUT,
+    QUERY,
+    STATE_SPACE,
+    UP,
+    VALUE,
+    within,
+)
+from subspace_tuning.tuner.structure import BlockWeight, language_tower, outer_modules, read
 from subspace_tuning.weights import Unsupported, has_bias, weight_of
 
-_BERT = {
-    "key_value_ff": ["attention.self.key", "attention.self.value", "intermediate.dense"],
-    "rest": ["attention.self.query", "attention.output.dense", "output.dense"],
-}
-_DEBERTA = {
-    "key_value_ff": ["attention.self.key_proj", "attention.self.value_proj", "intermediate.dense"],
-    "rest": ["attention.self.query_proj", "attention.output.dense", "output.dense"],
-}
-_LLAMA = {"key_value_ff": ["k_proj", "v_proj", "up_proj"], "rest": ["q_proj", "o_proj", "gate_proj", "down_proj"]}
-_VIT = {
-    "key_value_ff": ["k_proj", "v_proj", "fc1", "attention.key", "attention.value", "intermediate.dense"],
-    "rest": ["q_proj", "o_proj", "fc2", "attention.query", "output.dense"],
-}
-BLOCKS: dict[str, dict[str, list[str]]] = {
-    "bert": _BERT,
-    "roberta": _BERT,
-    "xlm-roberta": _BERT,
-    "electra": _BERT,
-    "deberta": {"key_value_ff": ["in_proj", "intermediate.dense"], "rest": ["attention.output.dense", "output.dense"]},
-    "deberta-v2": _DEBERTA,
-    "distilbert": {"key_value_ff": ["k_lin", "v_lin", "ffn.lin1"], "rest": ["q_lin", "out_lin", "ffn.lin2"]},
-    "llama": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-    "mistral": _LLAMA,
-    "gpt2": {"key_value_ff": ["attn.c_attn", "mlp.c_fc"], "rest": ["attn.c_proj", "mlp.c_proj"]},
-    "t5": {
-        "key_value_ff": ["k", "v", "wi", "wi_0", "wi_1"],
-        "rest": ["q", "o", "wo"],
-    },
-    "vit": _VIT,
-    "dinov2": _VIT,
-}
-QUERY_VALUE: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra"), ("attention.self.query", "attention.self.value")),
-    "deberta": ("in_proj",),
-    "deberta-v2": ("attention.self.query_proj", "attention.self.value_proj"),
-    "distilbert": ("q_lin", "v_lin"),
-    **dict.fromkeys(("llama", "qwen2", "qwen3", "mistral"), ("q_proj", "v_proj")),
-    "gpt2": ("attn.c_attn",),
-    "t5": ("q", "v"),
-    **dict.fromkeys(("vit", "dinov2"), ("q_proj", "v_proj", "attention.query", "attention.value")),
-}
-# the last weights of attention and of feed-forward, as regular expressions for the end of a module's name
-OUTPUTS: dict[str, tuple[str, str]] = {
-    **dict.fromkeys(
-        ("bert", "roberta", "xlm-roberta", "electra", "deberta", "deberta-v2"),
-        (r"attention\.output\.dense", r"\d+\.output\.dense"),
-    ),
-    "distilbert": (r"attention\.out_lin", r"ffn\.lin2"),
-    **dict.fromkeys(("llama", "qwen2", "qwen3", "mistral"), (r"o_proj", r"down_proj")),
-    "gpt2": (r"attn\.c_proj", r"mlp\.c_proj"),
-    "t5": (r"o", r"wo"),
-    **dict.fromkeys(("vit", "dinov2"), (r"attention\.o_proj|attention\.output\.dense", r"mlp\.fc2|\d+\.output\.dense")),
-}
-# the weight that makes the keys, and nothing else, of attentions that take keys and values of before
-KEYS: dict[str, str] = {
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra"), "attention.self.key"),
-    **dict.fromkeys(("llama", "qwen2", "qwen3", "mistral"), "k_proj"),
-}
-HEADS = {
-    "classifier",
-    "pre_classifier",
-    "score",
-    "pooler",
-    "qa_outputs",
-    "lm_head",
-    "cls",
-    "predictions",
-    "sop_classifier",
-    "layernorm_head",
-    "out_proj",
+POOLERS = {"pooler", "pre_classifier"}
+SHOWN = 24
+
+
+def _attends(w: BlockWeight, *roles: str) -> bool:
+    return w.part in (ATTENTION, CROSS) and bool(set(w.role.split("+")) & set(roles))
+
+
+def _widens(w: BlockWeight) -> bool:
+    return w.part in (FEED_FORWARD, EXPERTS) and UP in w.role.split("+")
+
+
+def _mixes(w: BlockWeight, *roles: str) -> bool:
+    return w.part == STATE_SPACE and w.role in roles
+
+
+KINDS: dict[str, Callable[[BlockWeight], bool]] = {
+    "key_value_ff": lambda w: _attends(w, KEY, VALUE) or _widens(w) or _mixes(w, IN),
+    "query_value": lambda w: _attends(w, QUERY, VALUE) or _mixes(w, IN),
+    "all": lambda w: w.part not in (OTHER, STATE_SPACE) or _mixes(w, IN, "x", OUT),
+    "sublayer_outputs": lambda w: w.role in (OUTPUT, DOWN, OUT),
+    "ff_output": lambda w: w.role in (DOWN, OUT),
+    "key": lambda w: w.part == ATTENTION and w.role == KEY,
 }
 
 
-def default_targets(places: str, model_type: str | None, model: nn.Module, kept: list[str] | None) -> set[str]:
-    """Module names (suffixes, as ``target_modules`` takes them) for a kind of place in a model."""
+def default_targets(places: str, model: nn.Module, config: PeftConfig | None = None) -> set[str]:
+    """Module names (suffixes, as ``target_modules`` takes them) for a kind of place in a model.
+
+    Raises ``ValueError`` with what the blocks hold where there is no such place. A config says which modules are
+    trained whole, and which layers are wanted.
+    """
+    tower = language_tower(model)
+    modules = {name: module for name, module in outer_modules(model) if within(name, tower)}
     if places == "biases":
-        return _with_bias(model, HEADS | set(kept or ()))
-    if places == "key":
-        if model_type not in KEYS:
-            raise ValueError(
-                f"blocks of the model type {model_type!r} are not known (known: {', '.join(sorted(KEYS))})"
-            )
-        return {KEYS[model_type]}
-    block = BLOCKS.get(model_type or "")
-    if block is None:
-        raise ValueError(
-            f"no default modules are known for the model type {model_type!r} (known: {', '.join(sorted(BLOCKS))}); "
-            "name them with target_modules=[...] or target_modules='all-linear'"
-        )
-    if places in ("sublayer_outputs", "ff_output"):
-        attention, ff = OUTPUTS[model_type or ""]
-        ending = re.compile(rf"(?:.*\.)?(?:{ff if places == 'ff_output' else attention + '|' + ff})")
-        return {name for name, _ in model.named_modules() if ending.fullmatch(name)}
-    if places == "query_value":
-        return set(QUERY_VALUE[model_type or ""])
-    if places == "key_value_ff":
-        return set(block["key_value_ff"])
-    return set(block["key_value_ff"]) | set(block["rest"])
+        return _of_layers(_with_bias(model, modules, getattr(config, "modules_to_save", None) or ()), config)
+    weights = [w for w in read(model) if within(w.name, tower)]
+    wanted = [w for w in weights if KINDS[places](w)]
+    chosen = {w.name for w in wanted if w.is_layer and _can_sit(modules[w.name])}
+    if not chosen:
+        raise ValueError(_nothing(places, model, weights, modules))
+    if left := sorted({f"{w.short} {w.size}" for w in wanted if w.name not in chosen}):
+        warnings.warn(f"no method can sit on {', '.join(left)} of {type(model).__name__}: left out", stacklevel=2)
+    return _of_layers(_short(chosen, weights, {name for name, _ in outer_modules(model)}), config)
 
 
-def _with_bias(model: nn.Module, heads: set[str]) -> set[str]:
+def all_linear(model: nn.Module, config: PeftConfig | None = None) -> set[str]:
+    """Every linear layer of a model but those of its head; poolers, which come before the head, are taken."""
+    head = {name for name in heads(model) if not POOLERS & set(name.split("."))}
+    head |= set(getattr(config, "modules_to_save", None) or ())
+    linear = {name for name, module in outer_modules(model) if isinstance(module, nn.Linear | Conv1D)}
+    return {name for name in linear if not is_in(name, head)}
+
+
+def _can_sit(layer: nn.Module) -> bool:
+    try:
+        return weight_of(layer).holds_matrix
+    except Unsupported:
+        return False
+
+
+def _short(chosen: set[str], weights: list[BlockWeight], every: set[str]) -> set[str]:
+    """The names below their blocks, where these mean no other module; else the whole names."""
+    below: dict[str, set[str]] = {}
+    for w in weights:
+        if w.name in chosen:
+            below.setdefault(w.short, set()).add(w.name)
+    found: set[str] = set()
+    for short, names in below.items():
+        meant = {name for name in every if name == short or name.endswith(f".{short}")}
+        found |= {short} if meant <= chosen else names
+    return found
+
+
+def _of_layers(names: set[str], config: PeftConfig | None) -> set[str]:
+    """What a config wants of whole names: PEFT asks suffixes for their layer and takes whole names as they are."""
+    if getattr(config, "layers_to_transform", None) is None:
+        return names
+    probe: Any = copy.copy(config)
+    found = set()
+    for name in names:
+        probe.target_modules = {name.rpartition(".")[2]}
+        if not re.search(r"\.\d+\.", name) or check_target_module_exists(probe, name):
+            found.add(name)
+    return found
+
+
+def _nothing(places: str, model: nn.Module, weights: list[BlockWeight], modules: dict[str, nn.Module]) -> str:
+    """Why a model has no place of a kind, what its blocks hold, and what could be named instead."""
+    kind = getattr(getattr(model, "config", None), "model_type", None) or type(model).__name__
+    held = list(dict.fromkeys(f"{w.short} {w.size} ({w.role or w.part})" for w in weights))
+    layers = list(dict.fromkeys(w.short for w in weights if w.is_layer and _can_sit(modules[w.name])))
+    layers = layers or [name for name, module in modules.items() if isinstance(module, nn.Linear | Conv1D)]
+    names = ", ".join(f"'{name}'" for name in layers[:SHOWN])
+    told = f"its blocks hold {', '.join(held[:SHOWN])}" if held else "it has no repeated blocks with matrices"
+    return (
+        f"no default modules of the kind {places} are found in {kind}: {told}; "
+        f"name some with target_modules=[{names}] or target_modules='all-linear'"
+    )
+
+
+def _with_bias(model: nn.Module, modules: dict[str, nn.Module], kept: Collection[str]) -> set[str]:
+    """Layers outside the head whose bias a method can be added to."""
+    without = heads(model) | {name for name, m in modules.items() if isinstance(m, nn.MultiheadAttention)}
     names = set()
-    inside: tuple[str, ...] = ()  # modules that read the weights of their children and never call them
-    for name, module in model.named_modules():
-        if isinstance(module, nn.MultiheadAttention):
-            inside += (f"{name}.",)
-        parts = name.split(".")
-        if any(p in heads or p == "base_layer" or p.startswith("subspace_") for p in parts) or name.startswith(inside):
-            continue
-        layer = getattr(module, "base_layer", module)
-        if not has_bias(layer):
+    for name, layer in modules.items():
+        if is_in(name, without) or set(kept) & set(name.split(".")) or not has_bias(layer):
             continue
         try:
             weight_of(layer)

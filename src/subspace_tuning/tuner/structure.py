@@ -1,0 +1,140 @@
+"""The repeated blocks of a model, and what each of their weights is for.
+
+Nothing runs and no number is read: names, sizes and the order in which modules were made say it all, so that a model on
+the meta device will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from subspace_tuning.tuner.roles import DOWN, EXPERTS, GATE, GATE_UP, UP, Weight, roles
+
+
+@dataclass(frozen=True)
+class BlockWeight:
+    """A weight of a block, W in R^{n x m}, and what it is for.
+
+    name: the module's, in the model; of a parameter that is no layer (fused experts), the parameter's.
+    block: the block that it is in, by the block's own name in the model.
+    part: attention, cross-attention, feed-forward, experts, state-space, other.
+    role: query, key, value, output; up, gate, down; in, out; with + where one weight serves several.
+    """
+
+    name: str
+    block: str
+    part: str
+    role: str
+    n: int
+    m: int
+    is_layer: bool = True
+    copies: int = 1  # how many matrices of this size a parameter holds: experts
+
+    @property
+    def short(self) -> str:
+        """Its name below the block."""
+        return self.name.removeprefix(f"{self.block}.")
+
+    @property
+    def size(self) -> str:
+        many = f"{self.copies} x " if self.copies > 1 else ""
+        return f"{many}{self.n} x {self.m}"
+
+
+def read(model: nn.Module) -> list[BlockWeight]:
+    """The weights of all blocks of a model, in the order of its modules."""
+    modules = dict(outer_modules(model))
+    found: list[BlockWeight] = []
+    for block in _blocks(modules):
+        inside = {name: module for name, module in modules.items() if name.startswith(f"{block}.")}
+        layers = [w for name, module in inside.items() if (w := _layer(name[len(block) + 1 :], module))]
+        spaces = [name[len(block) + 1 :] for name, module in inside.items() if hasattr(module, "A_log")]
+        known = roles(layers, spaces)
+        found += [BlockWeight(f"{block}.{w.name}", block, *known[w.name], w.n, w.m) for w in layers]
+        for name, module in inside.items():
+            found += _parameters(name, block, module)
+    return found
+
+
+def outer_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """All modules by name, those that are tuned as what they were before."""
+    inside: list[str] = []
+    for name, module in model.named_modules():
+        if any(name.startswith(prefix) for prefix in inside):
+            continue
+        if isinstance(module, BaseTunerLayer):
+            inside.append(f"{name}.")
+            module = module.get_base_layer()
+        yield name, module
+
+
+def _blocks(modules: dict[str, nn.Module]) -> list[str]:
+    """The outermost elements of lists that have modules of their own."""
+    found: list[str] = []
+    for name, module in modules.items():
+        parent = modules.get(name.rpartition(".")[0])
+        listed = isinstance(parent, nn.ModuleList | nn.Sequential) and name.rpartition(".")[2].isdigit()
+        if not listed or isinstance(module, nn.ModuleList | nn.Sequential) or not any(True for _ in module.children()):
+            continue
+        if not any(name.startswith(f"{block}.") for block in found):
+            found.append(name)
+    return found
+
+
+def _layer(name: str, module: nn.Module) -> Weight | None:
+    """A layer that is a matrix, also over positions; quantised ones by the sizes they say."""
+    m: Any = module
+    if isinstance(module, Conv1D):
+        return Weight(name, m.nx, m.nf)
+    if isinstance(module, nn.Conv1d) and m.kernel_size == (1,):
+        return Weight(name, m.in_channels, m.out_channels)
+    if isinstance(module, nn.Embedding | nn.Bilinear) or any(True for _ in module.children()):
+        return None
+    n, out = getattr(module, "in_features", None), getattr(module, "out_features", None)
+    return Weight(name, n, out) if isinstance(n, int) and isinstance(out, int) else None
+
+
+def _parameters(name: str, block: str, module: nn.Module) -> Iterator[BlockWeight]:
+    """Experts that a module keeps as one parameter (experts, ., .)."""
+    if "expert" not in type(module).__name__.lower() and "expert" not in name.rpartition(".")[2]:
+        return
+    for own, p in module.named_parameters(recurse=False):
+        if p.dim() != 3:
+            continue
+        kind = own.lower()
+        role = GATE_UP if "gate_up" in kind else DOWN if "down" in kind or kind in ("w2", "wo") else UP
+        role = GATE if kind.startswith("gate_proj") else role
+        copies, *size = p.shape
+        n, m = size if getattr(module, "is_transposed", False) else reversed(size)
+        yield BlockWeight(f"{name}.{own}", block, EXPERTS, role, n, m, False, copies)
+
+
+def language_tower(model: nn.Module) -> str:
+    """The name of the language model in a model of several towers; empty where there is one, or they are peers."""
+    config: Any = getattr(model, "config", None)
+    if not isinstance(model, PreTrainedModel) or config is None or config.is_encoder_decoder:
+        return ""
+    text = config.get_text_config()
+    if text is config:
+        return ""
+    try:
+        words = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return ""
+    towers = [
+        name
+        for name, module in model.named_modules()
+        if name and isinstance(module, PreTrainedModel) and module.config.model_type == text.model_type
+        if any(m is words for m in module.modules())
+    ]
+    if not towers:
+        return ""
+    causal = any(getattr(m, "is_causal", False) is True for m in model.get_submodule(towers[0]).modules())
+    return towers[0] if causal or text.is_encoder_decoder else ""
