@@ -29,9 +29,7 @@ def attach(model: nn.Module, key: str, method: OnBlock) -> None:
     """Ready the block of a key weight for a method. Raises ``Unsupported`` where the block is of an unknown kind."""
     weights = {w.name: w for w in read(model)}
     if key not in weights or not KINDS["key"](weights[key]):
-        raise Unsupported(
-            f"{method.name} sits on blocks, at their key weight: leave target_modules out"
-        )
+        raise Unsupported(f"{method.name} sits on blocks, at their key weight: leave target_modules out")
     path, _, name = key.rpartition(".")
     attention: Any = model.get_submodule(path)
     if not {"hidden_states", "attention_mask", "past_key_values"} <= set(signature(attention.forward).parameters):
