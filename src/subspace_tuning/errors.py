@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,19 @@ class BadInput(ValueError):
 
 class RunFailed(RuntimeError):
     """The input was fine, the run was not (the loss became NaN, the disk is full); exit code 1."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The process was asked to end by a signal; exit code 128 + its number."""
+
+    def __init__(self, number: int, said: str = "the same command goes on where it can"):
+        self.code = 128 + number
+        super().__init__(f"ended by {signal.Signals(number).name}: {said}")
+
+
+def interrupt(number: int, frame: object) -> None:
+    """A handler of signals that lets everything be cleaned up on the way out."""
+    raise Interrupted(number)
 
 
 @contextmanager

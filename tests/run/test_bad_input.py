@@ -229,18 +229,18 @@ def test_full_disk(home, tmp_path, monkeypatch, error, method):
 
 
 def test_full_disk_while_a_checkpoint_is_written_leaves_the_last_whole_one(home, tmp_path, monkeypatch):
-    from transformers import Trainer
+    from subspace_tuning.run.trainer import RunTrainer
 
     values = make(recipe(home, epochs=2, output=str(tmp_path / "run")))
     whole = train.run(make(recipe(home, epochs=2, output=str(tmp_path / "whole"))))
-    write = Trainer._save_optimizer_and_scheduler
+    write = RunTrainer._save_optimizer_and_scheduler
 
     def full(self, folder):
         if self.state.global_step > 6:
             raise OSError(errno.ENOSPC, "No space left on device")
         write(self, folder)
 
-    monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", full)
+    monkeypatch.setattr(RunTrainer, "_save_optimizer_and_scheduler", full)
     with pytest.raises(train.RunFailed, match="the disk is full"):
         train.run(values)
     monkeypatch.undo()

@@ -5,15 +5,18 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from inspect import Parameter
 from typing import Any, TypeVar, get_type_hints
 
 import typer
 
-from subspace_tuning.errors import BadInput, RunFailed, told
+from subspace_tuning.errors import BadInput, Interrupted, RunFailed, interrupt, told
 from subspace_tuning.files.plain import dump
 
 app = typer.Typer(
@@ -85,18 +88,37 @@ def _in_sentences(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
-            return function(*args, **kwargs)
+            with _signals():
+                return function(*args, **kwargs)
         except Exception as error:
             sentence = error if isinstance(error, BadInput | RunFailed) else told(error)
             if sentence is None or os.environ.get("SUBSPACE_DEBUG"):
                 raise
             typer.echo(f"error: {sentence}", err=True)
             raise typer.Exit(2 if isinstance(sentence, BadInput) else 1) from None
+        except Interrupted as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(error.code) from None
         except KeyboardInterrupt:
             typer.echo("interrupted; the same command goes on from the last checkpoint", err=True)
             raise typer.Exit(130) from None
 
     return wrapped
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """A signal to end becomes an exception, so that nothing is left half-written; where nobody has said otherwise."""
+    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    is_main = threading.current_thread() is threading.main_thread()
+    mine = [number for number in wanted if is_main and signal.getsignal(number) == signal.SIG_DFL]
+    try:
+        for number in mine:
+            signal.signal(number, interrupt)
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def print_json(data: Any) -> None:

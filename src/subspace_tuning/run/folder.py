@@ -14,11 +14,12 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from subspace_tuning.errors import BadInput
+from subspace_tuning.errors import BadInput, writing
 from subspace_tuning.files.aside import whole_folder, write
 from subspace_tuning.files.checkpoint import trained
 from subspace_tuning.run.recipe import Recipe, make, read
@@ -101,9 +102,9 @@ class RunFolder:
         path = self.path / "result.json"
         try:
             return Result.from_json(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except (ValueError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise BadInput(f"{path} is damaged: {error}; delete it and train again") from error
 
     def weights(self) -> Path:
@@ -119,8 +120,14 @@ class RunFolder:
                 )
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise BadInput(f"{self.path} is not empty and not a run; name another output")
-        self.path.mkdir(parents=True, exist_ok=True)
-        write(self.path / "config.yaml", recipe.dump())
+        made = not self.path.exists()
+        try:
+            write(self.path / "config.yaml", recipe.dump())
+        except BaseException:
+            if made:
+                with suppress(OSError):
+                    self.path.rmdir()
+            raise
 
     def clear(self) -> None:
         """Remove the parts of an earlier run, and nothing else; a folder that is no run is left as it is."""
@@ -133,25 +140,18 @@ class RunFolder:
             shutil.rmtree(self.path / name, ignore_errors=True)
         (self.path / "config.yaml").unlink(missing_ok=True)
 
-    def last_checkpoint(self) -> Path | None:
-        """The newest checkpoint that was written to its end."""
-        self.drop_half_checkpoints()
-        return max(self.checkpoints.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+    @property
+    def noted(self) -> int:
+        """The bytes of metrics.jsonl."""
+        return self.metrics.stat().st_size if self.metrics.is_file() else 0
 
-    def drop_half_checkpoints(self) -> None:
-        """Remove checkpoints that were cut off: the trainer writes its state last."""
-        for path in self.checkpoints.glob("checkpoint-*"):
-            if not (path / "trainer_state.json").is_file():
-                shutil.rmtree(path)
-
-    def keep_metrics_until(self, step: int) -> None:
+    def keep_metrics(self, noted: int) -> None:
         """Drop the lines that an interrupted run wrote after its last checkpoint."""
-        if self.metrics.is_file():
-            lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            write(self.metrics, "".join(line for line in lines if _step(line) <= step))
+        if self.noted > noted:
+            write(self.metrics, self.metrics.read_bytes()[:noted])
 
     def log(self, values: dict[str, Any]) -> None:
-        with self.metrics.open("a", encoding="utf-8") as file:
+        with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
     def finish(self, result: Result, kind: str, save: Callable[[Path], None]) -> None:
@@ -174,10 +174,3 @@ def _fits(value: Any, kind: str) -> bool:
     kinds |= {"dict[str, str]": (dict,), "float | None": (int, float, type(None))}
     fits = isinstance(value, kinds[kind]) and (kind == "bool" or not isinstance(value, bool))
     return fits and not (isinstance(value, int) and abs(value) >= 1 << 63)
-
-
-def _step(line: str) -> int:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):  # a line that was cut off
-        return 1 << 62

@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,7 +64,7 @@ class Member:
         self.trainer.create_optimizer_and_scheduler(total)
         self.optimizer: Any = self.trainer.optimizer
         self.schedule: Any = self.trainer.lr_scheduler
-        self.batches = _batches(loader, total, self.recipe.seed)
+        self.batches = _batches(loader, total)
 
     def advance(self, loss: float) -> None:
         """Take the step for which the gradients are at hand."""
@@ -109,7 +110,7 @@ def train_packed(
     if rest:
         for i in rest:
             folders[i].open(recipes[i])
-            folders[i].keep_metrics_until(-1)
+            folders[i].keep_metrics(0)
         found |= dict(zip(rest, _train([recipes[i] for i in rest], [folders[i] for i in rest]), strict=True))
     return [found[i] for i in range(len(recipes))]
 
@@ -174,24 +175,19 @@ def _joint_model(recipes: list[Recipe]) -> tuple[PeftModel, Pretrained]:
     return model, pretrained
 
 
-def _batches(loader: Any, total: int, seed: int) -> Iterator[dict[str, Tensor]]:
+def _batches(loader: Any, total: int) -> Iterator[dict[str, Tensor]]:
     """The batches of a run, in the order in which it would see them alone."""
-    set_seed(seed)
-    state, epoch = torch.get_rng_state(), 0
-    while total:
-        torch.set_rng_state(state)  # the order of an epoch follows from it
-        loader.set_epoch(epoch)
-        for i, batch in enumerate(loader):
-            if i == 0:  # later, other runs have drawn from it
-                state = torch.get_rng_state()
-            yield dict(batch)
+    for epoch in count():
+        loader.set_epoch(epoch)  # the order follows from it
+        for batch in islice(loader, total):
             total -= 1
-            if not total:
-                return
-        epoch += 1
+            yield dict(batch)
+        if total <= 0:
+            return
 
 
 def _run(model: PeftModel, members: list[Member], tokenizer: Any) -> None:
+    set_seed(members[0].recipe.seed)
     model.train()
     going = list(members)
     while going:

@@ -16,23 +16,21 @@ from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import (
-    DataCollatorWithPadding,
-    EarlyStoppingCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import DataCollatorWithPadding, EarlyStoppingCallback, Trainer, TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from subspace_tuning.bench import memory
 from subspace_tuning.bench.floor import floor_ratio
-from subspace_tuning.errors import BadInput, RunFailed, as_bad_input, is_disk_full, nearest
+from subspace_tuning.errors import BadInput, Interrupted, RunFailed, is_out_of_memory, told
+from subspace_tuning.run.arguments import arguments
+from subspace_tuning.run.checkpoints import Checkpoints, step_of
 from subspace_tuning.run.folder import Result, RunFolder
 from subspace_tuning.run.pretrained import Pretrained, adapt, load_model, load_tokenizer
 from subspace_tuning.run.prompts import WholePrompts
 from subspace_tuning.run.recipe import Recipe
+from subspace_tuning.run.saving import Saving, broke_down, is_finite
+from subspace_tuning.run.stop import Stop
+from subspace_tuning.run.trainer import RunTrainer
 from subspace_tuning.run.watch import Watch
 from subspace_tuning.tasks import Task, load, stamp, texts
 from subspace_tuning.tasks.rows import Split
@@ -62,6 +60,7 @@ def run(
     """
     recipe = recipe.resolved()
     folder = RunFolder.of(recipe)
+    arguments(recipe, folder)  # raises before anything is written
     if again:
         folder.clear()
     done = folder.result()
@@ -75,12 +74,25 @@ def run(
             return _run(recipe, folder, callbacks, say, load)
     except Bypassed as error:
         raise BadInput(str(error)) from error
+    except (BadInput, RunFailed):
+        raise
     except Exception as error:
-        if not is_disk_full(error):
+        Checkpoints(folder.checkpoints).drop_unsealed()
+        sentence = _out_of_memory(recipe) if is_out_of_memory(error) else told(error, folder.path)
+        if sentence is None:
             raise
-        folder.drop_half_checkpoints()
-        told = f"the disk is full: {folder.path} could not be written; free some space and run it again"
-        raise RunFailed(told) from error
+        raise sentence from error
+
+
+def _out_of_memory(recipe: Recipe) -> RunFailed:
+    usual = {
+        f"a lower batch_size ({recipe.batch_size}) with more gradient_accumulation ({recipe.gradient_accumulation})": 1,
+        f"a lower max_length ({recipe.max_length or 'as long as texts are'})": 1,
+        "gradient_checkpointing: true": not recipe.gradient_checkpointing,
+        "bf16: true": not recipe.bf16,
+    }
+    helps = [knob for knob, is_left in usual.items() if is_left]
+    return RunFailed(f"memory ran out; what helps: {', '.join(helps[:-1])}, or {helps[-1]}")
 
 
 def _run(
@@ -95,16 +107,16 @@ def _run(
     pretrained = load_pretrained(recipe.model, task, recipe.seed)
     fit_to_data(pretrained, recipe)
     model = adapt(pretrained, recipe)
-    watch = Watch(folder)
-    trainer = trainer_of(recipe, folder, model, [WholePrompts(), watch, *callbacks])
+    watch, stop, checkpoints = Watch(folder), Stop(), Checkpoints(folder.checkpoints)
+    trainer = trainer_of(recipe, folder, model, [WholePrompts(), watch, Saving(folder, stop), *callbacks])
     if recipe.early_stopping:
         trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping))
 
-    checkpoint = folder.last_checkpoint()
+    checkpoint = checkpoints.last(say)
+    start = step_of(checkpoint) if checkpoint else 0
     if checkpoint is not None:
         say(f"goes on from {checkpoint.name} in {folder.path}")
-    start = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    folder.keep_metrics_until(start if checkpoint else -1)
+    folder.keep_metrics(checkpoints.noted(start) if checkpoint else 0)
     set_seed(recipe.seed)
     began = time.perf_counter()
     if checkpoint is None and needs_calibration(model):
@@ -113,7 +125,12 @@ def _run(
     if recipe.floor:
         batches = calibration_batches(recipe, train_rows, trainer.data_collator)
         ratio = floor_ratio(model, islice(batches, FLOOR_BATCHES), recipe.bf16)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with stop.deferring():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if stop.asked is not None:
+        raise Interrupted(stop.asked, f"trained, not judged yet; the same command does that in {folder.path}")
+    if not is_finite(model):
+        raise broke_down("the trained weights are no numbers", trainer.args, checkpoints)
     score = trainer.evaluate()[f"eval_{task.metric}"]
     result = result_of(recipe, task, model, pretrained, score, trainer.state.global_step, start, watch, began)
     result = replace(result, floor_ratio=ratio)
@@ -127,7 +144,7 @@ def trainer_of(
     """transformers' Trainer for a recipe: its rows, its arguments, its metric."""
     task, tokenizer = recipe.task_object(), load_tokenizer(recipe.model)
     train_rows, eval_rows = encoded(recipe, task)
-    trainer = Trainer(
+    trainer = RunTrainer(
         model=model,
         args=arguments(recipe, folder),
         train_dataset=cast(Any, train_rows),  # a list is a dataset
@@ -247,49 +264,3 @@ def fit_to_data(pretrained: Pretrained, recipe: Recipe) -> None:
 
 def _logits(predictions: Any) -> Any:
     return predictions[0] if isinstance(predictions, tuple) else predictions
-
-
-def arguments(recipe: Recipe, folder: RunFolder) -> TrainingArguments:
-    """The recipe in the words of transformers; ``trainer:`` in a recipe adds any others."""
-    known = set(TrainingArguments.__dataclass_fields__)
-    for key in recipe.trainer:
-        if key not in known:
-            raise BadInput(f"trainer: {key!r} is not a field of transformers' TrainingArguments: {nearest(key, known)}")
-    steps_between = recipe.evaluate_every if isinstance(recipe.evaluate_every, int) else None
-    evaluate = {"epoch": "epoch", "end": "no"}.get(str(recipe.evaluate_every), "steps")
-    save_every = recipe.evaluate_every if recipe.checkpoint == "best" else recipe.save_every
-    values: dict[str, Any] = {
-        "output_dir": str(folder.checkpoints),
-        "seed": recipe.seed,
-        "learning_rate": recipe.learning_rate,
-        "per_device_train_batch_size": recipe.batch_size,
-        "per_device_eval_batch_size": recipe.eval_batch_size,
-        "num_train_epochs": recipe.epochs,
-        "max_steps": recipe.max_steps or -1,
-        "gradient_accumulation_steps": recipe.gradient_accumulation,
-        "weight_decay": recipe.weight_decay,
-        "warmup_steps": recipe.warmup,  # below 1: a share of all steps
-        "lr_scheduler_type": recipe.schedule,
-        "max_grad_norm": recipe.max_grad_norm,
-        "train_sampling_strategy": "group_by_length" if recipe.group_by_length else "random",
-        "bf16": recipe.bf16,
-        "use_cpu": not torch.accelerator.is_available(),
-        "eval_strategy": evaluate,
-        "eval_steps": steps_between,
-        "save_strategy": {"epoch": "epoch", "never": "no"}.get(str(save_every), "steps"),
-        "save_steps": save_every if isinstance(save_every, int) else 500,
-        "save_total_limit": 2,
-        "load_best_model_at_end": recipe.checkpoint == "best",
-        "metric_for_best_model": recipe.task_object().metric,
-        "greater_is_better": True,
-        "logging_steps": recipe.log_every,
-        "logging_nan_inf_filter": False,
-        "report_to": recipe.report_to or "none",
-        "label_names": ["labels"],
-        "disable_tqdm": True,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-    }
-    if recipe.gradient_checkpointing:
-        values |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
-    with as_bad_input((ValueError, TypeError, ImportError)):
-        return TrainingArguments(**{**values, **recipe.trainer})

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from typing import Any
 
 from transformers import TrainerCallback
 
 from subspace_tuning.bench import memory
-from subspace_tuning.errors import RunFailed
+from subspace_tuning.run.checkpoints import Checkpoints
 from subspace_tuning.run.folder import RunFolder
+from subspace_tuning.run.saving import broke_down
 
 
 class Watch(TrainerCallback):
@@ -38,9 +38,7 @@ class Watch(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         self.folder.log({"step": state.global_step, **(logs or {})})
         for name in ("loss", "train_loss", "eval_loss"):
-            if not math.isfinite((logs or {}).get(name, 0.0)):
-                shutil.rmtree(self.folder.checkpoints, ignore_errors=True)  # they may hold the same NaN
-                raise RunFailed(
-                    f"the loss is {logs[name]} at step {state.global_step}: training broke down; "  # type: ignore[index]
-                    f"lower the learning rate ({args.learning_rate:g}) or check the data"
-                )
+            loss = (logs or {}).get(name, 0.0)
+            if not math.isfinite(loss):
+                checkpoints = Checkpoints(self.folder.checkpoints)
+                raise broke_down(f"the loss is {loss} at step {state.global_step}", args, checkpoints)

@@ -1,0 +1,105 @@
+"""transformers' Trainer, made to mean what a recipe says.
+
+- Accumulated micro-batches count as one batch: each loss is weighed by its share of the labels. (Trainer sums the means
+  of models that take ``num_items_in_batch``, whether they look at it or not; BERT does not, and its gradient is then as
+  many times too large as there are micro-batches.)
+- The order of the rows follows from the seed and the epoch, what a step draws from the seed and the step.
+- A checkpoint holds no pickle.
+- A run that had ended when it was interrupted takes no further step.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer
+
+from subspace_tuning.files import state
+from subspace_tuning.run.order import Order
+
+OPTIMIZER = "optimizer.safetensors"
+IGNORED = -100  # a label that counts for nothing
+
+
+class RunTrainer(Trainer):
+    """The trainer of one run."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False  # the loss is to be the mean over the rows of a batch
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        counts = [self._labels(batch) for batch in samples]
+        self.loss_is_scaled_for_ga = None not in counts
+        return samples, sum(counts) if self.loss_is_scaled_for_ga else None
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The mean over the batch; in training, its share in the mean over all accumulated batches."""
+        count = None if num_items_in_batch is None else self._labels(inputs)
+        found = super().compute_loss(model, inputs, return_outputs)
+        if count is None:
+            return found
+        share = count / max(num_items_in_batch, 1)
+        return (found[0] * share, found[1]) if return_outputs else found * share
+
+    def _labels(self, batch: Any) -> int | None:
+        """How many labels the batch's mean loss is a mean of; None where it has none."""
+        labels = batch.get("labels")
+        if labels is None:
+            return None
+        if labels.is_floating_point():
+            return len(labels)
+        counted = labels[..., 1:] if self._loss_shifts_labels and labels.dim() > 1 else labels
+        return int((counted != IGNORED).sum())
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
+        strategy = self.args.train_sampling_strategy
+        if strategy not in ("random", "group_by_length"):
+            return super()._get_train_sampler(rows)
+        lengths = [len(row["input_ids"]) for row in rows] if strategy == "group_by_length" else None
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return Order(len(rows), seed, lengths, batch_size)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        saved: Any = self.state.stateful_callbacks
+        has_stopped = saved.get("TrainerControl", {}).get("args", {}).get("should_training_stop")
+        if has_stopped or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    # What a step draws follows from its number (Saving.on_step_begin): there is no random state to keep.
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        pass
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        pass
+
+    @property
+    def _is_sharded(self) -> bool:
+        return self.is_deepspeed_enabled or self.is_fsdp_enabled
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self._is_sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+        elif self.args.should_save:
+            state.save({name: part.state_dict() for name, part in self._parts().items()}, Path(output_dir, OPTIMIZER))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self._is_sharded:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        elif checkpoint is not None:
+            held = state.load(Path(checkpoint, OPTIMIZER))
+            for name, part in self._parts().items():
+                part.load_state_dict(held[name])
+
+    def _parts(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer, "schedule": self.lr_scheduler}
