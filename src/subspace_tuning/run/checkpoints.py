@@ -63,7 +63,8 @@ class Checkpoints:
     def last(self, say: Callable[[str], None] = lambda text: None) -> Path | None:
         """The newest sound checkpoint; ``say`` is told of those that are not, which are put away as damaged-STEP."""
         self.drop_unsealed()
-        for step in self.steps():
+        sealed = self.steps()
+        for step in sealed:
             wrong = self.damage(step)
             if wrong is None:
                 return self.at(step)
@@ -71,6 +72,8 @@ class Checkpoints:
             away = self.folder / f"damaged-{step}"
             shutil.rmtree(away, ignore_errors=True)
             self.at(step).rename(away)
+        if sealed:
+            say(f"no checkpoint in {self.folder} can be used; the run starts over")
         return None
 
     def damage(self, step: int) -> str | None:

@@ -29,8 +29,8 @@ class Saving(TrainerCallback):
         self._put_off = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.best_global_step:  # the folder may have been moved
-            state.best_model_checkpoint = str(self.checkpoints.at(state.best_global_step))
+        if (best := _best(args, state)) is not None:  # the folder may have been moved
+            state.best_model_checkpoint = str(self.checkpoints.at(best))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         set_seed(seed_of(args.seed, "step", state.global_step))
@@ -51,10 +51,15 @@ class Saving(TrainerCallback):
         if not (is_finite(model) and _is_finite(optimizer.state.values())):
             self.checkpoints.drop(step)
             raise broke_down(f"the weights are no numbers any more after step {step}", args, self.checkpoints)
-        self.checkpoints.seal(step, state.best_global_step, self.folder.noted)
+        self.checkpoints.seal(step, _best(args, state), self.folder.noted)
         if self.stop.asked is not None:
             place = self.checkpoints.at(step)
             raise Interrupted(self.stop.asked, f"saved as {place}; the same command goes on from there")
+
+
+def _best(args: Any, state: Any) -> int | None:
+    """The step of the best checkpoint, where that one is wanted."""
+    return state.best_global_step if args.load_best_model_at_end else None
 
 
 def broke_down(what: str, args: Any, checkpoints: Checkpoints) -> RunFailed:

@@ -112,7 +112,7 @@ def _run(
     if recipe.early_stopping:
         trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping))
 
-    checkpoint = checkpoints.last(say)
+    checkpoint = checkpoints.last(say)  # or None, to start over
     start = step_of(checkpoint) if checkpoint else 0
     if checkpoint is not None:
         say(f"goes on from {checkpoint.name} in {folder.path}")

@@ -1,0 +1,184 @@
+"""Laws of checkpoints: what is taken up again is whole and finite; what is not is passed over, and that is said."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from test_resume import Cut, weights
+from transformers import TrainerCallback
+
+from subspace_tuning.errors import Interrupted, RunFailed
+from subspace_tuning.run.checkpoints import SEAL, Checkpoints
+from subspace_tuning.run.recipe import make
+from subspace_tuning.run.train import run
+from tiny import recipe
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    recipe(folder)
+    return folder
+
+
+def values_of(home, tmp_path, **changes):
+    usual = {"method": {"name": "lora", "r": 2}, "save_every": 2, "output": str(tmp_path / "run")}
+    return recipe(home, **usual | changes)
+
+
+@pytest.fixture(scope="module")
+def whole(home, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    run(make(values_of(home, folder)))
+    return weights(folder / "run")
+
+
+def interrupted(home, tmp_path, step=7, **changes):
+    values = values_of(home, tmp_path, **changes)
+    with pytest.raises(KeyboardInterrupt):
+        run(make(values), callbacks=[Cut("on_step_end", step)])
+    return values, tmp_path / "run" / "checkpoints"
+
+
+def test_two_are_kept_sealed_and_without_pickles(home, tmp_path):
+    _, place = interrupted(home, tmp_path)
+    assert sorted(p.name for p in place.iterdir()) == ["checkpoint-4", "checkpoint-6"]
+    names = {p.name for p in (place / "checkpoint-6").iterdir()}
+    assert {"adapter_model.safetensors", "optimizer.safetensors", "trainer_state.json", SEAL} <= names
+    assert not {name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl"))}
+
+
+DAMAGE = {
+    "cut": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "empty": lambda file: file.write_bytes(b""),
+    "zeroed": lambda file: file.write_bytes(bytes(file.stat().st_size)),
+    "missing": lambda file: file.unlink(),
+}
+FILES = ["adapter_model.safetensors", "optimizer.safetensors", "trainer_state.json", SEAL]
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_checkpoint_is_passed_over_and_said(home, tmp_path, whole, name, how):
+    values, place = interrupted(home, tmp_path)
+    DAMAGE[how](place / "checkpoint-6" / name)
+    said = []
+    result = run(make(values), say=said.append)
+    assert result.resumed_from_step == 4
+    assert weights(tmp_path / "run") == whole
+    assert any("checkpoint-4" in line for line in said)
+    if (name, how) != (SEAL, "missing"):  # that is how one looks that was cut off by a kill
+        assert any("checkpoint-6" in line and name in line for line in said)
+
+
+def test_none_that_is_sound_starts_over_and_says_so(home, tmp_path, whole):
+    values, place = interrupted(home, tmp_path)
+    for checkpoint in list(place.iterdir()):
+        DAMAGE["empty"](checkpoint / "optimizer.safetensors")
+    said = []
+    assert run(make(values), say=said.append).resumed_from_step == 0
+    assert sum("passes over" in line for line in said) == 2
+    assert any("starts over" in line for line in said)
+    assert weights(tmp_path / "run") == whole
+
+
+def test_a_checkpoint_whose_best_is_damaged_is_passed_over(home, tmp_path):
+    values, place = interrupted(home, tmp_path, checkpoint="best", evaluate_every=2)
+    best = json.loads((place / "checkpoint-6" / SEAL).read_text())["best"]
+    DAMAGE["zeroed"](place / f"checkpoint-{best}" / "adapter_model.safetensors")
+    said = []
+    run(make(values), say=said.append)
+    assert any(f"checkpoint-{best}" in line and "adapter_model.safetensors is damaged" in line for line in said)
+
+
+def test_a_checkpoint_never_runs_code(home, tmp_path):
+    values, place = interrupted(home, tmp_path)
+    (place / "checkpoint-6" / "optimizer.pt").write_bytes(b"cos\nsystem\n(S'touch /tmp/ran'\ntR.")
+    said = []
+    assert run(make(values), say=said.append).resumed_from_step == 4
+    assert any("could run code" in line for line in said)
+
+
+class Spoil(TrainerCallback):
+    """Makes weights no numbers after a step, as a step that broke down does."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if state.global_step + 1 == self.step:
+            with torch.no_grad():
+                next(p for p in model.parameters() if p.requires_grad).fill_(float("nan"))
+
+
+@pytest.mark.parametrize("save_every", [1, 2])
+@pytest.mark.parametrize("checkpoint", ["last", "best"])
+def test_what_was_finite_is_kept_when_training_breaks_down(home, tmp_path, checkpoint, save_every):
+    changes = {"checkpoint": checkpoint, "evaluate_every": save_every} if checkpoint == "best" else {}
+    values = values_of(home, tmp_path, save_every=save_every, log_every=1, **changes)
+    with pytest.raises(RunFailed, match=r"broke down.*checkpoint-\d holds the last finite weights"):
+        run(make(values), callbacks=[Spoil(6)])
+    kept = Checkpoints(tmp_path / "run" / "checkpoints").steps()
+    assert max(kept) == 6 - save_every
+    assert not (tmp_path / "run" / "result.json").exists()
+    from safetensors.torch import load_file
+
+    for step in kept:
+        path = tmp_path / "run" / "checkpoints" / f"checkpoint-{step}" / "adapter_model.safetensors"
+        assert all(t.isfinite().all() for t in load_file(path).values())
+
+
+def test_the_last_step_that_breaks_leaves_no_result(home, tmp_path):
+    with pytest.raises(RunFailed, match=r"no numbers|nan"):
+        run(make(values_of(home, tmp_path, save_every="never", log_every=100)), callbacks=[Spoil(12)])
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+class Send(TrainerCallback):
+    def __init__(self, number, step, times=1):
+        self.number, self.step, self.times = number, step, times
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step + 1 == self.step:
+            for _ in range(self.times):
+                signal.raise_signal(self.number)
+
+
+@pytest.mark.parametrize("step", [3, 6, 12])
+@pytest.mark.parametrize("save_every", [4, "epoch", "never"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_first_and_says_how_to_go_on(home, tmp_path, whole, number, save_every, step):
+    values = values_of(home, tmp_path, save_every=save_every)
+    with pytest.raises(Interrupted, match=rf"{number.name}.*checkpoint-{step}.*goes on from there") as caught:
+        run(make(values), callbacks=[Send(number, step)])
+    assert caught.value.code == 128 + number
+    assert signal.getsignal(number) == signal.SIG_DFL
+    assert run(make(values)).resumed_from_step == step
+    assert weights(tmp_path / "run") == whole
+
+
+def test_a_second_signal_is_obeyed_at_once(home, tmp_path):
+    with pytest.raises(Interrupted):
+        run(make(values_of(home, tmp_path)), callbacks=[Send(signal.SIGTERM, 3, times=2)])
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == [2]
+
+
+def test_the_command_ends_with_the_signals_code(home, tmp_path):
+    values = values_of(home, tmp_path, epochs=2000, save_every="never", evaluate_every="end")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    command = [sys.executable, "-m", "subspace_tuning", "train", str(tmp_path / "recipe.yaml")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
+        signal.sigtimedwait([], 0.05)
+    process.terminate()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "error: ended by SIGTERM" in err
+    assert "Traceback" not in err
+    assert len(Checkpoints(Path(values["output"]) / "checkpoints").steps()) == 1
