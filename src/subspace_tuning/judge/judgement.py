@@ -22,7 +22,7 @@ from subspace_tuning.judge.verdict import Verdict
 from subspace_tuning.rows import Records, read, sampled
 from subspace_tuning.rows.records import JUDGED, Record
 
-Progress = Callable[[int, int], None]  # rows done, of so many
+Progress = Callable[[int, int], None]  # done, of so many (rows, or windows of long ones)
 KIND = "judge"  # the key that names the kind
 JUDGEMENTS: dict[str, type[Judgement]] = {}
 STRICT = ConfigDict(extra="forbid")

@@ -8,6 +8,7 @@ The head sees only the places that a judged token follows. Models that take no s
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from subspace_tuning.judge import trie
 from subspace_tuning.judge.ready import embedding, known, numbers
 from subspace_tuning.judge.trie import Trie
 
-Progress = Callable[[int, int], None]  # rows done, of so many
+Progress = Callable[[int, int], None]  # done, of so many (rows, or windows of long ones)
 Group = Sequence[trie.Sequence]
 HEAD_ROWS = 1024  # rows of logits at once: 200 MB with a vocabulary of 49,152
 CHUNK = 256  # of which so many are turned into float32 at once
@@ -43,30 +44,22 @@ class Likelihood:
         """Of each group, of each sequence: the log-probabilities (nats) of its judged tokens."""
         if self.shares and any(len(group) > 1 for group in groups):
             self.shares = self._agrees(max((group for group in groups if len(group) > 1), key=_size))
-        found: dict[int, list[NDArray[np.float64]]] = {}
-        for done, told in self._batches(groups):
-            found |= told
+        parts = [
+            (at, part) for at, group in enumerate(groups) for part in ([group] if self.shares else [[s] for s in group])
+        ]
+        tries = [Trie.of(part) for _, part in parts]
+        told: dict[int, list[NDArray[np.float64]]] = {}
+        open_parts = Counter(at for at, _ in parts)
+        for batch in _packed(tries, self.batch_tokens):
+            read = self.read([tries[i] for i in batch])
+            told |= {i: tries[i].told(log_probs) for i, log_probs in zip(batch, read, strict=True)}
+            open_parts.subtract(parts[i][0] for i in batch)
             if progress is not None:
-                progress(done, len(groups))
-        return [found[at] for at in range(len(groups))]
-
-    def _batches(self, groups: Sequence[Group]) -> Iterator[tuple[int, dict[int, list[NDArray[np.float64]]]]]:
-        """Batches of like length, the longest first: what does not fit into memory fails at once."""
-        tries = [[Trie.of(group)] if self.shares else [Trie.of([one]) for one in group] for group in groups]
-        lines = [(at, part, one) for at, parts in enumerate(tries) for part, one in enumerate(parts)]
-        lines.sort(key=lambda line: (-len(line[2]), line[0]))
-        partly: dict[int, dict[int, list[NDArray[np.float64]]]] = {at: {} for at in range(len(groups))}
-        done = 0
-        for batch in _packed(lines, self.batch_tokens):
-            whole = {}
-            told = self.read([one for *_, one in batch])
-            for (at, part, one), log_probs in zip(batch, told, strict=True):
-                partly[at][part] = one.told(log_probs)
-                if len(partly[at]) == len(tries[at]):
-                    parts = partly.pop(at)
-                    whole[at] = [sequence for part in sorted(parts) for sequence in parts[part]]
-            done += len(whole)
-            yield done, whole
+                progress(sum(left == 0 for left in open_parts.values()), len(groups))
+        found: list[list[NDArray[np.float64]]] = [[] for _ in groups]
+        for i, (at, _) in enumerate(parts):
+            found[at] += told[i]
+        return found
 
     def _agrees(self, group: Group) -> bool:
         """Whether the model reads a tree, the longest, as its sequences one by one: some ignore masks or positions."""
@@ -114,15 +107,16 @@ def _size(group: Group) -> int:
     return sum(len(one.ids) for one in group)
 
 
-def _packed(lines: list[tuple[int, int, Trie]], tokens: int) -> Iterator[list[tuple[int, int, Trie]]]:
-    batch: list[tuple[int, int, Trie]] = []
+def _packed(tries: Sequence[Trie], tokens: int) -> Iterator[list[int]]:
+    """Batches of like length, the longest first: what does not fit into memory fails at once."""
+    batch: list[int] = []
     rows = 0
-    for line in lines:
-        more = len(line[2].asked)
-        if batch and ((len(batch) + 1) * len(batch[0][2]) > tokens or rows + more > HEAD_ROWS):
+    for at in sorted(range(len(tries)), key=lambda at: -len(tries[at])):
+        more = len(tries[at].asked)
+        if batch and ((len(batch) + 1) * len(tries[batch[0]]) > tokens or rows + more > HEAD_ROWS):
             yield batch
             batch, rows = [], 0
-        batch.append(line)
+        batch.append(at)
         rows += more
     if batch:
         yield batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Sequences
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -32,10 +33,14 @@ class Trie:
 
     @staticmethod
     def of(sequences: Sequences[Sequence]) -> Trie:
+        if len(sequences) == 1:
+            [line] = sequences
+            depths = np.arange(len(line.ids), dtype=np.int64)
+            return Trie(line.ids.astype(np.int64), depths - 1, depths, [depths], [line.judged])
         known: dict[tuple[int, int], int] = {}  # parent and id -> node
         ids: list[int] = []
         parents: list[int] = []
-        depths: list[int] = []
+        places: list[int] = []
         paths: list[NDArray[np.int64]] = []
         for sequence in sequences:
             node = -1
@@ -45,17 +50,17 @@ class Trie:
                 if at == len(ids):
                     ids.append(token)
                     parents.append(node)
-                    depths.append(depth)
+                    places.append(depth)
                 node = at
                 path.append(node)
             paths.append(np.array(path, dtype=np.int64))
-        nodes = [np.array(values, dtype=np.int64) for values in (ids, parents, depths)]
+        nodes = [np.array(values, dtype=np.int64) for values in (ids, parents, places)]
         return Trie(nodes[0], nodes[1], nodes[2], paths, [sequence.judged for sequence in sequences])
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    @property
+    @cached_property
     def asked(self) -> NDArray[np.int64]:
         """The nodes of which a log-probability is asked for, each once."""
         return np.unique(np.concatenate([path[judged] for path, judged in zip(self.paths, self.judged, strict=True)]))
