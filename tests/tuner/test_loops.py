@@ -36,7 +36,9 @@ ACTING = [
 
 
 def base():
-    return bert(initializer_range=0.5)  # where gradients are as large as what methods and penalties do
+    return bert(
+        num_hidden_layers=1, initializer_range=0.5
+    )  # where gradients are as large as what methods and penalties do
 
 
 def made(case, **values):
