@@ -66,7 +66,7 @@ class Outcome:
 
 
 def contender(family: str, pattern: str, seed: int, rates: dict[str, float], given: Namespace) -> Contender:
-    """AdaLoRA's own regulariser is MPC_o without its squares, so that AdaLoRA without MPC is the one with that taken away."""
+    """AdaLoRA's own regulariser is MPC_o without its squares: AdaLoRA without MPC is the one with that taken away."""
     recipe = judged(family, seed, rates, given)
     own = family == "adalora"
     change: dict[str, Any] = {"method": {"name": family, "orthogonality": 0.0}} if own and pattern != "o" else {}
