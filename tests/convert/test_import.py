@@ -109,6 +109,11 @@ class Made:
     def outputs(self, model: nn.Module) -> torch.Tensor:
         return model.eval()(**self.batch).logits
 
+    def imported_to(self, out: Path):
+        """The config of the import, with the base model at hand."""
+        self.base.save_pretrained(self.folder.parent / "base")
+        return import_peft(self.folder, out, base=str(self.folder.parent / "base")).config
+
     def imported(self, folder: Path) -> nn.Module:
         return PeftModel.from_pretrained(copy.deepcopy(self.base), folder)
 
@@ -121,7 +126,7 @@ def made(tmp_path):
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_the_imported_adapter_computes_what_pefts_does(made, tmp_path, name):
     theirs = made(name)
-    config, _ = import_peft(theirs.folder, tmp_path / "ours")
+    config = theirs.imported_to(tmp_path / "ours")
     ours = theirs.imported(tmp_path / "ours")
     assert relative(theirs.outputs(ours), theirs.outputs(theirs.base)) > 1e-3
     assert relative(theirs.outputs(ours), theirs.logits) < 1e-5
@@ -239,6 +244,25 @@ def test_a_scaled_convolution_input_is_refused(tmp_path):
     config = ia3(["projection", "k_proj"], ["projection"])
     with pytest.raises(BadInput, match="channels that enter a convolution"):
         import_peft(Made(models.vit, config, tmp_path / "theirs").folder, tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize("name", ["oft", "lokr"])
+def test_a_type_that_is_ours_on_some_layers_wants_to_see_them(name, made, tmp_path):
+    theirs = made(name)
+    path = theirs.folder / "adapter_config.json"
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps({**data, "base_model_name_or_path": None}))
+    with pytest.raises(BadInput, match=r"Linear alone.* --base"):
+        import_peft(theirs.folder, tmp_path / "ours")
+    on_patches = {
+        "oft": peft.OFTConfig(r=0, oft_block_size=8, use_cayley_neumann=False, target_modules=["projection"]),
+        "lokr": peft.LoKrConfig(r=1, target_modules=["projection"]),
+    }
+    other = Made(models.vit, on_patches[name], tmp_path / "conv")
+    other.base.save_pretrained(tmp_path / "vit")
+    with pytest.raises(BadInput, match=r"Linear alone.*Conv2d|for no weight"):
+        import_peft(other.folder, tmp_path / "ours", base=str(tmp_path / "vit"))
     assert not (tmp_path / "ours").exists()
 
 

@@ -49,6 +49,12 @@ def import_peft(folder: str | Path, out: str | Path, base: str | None = None) ->
     if not isinstance(adapter.config, SubspaceConfig):
         raise BadInput(f"{folder} is a soft prompt, which is PEFT's own here too; there is nothing to import")
     model = _at_hand(adapter, base)
+    if model is None and (equal := adapter.equal_on):
+        kinds = " or ".join(cls.__name__ for cls in equal)
+        raise BadInput(
+            f"PEFT's {adapter.made_by} is ours on {kinds} alone, and its base model is not at hand to look at: name it "
+            "with --base"
+        )
     if model is not None:
         adapter = adapter.named_as(model)
         adapter.check(model)

@@ -56,6 +56,11 @@ class Adapter:
         assert isinstance(self.config, SubspaceConfig)
         return self.config.resolved(path)
 
+    @property
+    def equal_on(self) -> tuple[type[nn.Module], ...]:
+        """The only layers on which PEFT's type is ours; none named where it is on all."""
+        return KINDS[self.made_by].layers if self.made_by in KINDS else ()
+
     @cached_property
     def seats(self) -> dict[str, dict[str, Tensor]]:
         """By module, the parameters and stored numbers of its method."""
@@ -74,6 +79,9 @@ class Adapter:
         for path, values in self.seats.items():
             if path not in layers:
                 raise self._misfit(f"{type(_inner(model)).__name__} has no module {declared.shown(path)}")
+            if (equal := self.equal_on) and not isinstance(_frozen(layers[path]).layer, equal):
+                kinds, kind = " or ".join(cls.__name__ for cls in equal), type(_frozen(layers[path]).layer).__name__
+                raise self._misfit(f"PEFT's {self.made_by} is ours on {kinds} alone, and {path} is a {kind}")
             with self._at(path):
                 self._check_seat(path, values, _frozen(layers[path]))
         chosen = self._targets(layers)

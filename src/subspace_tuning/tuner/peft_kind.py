@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.method import Method
@@ -48,6 +48,7 @@ class Kind(NamedTuple):
     back: Callable[[str, Tensor, Method], Tensor]  # our name, tensor and method -> PEFT's tensor, but for its shape
     dropped: frozenset[str] = frozenset()  # names of tensors that follow from the config
     whole: Callable[[Method], Mapping[str, str]] = _as_they_are  # parameter -> what PEFT holds, if W leads from it
+    layers: tuple[type[nn.Module], ...] = ()  # on which the two are equal, where that is not all that PEFT takes
 
 
 def turned(name: str, t: Tensor, method: Method) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.method import Method
@@ -63,6 +63,7 @@ LOKR = Kind(
     (LoKr,),
     _as_lokr,
     back,
+    layers=(nn.Linear,),
 )
 
 
@@ -143,5 +144,6 @@ OFT_KIND = Kind(
     (OFT,),
     _as_oft,
     _above,
+    layers=(nn.Linear,),
 )
 STRUCTURED = (LOHA, LOKR, HIRA, OFT_KIND)
