@@ -11,23 +11,11 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from acting import ACTING, LR, STEPS
 from models import batch, bert
-from subspace_tuning import SSB, LoRA, TriLoRA
-from subspace_tuning.methods import AdaLoRA, DiffPruning, FlexLoRA, LoRADash, StelLA
-from subspace_tuning.testing.cases import Case, adapter_parameters, stored_numbers
+from subspace_tuning.testing.cases import adapter_parameters, stored_numbers
 
-STEPS, LR, RANKS = 6, 0.1, 2
-PHASES = {"tinit": 1, "tfinal": 2, "delta_t": 1}
-ACTING = [
-    Case(LoRA(r=2), "o"),
-    Case(TriLoRA(r=2), "d"),
-    Case(AdaLoRA(r=1, init_r=3, **PHASES)),
-    Case(FlexLoRA(r=2, **PHASES)),
-    Case(LoRADash(r=2, alpha=2.0, directions=2, launch=3)),
-    Case(StelLA(r=2)),
-    Case(DiffPruning(share=0.1, fixed=0.5, l0=1e-3)),
-    Case(SSB() | AdaLoRA(r=1, init_r=3, **PHASES), "o"),
-]
+RANKS = 2
 
 
 def alone(model):
