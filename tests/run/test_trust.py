@@ -118,3 +118,18 @@ def test_shards_outside_the_folder_are_not_opened(home, tmp_path):
             code, _, err = subspace(*words)
             assert code == 2, (name, words)
             assert "expected a .safetensors file of the same folder" in err
+
+
+def test_code_beside_a_model_is_not_run(home, tmp_path):
+    """A config's auto_map names files of the model's own folder; nobody is asked, and nothing is run."""
+    model = shutil.copytree(home / "model", tmp_path / "model")
+    (model / "modeling_own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    config = json.loads((model / "config.json").read_text())
+    own = {"AutoConfig": "modeling_own.C", "AutoModelForSequenceClassification": "modeling_own.M"}
+    (model / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": own}))
+    for words in (
+        ("export", home / "run", tmp_path / "out", "--base", model),
+        ("analyze", home / "run", "--base", model),
+    ):
+        code, _, err = subspace(*words)
+        assert (code, (tmp_path / "ran").exists()) == (2, False), err

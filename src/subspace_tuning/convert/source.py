@@ -79,19 +79,19 @@ def load_base(name: str, task_type: str | None = None, num_labels: int | None = 
     try:
         where = location(name)
         shards(Path(where))  # transformers opens whatever an index names
-        cls = class_of(AutoConfig.from_pretrained(where), task_type)
+        cls = class_of(AutoConfig.from_pretrained(where, trust_remote_code=False), task_type)
         head = {"num_labels": num_labels, "ignore_mismatched_sizes": True} if num_labels else {}
-        return cls.from_pretrained(where, use_safetensors=True, **head)
+        return cls.from_pretrained(where, use_safetensors=True, trust_remote_code=False, **head)
     except BadInput:
         raise
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise cannot_load("base model", name, error) from error
 
 
 def find_tokenizer(name: str) -> Any:
     """The model's tokenizer, or None where it has none."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location(name))
+        tokenizer = AutoTokenizer.from_pretrained(location(name), trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError):
         return None
     is_empty = len(tokenizer) <= len(tokenizer.all_special_ids)  # made up by transformers where there are no files

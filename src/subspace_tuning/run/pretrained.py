@@ -59,6 +59,7 @@ def load_model(name: str, task: Task, seed: int = 0) -> Pretrained:
             label2id={label: i for i, label in names.items()},
             problem_type="regression" if task.is_regression else "single_label_classification",
             use_safetensors=True,
+            trust_remote_code=False,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
@@ -71,7 +72,7 @@ def load_model(name: str, task: Task, seed: int = 0) -> Pretrained:
 @lru_cache(maxsize=2)
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location(name))
+        tokenizer = AutoTokenizer.from_pretrained(location(name), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise cannot_load("tokenizer of", name, error) from error
     if tokenizer.pad_token is None:
