@@ -13,6 +13,7 @@ from typing import Any
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.pytorch_utils import Conv1D
 
 from subspace_tuning.tuner.roles import DOWN, EXPERTS, GATE, GATE_UP, UP, Weight, roles
@@ -137,4 +138,5 @@ def language_tower(model: nn.Module) -> str:
     if not towers:
         return ""
     causal = any(getattr(m, "is_causal", False) is True for m in model.get_submodule(towers[0]).modules())
-    return towers[0] if causal or text.is_encoder_decoder else ""
+    speaks = causal or text.is_encoder_decoder or text.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return towers[0] if speaks else ""

@@ -46,8 +46,11 @@ from subspace_tuning.tuner.roles import (
 from subspace_tuning.tuner.structure import BlockWeight, language_tower, outer_modules, read
 from subspace_tuning.weights import Unsupported, has_bias, weight_of
 
-POOLERS = {"pooler", "pre_classifier"}
+POOLERS = {"pooler"}
 SHOWN = 24
+# modules that read the weights of their children and never call them, which nothing but a forward pass would show
+READERS = {"MultiheadAttention": ("out_proj",), "WavLMAttention": ("q_proj", "k_proj", "v_proj", "out_proj")}
+READ_BY_MIXERS = ("dt_proj", "conv1d")  # of those with a decay of their own: Mamba and its kin
 
 
 def _attends(w: BlockWeight, *roles: str) -> bool:
@@ -79,12 +82,12 @@ def default_targets(places: str, model: nn.Module, config: PeftConfig | None = N
     trained whole, and which layers are wanted.
     """
     tower = language_tower(model)
-    modules = {name: module for name, module in outer_modules(model) if within(name, tower)}
+    modules = _called({name: module for name, module in outer_modules(model) if within(name, tower)})
     if places == "biases":
         return _of_layers(_with_bias(model, modules, getattr(config, "modules_to_save", None) or ()), config)
     weights = [w for w in read(model) if within(w.name, tower)]
     wanted = [w for w in weights if KINDS[places](w)]
-    chosen = {w.name for w in wanted if w.is_layer and _can_sit(modules[w.name])}
+    chosen = {w.name for w in wanted if w.is_layer and _can_sit(modules.get(w.name))}
     if not chosen:
         raise ValueError(_nothing(places, model, weights, modules))
     if left := sorted({f"{w.short} {w.size}" for w in wanted if w.name not in chosen}):
@@ -100,9 +103,19 @@ def all_linear(model: nn.Module, config: PeftConfig | None = None) -> set[str]:
     return {name for name in linear if not is_in(name, head)}
 
 
-def _can_sit(layer: nn.Module) -> bool:
+def _called(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """The modules without those whose weights are read past their forward."""
+    found = dict(modules)
+    for name, module in modules.items():
+        read_by = READ_BY_MIXERS if hasattr(module, "A_log") else READERS.get(type(module).__name__, ())
+        for child in read_by:
+            found.pop(f"{name}.{child}", None)
+    return found
+
+
+def _can_sit(layer: nn.Module | None) -> bool:
     try:
-        return weight_of(layer).holds_matrix
+        return layer is not None and weight_of(layer).holds_matrix
     except Unsupported:
         return False
 
@@ -137,7 +150,7 @@ def _nothing(places: str, model: nn.Module, weights: list[BlockWeight], modules:
     """Why a model has no place of a kind, what its blocks hold, and what could be named instead."""
     kind = getattr(getattr(model, "config", None), "model_type", None) or type(model).__name__
     held = list(dict.fromkeys(f"{w.short} {w.size} ({w.role or w.part})" for w in weights))
-    layers = list(dict.fromkeys(w.short for w in weights if w.is_layer and _can_sit(modules[w.name])))
+    layers = list(dict.fromkeys(w.short for w in weights if w.is_layer and _can_sit(modules.get(w.name))))
     layers = layers or [name for name, module in modules.items() if isinstance(module, nn.Linear | Conv1D)]
     names = ", ".join(f"'{name}'" for name in layers[:SHOWN])
     told = f"its blocks hold {', '.join(held[:SHOWN])}" if held else "it has no repeated blocks with matrices"
@@ -149,7 +162,7 @@ def _nothing(places: str, model: nn.Module, weights: list[BlockWeight], modules:
 
 def _with_bias(model: nn.Module, modules: dict[str, nn.Module], kept: Collection[str]) -> set[str]:
     """Layers outside the head whose bias a method can be added to."""
-    without = heads(model) | {name for name, m in modules.items() if isinstance(m, nn.MultiheadAttention)}
+    without = heads(model)
     names = set()
     for name, layer in modules.items():
         if is_in(name, without) or set(kept) & set(name.split(".")) or not has_bias(layer):

@@ -49,6 +49,8 @@ def features_of(layer: nn.Module) -> int:
         return -1 - len(layer.kernel_size)
     if isinstance(layer, _NormBase | nn.GroupNorm) or getattr(layer, "data_format", "") == "channels_first":
         return 1
+    if type(layer).__name__ == "SqueezeBertLayerNorm":  # a LayerNorm over the second dimension, and nothing says so
+        return 1
     if isinstance(layer, nn.LayerNorm | nn.Linear) or type(layer).__name__.endswith("Norm"):
         return -1
     raise Unsupported(
