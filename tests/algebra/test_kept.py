@@ -126,3 +126,40 @@ def test_bf16_autocast_meets_bf16_rows():
     want = torch.autograd.grad((F.gelu(u) @ M + b).sum(), [u, M])
     for g, w in zip(got, want, strict=True):
         torch.testing.assert_close(g, w, rtol=0.05, atol=0.05)
+
+
+def test_bf16_autocast_left_before_backward():
+    """As is usual; what is made again has the precision that it had."""
+    torch.manual_seed(0)
+    u, M, norm = torch.randn(3, N, requires_grad=True), torch.randn(N, N, requires_grad=True), nn.LayerNorm(N)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = Dense(M).apply(norm(Dense(M).apply(u)))
+    got = torch.autograd.grad(y.float().square().sum(), [u, M])
+    want = torch.autograd.grad((norm(u @ M) @ M).square().sum(), [u, M])
+    for g, w in zip(got, want, strict=True):
+        torch.testing.assert_close(g, w, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("maker", ["layer norm", "gelu", "viewed"])
+def test_an_input_written_into_has_its_gradient_or_an_error(maker, when):
+    """Without the graph's knowledge before the product, or after it."""
+    u, M = start(2, 5, N), start(N, 2)
+    x = MAKERS[maker](u)
+    with torch.no_grad():
+        if when == "before":
+            x.mul_(3)
+        rows = x.clone().reshape(-1, N)
+    y = Dense(M).apply(x)
+    if when == "after":
+        x.mul_(3)
+    (got,) = torch.autograd.grad(y.sum(), M)
+    torch.testing.assert_close(got, rows.T @ torch.ones(len(rows), 2, dtype=torch.float64))
+
+
+def test_a_scaled_output_written_into_keeps_what_its_gradient_needs():
+    x, d, b = start(4, N), torch.rand(N, dtype=torch.float64).add(0.5).requires_grad_(), start(N).detach()
+    y = Diag(d).apply(x, b)
+    (got,) = torch.autograd.grad(torch.relu_(y).sum(), d)
+    (want,) = torch.autograd.grad(torch.relu(x * d + b).sum(), d)
+    torch.testing.assert_close(got, want)

@@ -89,3 +89,21 @@ def test_cayley_of_a_skew_matrix_is_a_rotation(r):
     R = cayley(Q)
     torch.testing.assert_close(R @ R.T, torch.eye(r), rtol=0, atol=1e-5)
     assert torch.det(R) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("change", [lambda W: W.data.mul_(2), lambda W: W.set_(W.clone() * 2), lambda W: W.mul_(2)])
+def test_a_weight_that_changed_is_decomposed_anew(change):
+    """However it changed: what is written to .data raises no version."""
+    W = torch.randn(6, 4)
+    before = svd(W)
+    change(W)
+    torch.testing.assert_close(svd(W).S, 2 * before.S)
+
+
+@pytest.mark.parametrize("decompose", [svd, lambda W: truncated_svd(W, 2), lambda W: truncated_svd(W.T, 2), qr])
+@pytest.mark.parametrize("hole", [float("nan"), float("inf")])
+def test_numbers_that_are_none_have_no_singular_vectors(decompose, hole):
+    W = torch.randn(80, 70)
+    W[3, 5] = hole
+    with pytest.raises(ValueError, match=r"this weight of (80 x 70|70 x 80) holds NaNs or infinities"):
+        decompose(W)

@@ -69,6 +69,18 @@ def test_the_same_bits_without_the_store_cold_and_warm(store, never, question, d
     assert len(files(store)) == 1
 
 
+def test_the_file_of_another_weight_counts_as_missing(store):
+    """Whoever put it under this one's name."""
+    W, other = weight(0), weight(1)
+    with keeping():
+        top_svd(W, 3)
+        (mine,) = files(store)
+        want = top_svd(other, 3)
+        (theirs,) = set(files(store)) - {mine}
+        theirs.write_bytes(mine.read_bytes())
+        assert same(top_svd(other, 3), want)
+
+
 def test_another_weight_terms_dtype_or_layout_is_another_question(store):
     W = weight()
     nudged = W.clone()

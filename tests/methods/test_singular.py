@@ -33,7 +33,8 @@ def test_gradients_reach_the_methods_before_dora_through_its_norms():
     truth.gradients_are_those_of_autograd_through_the_dense_truth(pair, KINDS[0])
 
 
-def test_dora_takes_columns_of_zeros():
+def test_dora_leaves_columns_of_zeros_alone():
+    """They have no direction; whatever is trained beside them, their output stays the bias."""
     layer = nn.Linear(14, 10)
     with torch.no_grad():
         layer.weight[3] = 0
@@ -43,7 +44,15 @@ def test_dora_takes_columns_of_zeros():
     y = model(x)
     assert relative(y, layer(x)) < 2e-6
     y.pow(2).sum().backward()
+    optimiser = torch.optim.Adam(values_of(model.base_model.model.layer).values(), lr=1e-2)
+    for _ in range(20):
+        optimiser.zero_grad()
+        y = model.train()(x)
+        (y - 1).square().mean().backward()
+        optimiser.step()
     assert all(p.grad.isfinite().all() for p in values_of(model.base_model.model.layer).values())
+    torch.testing.assert_close(y[..., 3], layer.bias[3].expand_as(y[..., 3]))
+    assert (y - 1).square().mean() < (layer(x) - 1).square().mean()
 
 
 @pytest.mark.parametrize("init", ["kaiming", "orthogonal", "pissa", "milora"])

@@ -74,6 +74,7 @@ def trained(home, tmp_path, *words, code=BAD, **changes):
         ({"early_stopping": 2}, ["set checkpoint: best"]),
         ({"epochs": "many"}, ["epochs", "'many'", "number"]),
         ({"batch_size": 0}, ["batch_size", "0"]),
+        ({"method": "mam", "weight_decay": 0.1}, ["weight_decay: 0.1 does not lead back", "each query's attention"]),
         ({"learning_rate": -1}, ["learning_rate", "-1"]),
         ({"task": "cola "}, ["unknown task 'cola '", "did you mean 'cola'?"]),
         ({"task": "rte"}, ["has its own labels"]),

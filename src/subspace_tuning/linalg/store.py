@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -29,9 +28,10 @@ from torch import Tensor
 from subspace_tuning.errors import BadInput, RunFailed
 from subspace_tuning.files.aside import whole_file
 from subspace_tuning.files.fetch import cache_folder
+from subspace_tuning.linalg.fingerprint import fingerprint, laid_out
 from subspace_tuning.linalg.svd import SVD, svd, truncated_svd
 
-FORM = "1"  # to be raised when the same question gets other numbers
+FORM = "2"  # to be raised when the same question gets other numbers
 TOLERANCE = 1e-4  # of the energy of W: enough for a start, which changes phi(W) not at all
 LEAST = 256  # of n and m: below, decomposing costs no more than looking it up
 ABANDONED = 3600.0  # seconds after which a file aside has lost its writer
@@ -85,14 +85,7 @@ def _plain(terms: SVD) -> SVD:
 
 def _key(W: Tensor, which: str) -> str:
     about = (FORM, torch.__version__, W.device.type, str(W.dtype), tuple(W.shape), W.is_contiguous(), which, TOLERANCE)
-    return _hash(repr(about), W if W.is_contiguous() else W.T)
-
-
-def _hash(text: str, *tensors: Tensor) -> str:
-    found = xxhash.xxh3_128(text.encode())
-    for t in tensors:
-        found.update(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+    return fingerprint(repr(about), laid_out(W))
 
 
 @dataclass(frozen=True)
@@ -136,19 +129,22 @@ class Store:
         path = self._path(key)
         try:
             with safe_open(path, "pt") as file:
-                terms, checksum = SVD(*(file.get_tensor(k) for k in SVD._fields)), file.metadata()["checksum"]
+                terms, notes = SVD(*(file.get_tensor(k) for k in SVD._fields)), file.metadata()
+                if notes["key"] != key:  # the file of another weight, under this one's name
+                    return None
+                checksum = notes["checksum"]
         except _UNREADABLE:
             return None
         with suppress(OSError):  # gone meanwhile, or not ours to mark
             os.utime(path)  # used now
-        return terms if _hash("", *terms) == checksum else None
+        return terms if fingerprint("", *terms) == checksum else None
 
     def write(self, key: str, terms: SVD, about: dict[str, str]) -> None:
         """Keep it, if that can be done, and make room."""
         values = {k: t.cpu() for k, t in terms._asdict().items()}
         if sum(t.nbytes for t in values.values()) > self.limit:
             return
-        notes = {"about": json.dumps(about), "checksum": _hash("", *values.values())}
+        notes = {"key": key, "about": json.dumps(about), "checksum": fingerprint("", *values.values())}
         with suppress(BadInput, RunFailed, OSError, SafetensorError):  # a full disk, or one that is not ours to write
             with whole_file(self._path(key)) as aside:
                 save_file(values, aside, notes)

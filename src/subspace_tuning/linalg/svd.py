@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from subspace_tuning.algebra.precision import wide
+from subspace_tuning.linalg.fingerprint import fingerprint, laid_out
 
 ROUNDS = 40  # of filtering; after that many the Gram matrix's own eigenvectors are cheaper
 DEGREE, GROWTH = 20, 1e5  # of a filter, at most: its degree, and how much more one direction grows than another
@@ -59,14 +60,23 @@ _known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # of a tensor, whil
 
 
 def _whole(W: Tensor) -> SVD:
-    if W.is_inference():  # which does not tell when it changes
-        return SVD(*_signed(*torch.linalg.svd(wide(W), full_matrices=False)))
-    version, found = _known.get(W, (None, None))
-    if found is None or version != W._version:
+    if W.is_meta:
+        return SVD(*torch.linalg.svd(wide(W), full_matrices=False))
+    now = fingerprint(str(W.dtype), laid_out(W))  # a version does not tell what is written to .data
+    before, found = _known.get(W, ("", None))
+    if found is None or before != now:
         with torch.no_grad():
-            found = SVD(*_signed(*torch.linalg.svd(wide(W), full_matrices=False)))
-        _known[W] = (W._version, found)
+            found = SVD(*_signed(*torch.linalg.svd(finite(wide(W)), full_matrices=False)))
+        _known[W] = (now, found)
     return found
+
+
+def finite(W: Tensor) -> Tensor:
+    """W. Raises ValueError where it holds numbers that are none."""
+    if not torch.isfinite(W).all():
+        n, m = W.shape
+        raise ValueError(f"this weight of {n} x {m} holds NaNs or infinities: it has no singular vectors to start from")
+    return W
 
 
 def _signed(U: Tensor, S: Tensor, Vt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,10 +97,10 @@ def truncated_svd(M: Tensor, r: int, tolerance: float = 1e-6, seed: int = 0) -> 
     if M.is_meta or k <= 2 * width:
         return svd(M, r)
     if M.shape[0] > M.shape[1]:
-        U, S, Vt = truncated_svd(M.T, r, tolerance, seed)
+        U, S, Vt = truncated_svd(finite(M).T, r, tolerance, seed)
         return SVD(*_signed(Vt.T, S, U.T))
     start = torch.randn(M.shape[1], width, generator=torch.Generator().manual_seed(seed)).to(M)
-    Q, _ = torch.linalg.qr(M @ start)
+    Q, _ = torch.linalg.qr(finite(M) @ start)
     B, energy = Q.T @ M, _energy(M)
     if energy - _energy(B) > tolerance * energy:
         exact = M if tolerance >= SINGLE else M.double()
@@ -188,7 +198,7 @@ def rank_of_energy(S: Tensor, energy: float) -> int:
 
 def qr(W: Tensor) -> tuple[Tensor, Tensor]:
     """W = Q R for W (n, m): Q (n, k) orthonormal, R (k, m) upper triangular with a diagonal >= 0."""
-    Q, R = torch.linalg.qr(wide(W))
+    Q, R = torch.linalg.qr(wide(W) if W.is_meta else finite(wide(W)))
     signs = torch.where(R.diagonal() < 0, -1.0, 1.0).to(Q.dtype)
     return Q * signs, R * signs.unsqueeze(1)
 

@@ -30,7 +30,8 @@ class OneHot:
         return y if self.scale is None else once(torch.mul, y, self.scale.unsqueeze(-1), like=y)
 
     def unfold(self) -> Tensor:
-        return self.scaled(F.one_hot(self.ids, self.n).to(self.dtype))
+        every = torch.arange(self.n, device=self.ids.device)
+        return self.scaled((self.ids.unsqueeze(-1) == every).to(self.dtype))  # F.one_hot asks for the largest of them
 
     def __mul__(self, d: Tensor) -> OneHot:
         own = F.embedding(self.ids, d.unsqueeze(1)).squeeze(-1)

@@ -3,6 +3,10 @@
 from subspace_tuning.testing.laws import (
     composing,
     counting,
+    decay,
+    degenerate,
+    gradients,
+    in_place,
     merging,
     projecting,
     rounding,
@@ -10,7 +14,24 @@ from subspace_tuning.testing.laws import (
     saving,
     start,
     training,
+    transforms,
     truth,
 )
 
-__all__ = ["composing", "counting", "merging", "projecting", "rounding", "rows", "saving", "start", "training", "truth"]
+__all__ = [
+    "composing",
+    "counting",
+    "decay",
+    "degenerate",
+    "gradients",
+    "in_place",
+    "merging",
+    "projecting",
+    "rounding",
+    "rows",
+    "saving",
+    "start",
+    "training",
+    "transforms",
+    "truth",
+]
