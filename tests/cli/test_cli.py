@@ -79,9 +79,9 @@ def test_predict_texts_and_files(made, tmp_path):
     assert code == 0
     found = json.loads(out)
     assert [p["text"] for p in found] == ["the film was great", "a dull story"]
-    assert all(p["label"] in ("bad", "good") and 0.5 <= p["score"] <= 1 for p in found)
+    assert all(p["answer"] in ("bad", "good") and 0.5 <= p["score"] <= 1 for p in found)
     (tmp_path / "texts.txt").write_text("the film was great\n\na dull story\n")
-    nothing = {"text": "", "label": None, "score": None}
+    nothing = {"text": "", "answer": None, "score": None}
     by_line = json.loads(subspace("predict", made / "ssb", tmp_path / "texts.txt", "--json")[1])
     assert by_line == [found[0], nothing, found[1]]
     code, out, _ = subspace("predict", made / "full", "the film was great")

@@ -241,7 +241,7 @@ def test_a_run_trains_predicts_and_refuses_to_merge(tmp_path):
     result = run(recipe)
     assert result.trainable == 2 * METHOD.count(16, 16)
     (judged,) = Predictor(tmp_path / "run")([("the film was good",)])
-    assert judged.label in ("good", "bad")
+    assert judged.answer in ("good", "bad")
     with pytest.raises(BadInput, match=r"mam.* is not a map of the weight alone and cannot be merged"):
         merge(tmp_path / "run", tmp_path / "merged")
     assert not (tmp_path / "merged").exists()

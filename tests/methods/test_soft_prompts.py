@@ -69,7 +69,7 @@ def test_a_run_trains_predicts_and_refuses_to_merge(name, tmp_path):
     config = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text(encoding="utf-8"))
     assert config["peft_type"] == stored[name]
     (judged,) = Predictor(tmp_path / "run")([("the film was good",)])
-    assert judged.label in ("good", "bad")
+    assert judged.answer in ("good", "bad")
     with pytest.raises(BadInput, match=f"{name}.* is not a map of the weight alone and cannot be merged"):
         merge(tmp_path / "run", tmp_path / "merged")
     assert not (tmp_path / "merged").exists()

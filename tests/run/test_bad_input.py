@@ -83,6 +83,8 @@ def trained(home, tmp_path, *words, code=BAD, **changes):
         ({"labels": ["a", ""]}, ["not empty"]),
         ({"encoding": "utf-9"}, ["'utf-9' is not known"]),
         ({"columns": []}, ["one or two columns"]),
+        ({"columns": "text"}, ["columns is 'text'", "tuple"]),
+        ({"task": "regression"}, ["regression has no 'labels'"]),
         ({"columns": ["text", "text"]}, ["another one of labels"]),
         ({"label": "text"}, ["another one of labels"]),
         ({"seed": -1}, ["seed is -1"]),

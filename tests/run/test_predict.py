@@ -9,7 +9,7 @@ import yaml
 import tiny
 from command import subspace
 from subspace_tuning.cli.export import _lines
-from subspace_tuning.run.predict import Predictor, texts_of
+from subspace_tuning.run.predict import Predictor
 from subspace_tuning.run.recipe import make
 from subspace_tuning.run.train import run
 
@@ -35,7 +35,7 @@ def test_an_answer_a_line(finished, tmp_path, end, last, mark):
     expected = [line if line.strip() else "" for line in LINES] + [""] * (len(last) - 1)
     assert [answer["text"] for answer in answers] == expected
     for text, answer in zip(expected, answers, strict=True):
-        assert (answer["label"] in ("bad", "good")) == bool(text)
+        assert (answer["answer"] in ("bad", "good")) == bool(text)
         assert (answer["score"] is None) == (not text)
     code, out, _ = subspace("predict", finished, file)
     assert [bool(line) for line in out.split("\n")[: len(expected)]] == [bool(text) for text in expected]
@@ -44,8 +44,9 @@ def test_an_answer_a_line(finished, tmp_path, end, last, mark):
 
 def test_a_blank_line_changes_no_other_answer(finished):
     predictor = Predictor(finished)
-    with_blanks = predictor(texts_of(predictor.task, ["good film", " ", "bad"]))
-    assert [with_blanks[0], with_blanks[2]] == predictor(texts_of(predictor.task, ["good film", "bad"]))
+    with_blanks = predictor(["good film", " ", "bad"])
+    assert [with_blanks[0], with_blanks[2]] == predictor(["good film", "bad"])
+    assert with_blanks[1] == (("",), None, None)
 
 
 @pytest.mark.parametrize("length", [280, 5000])
@@ -58,4 +59,4 @@ def test_a_long_text_is_a_text(finished, tmp_path, length, max_length):
     finished = tmp_path / "run"
     code, out, err = subspace("predict", finished, "good film " * (length // 10), "--json")
     assert code == 0, err
-    assert json.loads(out)[0]["label"] in ("bad", "good")
+    assert json.loads(out)[0]["answer"] in ("bad", "good")

@@ -5,7 +5,7 @@ import yaml
 
 import tiny
 from command import subspace
-from subspace_tuning.run.recipe import Recipe, make, override, read, texts_in
+from subspace_tuning.run.recipe import make, override, read, words
 from subspace_tuning.run.train import run
 from subspace_tuning.sweep.recipe import read_sweep
 
@@ -30,7 +30,7 @@ WORDS = [
 
 
 def test_which_keys_hold_texts():
-    texts = texts_in(Recipe)
+    texts = words()
     assert {"model", "task", "columns", "label", "labels", "target_modules", "report_to", "mpc"} <= texts
     assert not texts & {"seed", "method", "evaluate_every", "layers_to_transform", "rank_pattern", "trainer", "floor"}
 
@@ -68,11 +68,11 @@ def test_what_a_recipe_dumps_it_reads(tmp_path):
 @pytest.mark.parametrize("form", ["csv", "tsv"])
 def test_from_the_command_line_to_the_answer(tmp_path, labels, form):
     """The names that stand in the file are the names that come out."""
-    words = tiny.recipe(tmp_path, method="lora", learning_rate=0.02, epochs=8, output=str(tmp_path / "run"))
+    given = tiny.recipe(tmp_path, method="lora", learning_rate=0.02, epochs=8, output=str(tmp_path / "run"))
     parts = "," if form == "csv" else "\t"
     rows = [f"{row['text']}{parts}{labels[row['label']]}" for row in tiny.rows(96)]
     (tmp_path / f"rows.{form}").write_text("\n".join([f"text{parts}label", *rows]) + "\n")
-    given = override(words, [f"data={tmp_path}/rows.{form}", f"labels=[{','.join(labels[::-1])}]"])
+    given = override(given, [f"data={tmp_path}/rows.{form}", f"labels=[{','.join(labels[::-1])}]"])
     run(make(given))
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["labels"] == labels[::-1]
     code, out, err = subspace("predict", tmp_path / "run", "the film was great", "a dull story")

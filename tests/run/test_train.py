@@ -199,7 +199,7 @@ def test_decoder_without_a_padding_token(tmp_path):
     result = run(make({**values, "model": str(tmp_path / "gpt2")}))
     assert result.trainable == 2 * ((16 + 48) + (16 + 64)) + 2 * 16
     assert result.trainable_with_head == result.trainable + 2 * 16
-    assert Predictor(tmp_path / "run")([("a film",), ("the film was a great story",)])[0].label in ("bad", "good")
+    assert Predictor(tmp_path / "run")([("a film",), ("the film was a great story",)])[0].answer in ("bad", "good")
 
 
 def test_model_with_another_head_gets_a_new_one(tmp_path):
@@ -220,7 +220,7 @@ def test_held_out_rows_come_from_the_training_rows(tmp_path):
 
     task = make(recipe(tmp_path)).task_object()
     train, validation = load(task, str(tmp_path / "data"), hold_out=True)
-    assert (len(train.labels), len(validation.labels)) == (48, 12)
+    assert (len(train), len(validation)) == (48, 12)
 
 
 def test_changed_data_is_read_anew(tmp_path):

@@ -9,12 +9,14 @@ import pytest
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.run.recipe import make
-from subspace_tuning.tasks import TASKS, Task, load, task_of
+from subspace_tuning.tasks import KNOWN, load, task_of
+from subspace_tuning.tasks.classification import Classification
+from subspace_tuning.tasks.glue import GLUE
 from subspace_tuning.tasks.metrics import accuracy, f1, matthews_correlation, pearson, spearman
-from subspace_tuning.tasks.task import GLUE
+from subspace_tuning.tasks.regression import Regression
 from tiny import data, jsonl, rows
 
-OWN = Task("classification", ("text",), ("bad", "good"))
+OWN = Classification(labels=("bad", "good"))
 
 
 def test_all_eight_of_glue():
@@ -23,9 +25,9 @@ def test_all_eight_of_glue():
         "cola": "matthews_correlation",
         "stsb": "pearson",
     }
-    assert GLUE["mnli"].num_labels == 3
-    assert GLUE["stsb"].is_regression
-    assert TASKS["rte"].labels == ("entailment", "not_entailment")
+    assert GLUE["mnli"].config()["num_labels"] == 3
+    assert isinstance(GLUE["stsb"], Regression)
+    assert KNOWN["rte"].labels == ("entailment", "not_entailment")
 
 
 def test_glue_takes_the_papers_values():
@@ -35,7 +37,7 @@ def test_glue_takes_the_papers_values():
     for row in table:
         task, recipe = GLUE[row["task"]], make({"task": row["task"]}).resolved()
         assert task.metric == row["metric"]
-        assert task.num_labels == int(row["labels"])
+        assert task.config()["num_labels"] == int(row["labels"])
         assert recipe.learning_rate == float(row["learning_rate"])
         assert (recipe.batch_size, recipe.epochs) == (int(row["batch_size"]), float(row["epochs"]))
 
@@ -63,17 +65,15 @@ def test_every_format_reads_the_same(tmp_path, suffix):
     }
     write[suffix](path)
     train, validation = load(OWN, str(path))
-    found = sorted(
-        [*zip(train.texts, train.labels, strict=True), *zip(validation.texts, validation.labels, strict=True)]
-    )
+    found = sorted([*train, *validation])
     assert found == sorted(((row["text"],), row["label"]) for row in content)
-    assert len(validation.labels) == 4
+    assert len(validation) == 4
 
 
 def test_labels_are_numbers_or_names(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", [{"text": "x", "label": label} for label in ["good", "bad"] * 5])
     train, validation = load(OWN, str(path))
-    assert sorted(train.labels + validation.labels) == [0] * 5 + [1] * 5
+    assert sorted(row.label for row in train + validation) == [0] * 5 + [1] * 5
 
 
 def test_a_folder_for_the_task_or_of_tasks(tmp_path):
@@ -83,8 +83,8 @@ def test_a_folder_for_the_task_or_of_tasks(tmp_path):
         frame.to_json(row_file, orient="records", lines=True)
     one = load(GLUE["rte"], str(tmp_path / "glue"))
     assert one == load(GLUE["rte"], str(tmp_path / "glue" / "rte"))
-    assert (len(one.train.labels), len(one.validation.labels)) == (96, 40)
-    assert len(one.train.texts[0]) == 2
+    assert (len(one.train), len(one.validation)) == (96, 40)
+    assert len(one.train[0].texts) == 2
 
 
 def test_mnli_is_judged_on_matched_rows(tmp_path):
@@ -92,21 +92,30 @@ def test_mnli_is_judged_on_matched_rows(tmp_path):
     jsonl(tmp_path / "train.jsonl", [{**pair, "label": 2}] * 3)
     jsonl(tmp_path / "validation.jsonl", [{**pair, "label": 0}] * 4)
     jsonl(tmp_path / "validation_matched.jsonl", [{**pair, "label": 1}] * 5)
-    assert load(GLUE["mnli"], str(tmp_path)).validation.labels == [1] * 5
+    assert [row.label for row in load(GLUE["mnli"], str(tmp_path)).validation] == [1] * 5
 
 
 def test_samples_are_the_same_every_time(tmp_path):
     data(tmp_path)
     first = load(OWN, str(tmp_path), train_samples=10, eval_samples=5)
     assert load(OWN, str(tmp_path), train_samples=10, eval_samples=5) == first
-    assert (len(first.train.labels), len(first.validation.labels)) == (10, 5)
+    assert (len(first.train), len(first.validation)) == (10, 5)
 
 
 def test_held_out_rows_are_no_training_rows(tmp_path):
     data(tmp_path)
     everything = load(OWN, str(tmp_path))
     train, held = load(OWN, str(tmp_path), hold_out=True)
-    assert sorted(train.texts + held.texts) == sorted(everything.train.texts)
+    assert sorted(train + held) == sorted(everything.train)
+
+
+def test_rows_held_out_for_a_search_are_not_those_that_finals_are_judged_by(tmp_path):
+    """Also of one file, of which both are split off."""
+    path = jsonl(tmp_path / "a.jsonl", [{"text": str(i), "label": i % 2} for i in range(60)])
+    train, validation = load(OWN, str(path))
+    searched, held = load(OWN, str(path), hold_out=True)
+    assert not set(held) & set(validation)
+    assert sorted(searched + held) == sorted(train)
 
 
 def test_metrics_are_the_textbooks():
@@ -121,19 +130,24 @@ def test_metrics_are_the_textbooks():
 
 
 def test_f1_knows_the_tasks_classes_whatever_occurs():
-    three = Task("classification", ("text",), ("a", "b", "c"), metric="f1")
+    three = Classification(labels=("a", "b", "c"), metric="f1")
     logits = np.eye(3)[[0, 1, 1, 0]]
-    assert three.score(logits, np.array([0, 1, 1, 0])) == 1.0
-    assert three.score(logits, np.array([0, 1, 0, 0])) == pytest.approx((4 / 5 + 2 / 3) / 2)
-    assert three.score(logits, np.array([0, 1, 2, 0])) == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert three.scores(logits, np.array([0, 1, 1, 0]))["f1"] == 1.0
+    assert three.scores(logits, np.array([0, 1, 0, 0]))["f1"] == pytest.approx((4 / 5 + 2 / 3) / 2)
+    assert three.scores(logits, np.array([0, 1, 2, 0]))["f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)
     assert f1(np.zeros(3, int), np.zeros(3, int)) == 0, "class 1 does not occur: undefined"
 
 
 def test_regression_predicts_the_number_itself():
-    task = task_of("regression", ["text"])
-    assert task.score(np.array([[1.0], [2.0], [3.0]]), np.array([2.0, 4.0, 6.0])) == pytest.approx(1.0)
+    task = task_of("regression")
+    assert task.scores(np.array([[1.0], [2.0], [3.0]]), np.array([2.0, 4.0, 6.0]))["pearson"] == pytest.approx(1.0)
+
+
+def test_labels_given_in_python_are_texts():
+    with pytest.raises(BadInput, match=r"labels is \[False, True\]"):
+        task_of("classification", {"labels": [False, True]})
 
 
 def test_a_known_task_keeps_its_columns():
     with pytest.raises(BadInput, match="has its own columns"):
-        task_of("rte", columns=["a", "b"])
+        task_of("rte", {"columns": ["a", "b"]})

@@ -19,6 +19,7 @@ from subspace_tuning.cli import (  # noqa: F401  each adds its commands
     reproduce,
     results,
     sweep,
+    tasks,
     train,
     use,
 )

@@ -35,18 +35,18 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Judge texts by a trained run."""
-    from subspace_tuning.run.predict import Predictor, texts_of
+    from subspace_tuning.run.predict import Predictor, rows_of
 
     _import(imports)
     predictor = Predictor(run)
-    found = predictor(texts_of(predictor.task, texts))
+    found = predictor.answers(rows_of(predictor.task, texts))
     if as_json:
-        single = len(predictor.task.columns) == 1
-        print_json([{"text": p.text[0] if single else p.text, "label": p.label, "score": p.score} for p in found])
+        print_json([{**a._asdict(), "text": a.text[0] if len(a.text) == 1 else a.text} for a in found])
         return
-    for p in found:
-        number = "" if p.score is None else f"{p.score:8.3f}" if p.label is None else f"{p.label} {p.score:.3f}"
-        typer.echo(f"{number}  {' | '.join(p.text)}".rstrip())
+    for a in found:
+        answer = f"{a.answer:8.3f}" if isinstance(a.answer, float) else a.answer or ""
+        sure = "" if a.score is None else f" {a.score:.3f}"
+        typer.echo(f"{answer}{sure}  {' | '.join(a.text)}".rstrip())
 
 
 @command("merge", examples=["subspace merge runs/my-run merged-model"])

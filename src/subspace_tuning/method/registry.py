@@ -90,9 +90,11 @@ def load(data: Any) -> None:
     for part in data if isinstance(data, list | tuple) else [data]:
         name, source = (part.get("name"), part.get("import")) if isinstance(part, Mapping) else (part, None)
         for single in (word.strip() for word in name.split("|")) if isinstance(name, str) else ():
+            if single in METHODS:
+                continue
             path = _path(single)
             module = path.partition(":")[0] if path is not None else source
-            if single not in METHODS and isinstance(module, str):
+            if isinstance(module, str):
                 _import(single, path, module)
 
 

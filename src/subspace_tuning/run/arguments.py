@@ -33,16 +33,17 @@ def arguments(recipe: Recipe, folder: RunFolder) -> TrainingArguments:
 
     Raises BadInput for one that does not exist, that the recipe says by a name of its own, or that cannot be used.
     """
-    known = set(TrainingArguments.__dataclass_fields__)
+    kind, own = recipe.task_object().arguments()
+    known = set(kind.__dataclass_fields__)
     for key in recipe.trainer:
         if key not in known:
-            raise BadInput(f"trainer: {key!r} is not a field of transformers' TrainingArguments: {nearest(key, known)}")
+            raise BadInput(f"trainer: {key!r} is not a field of {kind.__name__}: {nearest(key, known)}")
         if key in OWN:
             raise BadInput(f"trainer: {key!r} is what the recipe's own {OWN[key]!r} says; set that")
         if key in FIXED:
             raise BadInput(f"trainer: {key!r} is set so that a run can be judged and resumed; leave it out")
     with as_bad_input((ValueError, TypeError, ImportError)):
-        made = TrainingArguments(**{**_values(recipe, folder), **recipe.trainer})
+        made = kind(**{**_values(recipe, folder), **own, **recipe.trainer})
         _try_out(made)
     return made
 
@@ -78,7 +79,6 @@ def _values(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         "logging_steps": recipe.log_every,
         "logging_nan_inf_filter": False,
         "report_to": recipe.report_to or "none",
-        "label_names": ["labels"],
         "disable_tqdm": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }

@@ -15,7 +15,7 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class Result:
     hold_out: bool = False  # judged by rows held out of training, as searches are
     finished: str = ""  # when, UTC
     floor_ratio: float | None = None  # time of a step over the floor's, where it was asked for
+    scores: dict[str, float] = field(default_factory=dict)  # by every metric of the task's kind
 
     @classmethod
     def from_json(cls, text: str) -> Result:

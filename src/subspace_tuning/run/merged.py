@@ -14,7 +14,7 @@ from subspace_tuning.run.recipe import Recipe
 
 CARD = """---
 library_name: transformers
-pipeline_tag: text-classification
+pipeline_tag: {pipeline}
 base_model: {model}
 tags: [subspace-tuning]
 ---
@@ -25,7 +25,7 @@ A plain transformers model: the method's parameters are merged into the weights,
 ```python
 from transformers import pipeline
 
-classify = pipeline("text-classification", "path/to/this/folder")
+model = pipeline("{pipeline}", "path/to/this/folder")
 ```
 
 | | |
@@ -76,7 +76,8 @@ def write_model(model: Any, tokenizer: Any, card: str, folder: Path, like: str) 
 def _card(recipe: Recipe, result: Result) -> str:
     version = result.versions.get("subspace-tuning", "")
     base = public_name(result.model)
-    return CARD.format(recipe=recipe.dump(), version=version, **{**vars(result), "model": base})
+    kind = recipe.task_object().pipeline
+    return CARD.format(recipe=recipe.dump(), version=version, pipeline=kind, **{**vars(result), "model": base})
 
 
 def public_name(model: str) -> str:

@@ -11,7 +11,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, cast
@@ -28,10 +28,11 @@ from subspace_tuning.run.pretrained import Pretrained, adapt, config_of, load_mo
 from subspace_tuning.run.recipe import Recipe
 from subspace_tuning.run.train import fit_to_data, result_of, trainer_of
 from subspace_tuning.run.watch import Watch
+from subspace_tuning.tasks.labelled import LabelledTexts
 from subspace_tuning.tuner.clock import clocks_of
 from subspace_tuning.tuner.routed import routed
 
-DATA = ("task", "data", "encoding", "columns", "label", "labels", "metric", "train_samples", "eval_samples", "hold_out")
+DATA = ("task", "data", "encoding", "train_samples", "eval_samples", "hold_out")
 SHARED = ("model", *DATA, "max_length", "modules_to_save")
 REFUSED = {  # what a joint step does not do, and what a recipe says when it does not ask for it
     "gradient_accumulation": 1,
@@ -120,14 +121,17 @@ def _check(recipes: Sequence[Recipe], folders: Sequence[RunFolder]) -> None:
     if len({str(folder.path) for folder in folders}) < len(folders):
         raise BadInput("two of the packed runs have the same folder; give each recipe an output of its own")
     for recipe in recipes:
-        for key in SHARED:
-            if getattr(recipe, key) != getattr(first, key):
-                given = f"{getattr(first, key)!r} and {getattr(recipe, key)!r}"
+        of_task = first.task_object().to_data() | recipe.task_object().to_data()
+        for key in (*SHARED, *of_task):
+            if getattr(recipe, key, None) != getattr(first, key, None):
+                given = f"{getattr(first, key, None)!r} and {getattr(recipe, key, None)!r}"
                 raise BadInput(f"packed runs share their {key}, got {given}; train them one by one")
         for key, usual in REFUSED.items():
             if getattr(recipe, key) != usual:
                 given = f"{key}={getattr(recipe, key)!r}"
                 raise BadInput(f"packed runs go with {key}={usual!r}, got {given}; train that one alone")
+        if not isinstance(task := recipe.task_object(), LabelledTexts):
+            raise BadInput(f"packed runs go with texts that have a label, not with task: {task.name}; train it alone")
         method = None if recipe.is_plain else recipe.method_object()
         if method is None or method.sits_on not in ("weight", "bias", "output") or method.on_step or method.calibration:
             raise BadInput(
@@ -223,9 +227,9 @@ def _joined(batches: list[dict[str, Tensor]], tokenizer: Any) -> dict[str, Tenso
 
 def _loss(member: Member, logits: Tensor, labels: Tensor) -> Tensor:
     """A run's own loss."""
-    if member.recipe.task_object().is_regression:
-        return F.mse_loss(logits.squeeze(), labels.squeeze().to(logits.dtype))
-    return F.cross_entropy(logits, labels)
+    task = member.recipe.task_object()
+    assert isinstance(task, LabelledTexts)
+    return task.loss(logits, labels)
 
 
 def _finish(model: PeftModel, pretrained: Pretrained, member: Member, began: float) -> Result:
@@ -233,8 +237,9 @@ def _finish(model: PeftModel, pretrained: Pretrained, member: Member, began: flo
     model.set_adapter(member.name)  # what is trainable counts
     member.trainer.state.global_step = member.step
     task = member.recipe.task_object()
-    score = member.trainer.evaluate()[f"eval_{task.metric}"]
-    result = result_of(member.recipe, task, model, pretrained, score, member.step, 0, member.watch, began)
+    scores = task.judge(member.trainer)
+    result = result_of(member.recipe, task, model, pretrained, scores[task.metric], member.step, 0, member.watch, began)
+    result = replace(result, scores=scores)
     member.folder.finish(result, "adapter", lambda path: _save(model, member.name, path))
     return result
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import transformers
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -37,27 +37,15 @@ class Pretrained(NamedTuple):
     model: PreTrainedModel
     head: list[str]  # modules that the checkpoint did not carry
 
-    @torch.no_grad()
-    def start_at(self, answer: float) -> None:
-        """Let a new head for one number answer with this one at first; a trained head, or one without a bias, stays."""
-        for path in self.head:
-            for module in self.model.get_submodule(path).modules():
-                if isinstance(module, nn.Linear) and module.out_features == 1 and module.bias is not None:
-                    module.bias.fill_(module.bias.item() or answer)
-
 
 def load_model(name: str, task: Task, seed: int = 0) -> Pretrained:
     """The checkpoint with a head for the task, which starts from the seed. Reads safetensors only, never pickles."""
-    names = dict(enumerate(task.labels)) or {0: task.label}
     shards(Path(location(name)))  # transformers opens whatever an index names
     try:
         torch.manual_seed(seed)
-        model, info = AutoModelForSequenceClassification.from_pretrained(
+        model, info = getattr(transformers, task.head).from_pretrained(
             location(name),
-            num_labels=task.num_labels,
-            id2label=names,
-            label2id={label: i for i, label in names.items()},
-            problem_type="regression" if task.is_regression else "single_label_classification",
+            **task.config(),
             use_safetensors=True,
             trust_remote_code=False,
             ignore_mismatched_sizes=True,
@@ -153,7 +141,7 @@ def config_of(recipe: Recipe, head: list[str]) -> SubspaceConfig:
             method=recipe.method_object(),
             mpc=recipe.mpc,
             mpc_weight=recipe.mpc_weight,
-            task_type="SEQ_CLS",
+            task_type=recipe.task_object().task_type,
             target_modules=recipe.target_modules,
             exclude_modules=recipe.exclude_modules,
             layers_to_transform=recipe.layers_to_transform,

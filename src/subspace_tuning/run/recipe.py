@@ -14,7 +14,7 @@ from dataclasses import fields
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -25,9 +25,10 @@ from subspace_tuning.files.text import UTF8, known_encoding, read_text
 from subspace_tuning.method import Composition, Method
 from subspace_tuning.method.mpc import WEIGHT
 from subspace_tuning.method.registry import from_data, load, to_data
-from subspace_tuning.run.yaml_words import parse
-from subspace_tuning.tasks import Task, task_of
-from subspace_tuning.tasks.task import GLUE
+from subspace_tuning.run.yaml_words import holds_texts, parse
+from subspace_tuning.tasks import KINDS, Task, task_of
+from subspace_tuning.tasks.glue import GLUE
+from subspace_tuning.tasks.registry import keys
 from subspace_tuning.tuner.patterns import Patterns
 
 FULL = "full"  # full fine-tuning: a baseline, no method of the registry
@@ -40,17 +41,14 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 class Recipe(BaseModel):
     """What to train on what, and how."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     # what
     model: str = assets.DEFAULT
     task: str = "movie_reviews"
     data: str | None = None
     encoding: str = UTF8  # of data in text files
-    columns: list[str] | None = None
-    label: str | None = None
-    labels: list[str] | None = None
-    metric: str | None = None
+    # ... and what else the task's kind takes: columns, label, labels, metric
     train_samples: PositiveInt | None = None
     eval_samples: PositiveInt | None = None
     hold_out: bool = False
@@ -119,7 +117,8 @@ class Recipe(BaseModel):
         return self.method in (FULL, HEAD)
 
     def task_object(self) -> Task:
-        return task_of(self.task, self.columns, self.label, self.labels, self.metric)
+        """The task with what the recipe says of it. Raises BadInput for one that does not exist."""
+        return task_of(self.task, self.model_extra)
 
     def method_object(self) -> Method:
         """The method, without its MPC. Raises BadInput for one that does not exist."""
@@ -140,7 +139,7 @@ class Recipe(BaseModel):
 
         Raises BadInput where parts contradict each other.
         """
-        self.task_object()
+        task = self.task_object()
         known_encoding(self.encoding)
         Patterns(self)
         with as_bad_input():
@@ -153,6 +152,7 @@ class Recipe(BaseModel):
             "learning_rate": self.learning_rate or own_rate,
             "batch_size": self.batch_size or batch_size,
             "epochs": self.epochs or epochs,
+            **(task.to_data() if self.task in KINDS else {"metric": task.metric}),
         }
         return self.model_copy(update=filled)
 
@@ -184,7 +184,7 @@ def _paper_values(task: str) -> tuple[float | None, int, float]:
 
 def make(values: dict[str, Any]) -> Recipe:
     """A recipe from plain data. Raises BadInput that names the key, what it was given and the nearest known key."""
-    known = Recipe.model_fields
+    known = known_keys()
     for key in values:
         if key not in known:
             raise BadInput(f"the recipe has an unknown key {key!r}: {_hint(key)}known keys are {', '.join(known)}")
@@ -205,24 +205,29 @@ def told(error: ValidationError, whose: str) -> str:
 def _hint(key: Any) -> str:
     if key in ("r", "rank", "alpha", "dropout"):
         return f"it is the method's field, did you mean 'method.{'r' if key == 'rank' else key}'? "
-    return nearest(str(key), Recipe.model_fields)
+    return nearest(str(key), known_keys())
+
+
+def known_keys() -> list[str]:
+    """What a recipe can say: of the run, and of tasks of any kind."""
+    return list(dict.fromkeys([*Recipe.model_fields, *keys()]))
 
 
 def texts_in(model: type[BaseModel]) -> set[str]:
     """The keys whose values are texts or lists of texts."""
-    return {key for key, field in model.model_fields.items() if _leaves(field.annotation) <= {str, type(None)}}
+    types = {key: field.annotation for key, field in model.model_fields.items()}
+    return {key for key, annotation in types.items() if holds_texts(annotation)}
 
 
-def _leaves(annotation: Any) -> set[Any]:
-    if get_origin(annotation) is Literal:
-        return {type(value) for value in get_args(annotation)}
-    return set().union(*map(_leaves, get_args(annotation))) if get_args(annotation) else {annotation}
+def words() -> set[str]:
+    """The keys of a recipe whose values are texts or lists of texts."""
+    return texts_in(Recipe) | {key for key, annotation in keys().items() if holds_texts(annotation)}
 
 
 def read(path: Path, texts: Container[str] | None = None) -> dict[str, Any]:
     """The plain data of a recipe file; ``texts`` are the keys whose values are words, by default those of a recipe."""
     try:
-        data = parse(read_text(path), texts_in(Recipe) if texts is None else texts)
+        data = parse(read_text(path), words() if texts is None else texts)
     except BadInput as error:
         raise BadInput(f"cannot read the recipe: {error}") from error
     except yaml.YAMLError as error:
@@ -232,15 +237,15 @@ def read(path: Path, texts: Container[str] | None = None) -> dict[str, Any]:
     return data
 
 
-def override(data: dict[str, Any], words: list[str]) -> dict[str, Any]:
+def override(data: dict[str, Any], changes: list[str]) -> dict[str, Any]:
     """The data with ``key=value`` words applied; ``method.r=4`` reaches into a mapping, values are read as YAML."""
-    data = dict(data)
-    for word in words:
+    data, texts = dict(data), words()
+    for word in changes:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise BadInput(f"cannot use {word!r}: expected key=value, such as seed=1 or method.r=4")
         try:
-            value = parse(text, texts_in(Recipe), key)
+            value = parse(text, texts, key)
         except yaml.YAMLError as error:
             raise BadInput(f"the value of {key} is not YAML: {text!r}") from error
         outer, dot, inner = key.partition(".")

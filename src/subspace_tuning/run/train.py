@@ -11,12 +11,11 @@ from datetime import datetime, timezone
 from functools import lru_cache
 from importlib.metadata import version
 from itertools import islice
-from statistics import fmean
 from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import DataCollatorWithPadding, EarlyStoppingCallback, Trainer, TrainerCallback, set_seed
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from subspace_tuning.bench import memory
@@ -30,10 +29,9 @@ from subspace_tuning.run.prompts import WholePrompts
 from subspace_tuning.run.recipe import Recipe
 from subspace_tuning.run.saving import Saving, broke_down, is_finite
 from subspace_tuning.run.stop import Stop
-from subspace_tuning.run.trainer import RunTrainer
+from subspace_tuning.run.trainer import made_for
 from subspace_tuning.run.watch import Watch
-from subspace_tuning.tasks import Task, load, stamp, texts
-from subspace_tuning.tasks.rows import Split
+from subspace_tuning.tasks import Task, load, stamp
 from subspace_tuning.tuner.budget import count
 from subspace_tuning.tuner.calibrate import calibrate, needs_calibration
 from subspace_tuning.tuner.reached import Bypassed
@@ -131,9 +129,11 @@ def _run(
         raise Interrupted(stop.asked, f"trained, not judged yet; the same command does that in {folder.path}")
     if not is_finite(model):
         raise broke_down("the trained weights are no numbers", trainer.args, checkpoints)
-    score = trainer.evaluate()[f"eval_{task.metric}"]
-    result = result_of(recipe, task, model, pretrained, score, trainer.state.global_step, start, watch, began)
-    result = replace(result, floor_ratio=ratio)
+    scores = task.judge(trainer)
+    result = result_of(
+        recipe, task, model, pretrained, scores[task.metric], trainer.state.global_step, start, watch, began
+    )
+    result = replace(result, floor_ratio=ratio, scores=scores)
     folder.finish(result, "model" if recipe.is_plain else "adapter", lambda path: save(trainer, recipe, path))
     return result
 
@@ -141,18 +141,16 @@ def _run(
 def trainer_of(
     recipe: Recipe, folder: RunFolder, model: torch.nn.Module, callbacks: Sequence[TrainerCallback]
 ) -> Trainer:
-    """transformers' Trainer for a recipe: its rows, its arguments, its metric."""
+    """The trainer of the task's kind for a recipe: its rows, its arguments, its metrics."""
     task, tokenizer = recipe.task_object(), load_tokenizer(recipe.model)
     train_rows, eval_rows = encoded(recipe, task)
-    trainer = RunTrainer(
+    trainer = made_for(task.trainer())(
         model=model,
         args=arguments(recipe, folder),
         train_dataset=cast(Any, train_rows),  # a list is a dataset
         eval_dataset=cast(Any, eval_rows),
-        data_collator=DataCollatorWithPadding(tokenizer),
-        processing_class=tokenizer,
-        compute_metrics=lambda p: {task.metric: task.score(_logits(p.predictions), cast(Any, p.label_ids))},
         callbacks=list(callbacks),
+        **task.parts(tokenizer),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -218,7 +216,7 @@ def save(trainer: Trainer, recipe: Recipe, folder: Any) -> None:
 
 
 def encoded(recipe: Recipe, task: Task) -> tuple[list[Row], list[Row]]:
-    """Training and validation rows as token ids; kept in memory for the next run with the same data and model."""
+    """Training and validation rows as the model takes them; kept for the next run with the same data and model."""
     keys = ("train_samples", "eval_samples", "hold_out", "encoding")
     rows = {key: getattr(recipe, key) for key in keys}
     return _encoded(task, recipe.data, stamp(recipe.data), tuple(rows.items()), recipe.model, recipe.max_length)
@@ -233,34 +231,14 @@ def _encoded(
     model: str,
     max_length: int | None,
 ) -> tuple[list[Row], list[Row]]:
-    found = load(task, data, **dict(rows))
-    return encode(found.train, model, max_length), encode(found.validation, model, max_length)
-
-
-def encode(rows: Split, model: str, asked: int | None) -> list[Row]:
-    """Token ids of the texts (pairs go in as pairs), with the labels."""
-    tokenizer = load_tokenizer(model)
-    length = texts.max_length(asked, tokenizer, len(rows.texts[0]))
-    tokens = texts.tokens_of(rows.texts, tokenizer, length)
-    return [{**row, "labels": label} for row, label in zip(tokens, rows.labels, strict=True)]
+    found, tokenizer = load(task, data, **dict(rows)), load_tokenizer(model)
+    return task.encode(found.train, tokenizer, max_length), task.encode(found.validation, tokenizer, max_length)
 
 
 def fit_to_data(pretrained: Pretrained, recipe: Recipe) -> None:
-    """The tokenizer's padding token, and for a regression a head that starts at the mean label.
-
-    Raises BadInput for rows that the model cannot read.
-
-    From zero, the first steps push all rows along one direction until the mean is met, and low-rank methods can end
-    there, with one answer for every row (docs/study.md).
-    """
+    """What the task's kind does with a fresh model. Raises BadInput for rows that the model cannot read."""
     task, tokenizer = recipe.task_object(), load_tokenizer(recipe.model)
-    model: Any = pretrained.model
-    model.config.pad_token_id = tokenizer.pad_token_id  # models of the GPT kind judge by the last token that is none
-    rows, judged = encoded(recipe, task)
-    texts.check(model, tokenizer, [*rows, *judged])
-    if task.is_regression:
-        pretrained.start_at(fmean(row["labels"] for row in rows))
-
-
-def _logits(predictions: Any) -> Any:
-    return predictions[0] if isinstance(predictions, tuple) else predictions
+    train, judged = encoded(recipe, task)
+    task.join(pretrained.model, tokenizer)
+    task.check(pretrained.model, tokenizer, [*train, *judged])
+    task.start(pretrained.model, pretrained.head, train)

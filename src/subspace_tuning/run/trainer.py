@@ -103,3 +103,8 @@ class RunTrainer(Trainer):
 
     def _parts(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer, "schedule": self.lr_scheduler}
+
+
+def made_for(kind: type[Trainer]) -> type[RunTrainer]:
+    """RunTrainer, over the trainer that a kind of task brings along."""
+    return RunTrainer if kind is Trainer else type(RunTrainer.__name__, (RunTrainer, kind), {})

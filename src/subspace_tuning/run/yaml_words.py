@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
@@ -40,6 +40,17 @@ def parse(text: str, texts: Container[str] = (), key: str | None = None) -> Any:
         raise yaml.YAMLError(str(error)) from error
     finally:
         loader.dispose()
+
+
+def holds_texts(annotation: Any) -> bool:
+    """Whether a type is that of texts, lists of texts, or None instead."""
+    return _leaves(annotation) <= {str, type(None), Ellipsis}
+
+
+def _leaves(annotation: Any) -> set[Any]:
+    if get_origin(annotation) is Literal:
+        return {type(value) for value in get_args(annotation)}
+    return set().union(*map(_leaves, get_args(annotation))) if get_args(annotation) else {annotation}
 
 
 def _keep_words(node: yaml.Node, texts: Container[str], is_text: bool, seen: set[int]) -> None:

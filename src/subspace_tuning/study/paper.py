@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from subspace_tuning.tasks.task import GLUE
+from subspace_tuning.tasks.glue import GLUE
 
 TABLES = {2: "roberta-base", 3: "deberta-v3-base", 4: "roberta-large"}
 ON_THE_HUB = {

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from subspace_tuning.errors import BadInput, nearest
-from subspace_tuning.run.recipe import Recipe, Seed, read, texts_in, told
+from subspace_tuning.run.recipe import Seed, known_keys, read, texts_in, told, words
 
 AXES = ("model", "task", "method", "seed", "output", "hold_out")  # fields of a run that the sweep itself decides
 _STRICT = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
@@ -173,7 +173,7 @@ def _name(method: Any) -> str:
 
 def _check_fields(whose: str, fields: dict[str, Any], allowed: tuple[str, ...], also: tuple[str, ...] = ()) -> None:
     """Raises ValueError for what is no field of a recipe, or one that the sweep decides; ``also``: known besides."""
-    known = [*also, *(key for key in Recipe.model_fields if key not in AXES or key in allowed)]
+    known = [*also, *(key for key in known_keys() if key not in AXES or key in allowed)]
     for key in fields:
         if key in AXES and key not in allowed:
             raise ValueError(f"{whose} {key} is not its own to set: the sweep decides it; leave it out")
@@ -188,7 +188,7 @@ def make(values: dict[str, Any]) -> SweepRecipe:
     known = SweepRecipe.model_fields
     for key in values:
         if key not in known:
-            of_runs = "fields of the runs go into base: " if key in Recipe.model_fields else ""
+            of_runs = "fields of the runs go into base: " if key in known_keys() else ""
             hint = nearest(str(key), known) or of_runs
             raise BadInput(f"the sweep has an unknown key {key!r}: {hint}known keys are {', '.join(known)}")
     try:
@@ -206,7 +206,7 @@ _EXAMPLES = {"output": "output: runs/my-sweep", "methods": "methods: [full, ssb,
 
 def read_sweep(path: Path) -> SweepRecipe:
     """The sweep of a YAML file."""
-    return make(read(path, texts_in(SweepRecipe) | texts_in(Recipe) | {"models", "tasks"}))
+    return make(read(path, texts_in(SweepRecipe) | words() | {"models", "tasks"}))
 
 
 __all__ = ["Exclusion", "MethodEntry", "Search", "SweepRecipe", "Tuning", "make", "read_sweep"]

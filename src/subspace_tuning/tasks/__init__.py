@@ -1,6 +1,8 @@
-"""Tasks: where texts and labels come from, and by which metric a model is judged."""
+"""Tasks: what a row of data is, which head a model gets, how it is judged. One short file a kind."""
 
+from subspace_tuning.tasks import classification, glue, movie_reviews, regression  # noqa: F401  they register
 from subspace_tuning.tasks.load import Data, load, stamp
-from subspace_tuning.tasks.task import TASKS, Task, task_of
+from subspace_tuning.tasks.registry import KINDS, KNOWN, kind_of, register, task_of
+from subspace_tuning.tasks.task import Answer, Task
 
-__all__ = ["TASKS", "Data", "Task", "load", "stamp", "task_of"]
+__all__ = ["KINDS", "KNOWN", "Answer", "Data", "Task", "kind_of", "load", "register", "stamp", "task_of"]

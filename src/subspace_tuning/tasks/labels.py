@@ -1,7 +1,8 @@
-"""Names of classes, and which class a value in a file stands for."""
+"""Labels: which class or number a value in a file stands for, and the names of classes."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -52,6 +53,26 @@ def classes(table: Table, column: str, names: tuple[str, ...]) -> list[int]:
             f"{table.lines[name]}, {table.columns[column][count]!r} in {table.unit} {table.lines[count]}; use one"
         )
     return found
+
+
+def numbers(table: Table, column: str) -> list[float]:
+    """A column of numbers, as such or as texts. Raises BadInput where a value is none, or is not finite."""
+    found = []
+    for row, value in enumerate(table.column(column)):
+        number = _number(value)
+        if not math.isfinite(number):
+            raise BadInput(f"{table.place(row)}: the label is {value!r}, expected a number")
+        found.append(number)
+    return found
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return math.nan
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.nan
 
 
 def _written(value: Any) -> tuple[str, ...]:

@@ -7,8 +7,6 @@ is left out of the mean.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,11 +40,3 @@ def f1(predicted: NDArray, labels: NDArray, num_labels: int = 2) -> float:
     if num_labels == 2:
         return float(f1_score(labels, predicted, labels=[0, 1], pos_label=1, zero_division=0.0))
     return float(f1_score(labels, predicted, labels=range(num_labels), average="macro", zero_division=np.nan))
-
-
-CLASSIFICATION: dict[str, Callable[[NDArray, NDArray, int], float]] = {
-    "accuracy": accuracy,
-    "matthews_correlation": matthews_correlation,
-    "f1": f1,
-}
-REGRESSION: dict[str, Callable[[NDArray, NDArray], float]] = {"pearson": pearson, "spearman": spearman}

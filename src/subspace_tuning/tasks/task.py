@@ -1,119 +1,153 @@
-"""What a text task is: its columns, labels and metric; the tasks known by name."""
+"""What a kind of task is: a frozen dataclass whose fields are what a recipe says of it.
+
+From it follow the reading of data, the head, training, judging, prediction, sweeps and reports.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from subspace_tuning.errors import BadInput, nearest
-from subspace_tuning.tasks.labels import checked_names
-from subspace_tuning.tasks.metrics import CLASSIFICATION, REGRESSION
+from subspace_tuning.files.text import UTF8
+from subspace_tuning.tasks.table import Table, read_table
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainingArguments
+
+Row = Any  # of data, as its kind reads it; hashable kinds of rows can be compared by tests
+Inputs = dict[str, Any]  # one row as the model takes it, with its labels where there are some
+Metric = Callable[..., float]
+Fetch = Callable[["Task"], tuple[list[Row], list[Row] | None]]  # training and validation rows
 
 
-@dataclass(frozen=True)
-class Task:
-    """One or two columns of text and a label; without label names it is a regression."""
+class Answer(NamedTuple):
+    """What a model says to a row: a label, a number or a text; None where nothing was asked."""
 
-    name: str
-    columns: tuple[str, ...]
-    labels: tuple[str, ...] = ()
-    metric: str = "accuracy"
-    label: str = "label"
-    validation: tuple[str, ...] = ("validation",)  # names of the split to judge by, the first one found
+    text: tuple[str, ...]  # the row, as a person would write it
+    answer: str | float | None
+    score: float | None = None  # how sure the model is, where it says so
+
+
+BY_CODE = {"by_code": True}  # of fields that tasks known by name have, and no recipe says
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """A kind of task, or one of the kind that is known by name (its fields filled in)."""
+
+    kind: ClassVar[str] = ""  # the name it is registered under
+    row: ClassVar[str]  # what a row of data is, in words
+    head: ClassVar[str]  # the class of transformers whose models have the head
+    processor: ClassVar[str] = "AutoTokenizer"  # the class of transformers that makes inputs of rows
+    task_type: ClassVar[str]  # what PEFT calls it
+    pipeline: ClassVar[str]  # what transformers' pipelines call it
+    metrics: ClassVar[Mapping[str, Metric]]  # the greater the better; the first is the usual one
+
+    metric: str = ""  # by which runs are compared
+    name: str = field(default="", metadata=BY_CODE)  # of a task known by name; otherwise its kind's
+    validation: tuple[str, ...] = field(default=("validation",), metadata=BY_CODE)  # files to judge by, the first found
+    fetch: Fetch | None = field(default=None, metadata=BY_CODE)  # rows where no data is named
 
     def __post_init__(self) -> None:
-        if len(self.columns) not in (1, 2) or len({*self.columns, self.label}) <= len(self.columns):
+        given = {"name": self.name or self.kind, "metric": self.metric or next(iter(self.metrics))}
+        for key, value in given.items():
+            object.__setattr__(self, key, value)
+        if self.metric not in self.metrics:
             raise BadInput(
-                f"a task has one or two columns of text and another one of labels, got columns={list(self.columns)} "
-                f"and label={self.label!r}"
+                f"unknown metric {self.metric!r} for a {self.kind}: {nearest(self.metric, self.metrics)}"
+                f"known are {', '.join(self.metrics)}"
             )
-        known = CLASSIFICATION if self.labels else REGRESSION
-        if self.metric not in known:
-            kind = "classification" if self.labels else "regression"
-            raise BadInput(
-                f"unknown metric {self.metric!r} for a {kind}: {nearest(self.metric, known)}"
-                f"known are {', '.join(known)}"
-            )
-        if self.labels:
-            checked_names(self.labels)
 
-    @property
-    def is_regression(self) -> bool:
-        return not self.labels
+    @classmethod
+    def keys(cls) -> list[str]:
+        """What a recipe can say of it."""
+        return [f.name for f in fields(cls) if not f.metadata.get("by_code")]
 
-    @property
-    def num_labels(self) -> int:
-        return len(self.labels) or 1
+    def to_data(self) -> dict[str, Any]:
+        """What a recipe would say, as plain data."""
+        values = {key: getattr(self, key) for key in self.keys()}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
-    def predict(self, logits: NDArray) -> NDArray:
-        """Class numbers, or the numbers themselves, from logits (rows, num_labels)."""
-        return logits.reshape(len(logits)) if self.is_regression else np.argmax(logits, axis=-1)
+    # rows
 
-    def score(self, logits: NDArray, labels: NDArray) -> float:
-        predicted = self.predict(logits)
-        if self.is_regression:
-            return REGRESSION[self.metric](predicted, labels)
-        return CLASSIFICATION[self.metric](predicted, labels, self.num_labels)
+    def read(self, path: Path, encoding: str = UTF8) -> list[Row]:
+        """The checked rows of a file. Raises BadInput with the place at fault."""
+        return self.rows(read_table(path, encoding))
 
+    @abstractmethod
+    def rows(self, table: Table) -> list[Row]:
+        """The checked rows of a table, one for each of its own. Raises BadInput with the place at fault."""
 
-_ENTAILS = ("entailment", "not_entailment")
-_SAME = ("not_equivalent", "equivalent")
-_PAIR = ("sentence1", "sentence2")
-GLUE = {
-    task.name: task
-    for task in (
-        Task("cola", ("sentence",), ("unacceptable", "acceptable"), "matthews_correlation"),
-        Task("sst2", ("sentence",), ("negative", "positive")),
-        Task("mrpc", _PAIR, _SAME),
-        Task("qqp", ("question1", "question2"), ("not_duplicate", "duplicate")),
-        Task("stsb", _PAIR, metric="pearson"),
-        Task(
-            "mnli",
-            ("premise", "hypothesis"),
-            ("entailment", "neutral", "contradiction"),
-            validation=("validation_matched", "validation"),
-        ),
-        Task("qnli", ("question", "sentence"), _ENTAILS),
-        Task("rte", _PAIR, _ENTAILS),
-    )
-}
-MOVIE_REVIEWS = Task("movie_reviews", ("text",), ("negative", "positive"))
-TASKS = {**GLUE, MOVIE_REVIEWS.name: MOVIE_REVIEWS}
-OWN = ("classification", "regression")  # tasks whose columns and labels the recipe names
+    @abstractmethod
+    def encode(self, rows: Sequence[Row], processor: Any, max_length: int | None) -> list[Inputs]:
+        """What the model takes, with labels where the rows have some."""
 
+    # the model
 
-def task_of(
-    name: str,
-    columns: list[str] | None = None,
-    label: str | None = None,
-    labels: list[str] | None = None,
-    metric: str | None = None,
-) -> Task:
-    """The task known by a name, or one of the recipe's own columns."""
-    if name in TASKS:
-        given = {"columns": columns, "label": label, "labels": labels}
-        fixed = [key for key, value in given.items() if value is not None]
-        if fixed:
-            raise BadInput(
-                f"the task {name!r} has its own {' and '.join(fixed)}; leave them out, or take task: classification"
-            )
-        known = TASKS[name]
-        return known if metric is None else Task(**{**vars(known), "metric": metric})
-    if name == "classification":
-        if not labels:
-            raise BadInput(f"task: classification needs labels: [...], two names or more, got {labels}")
-        return Task(
-            name,
-            ("text",) if columns is None else tuple(columns),
-            tuple(labels),
-            metric or "accuracy",
-            label or "label",
-        )
-    if name == "regression":
-        if labels:
-            raise BadInput(f"task: regression has numbers as labels, got the names {labels}; leave labels out")
-        return Task(name, ("text",) if columns is None else tuple(columns), (), metric or "pearson", label or "label")
-    known_names = (*TASKS, *OWN)
-    raise BadInput(f"unknown task {name!r}: {nearest(name, known_names)}known are {', '.join(known_names)}")
+    def config(self) -> dict[str, Any]:
+        """What the model's config says of the head, such as the names of labels."""
+        return {}
+
+    def join(self, model: Any, processor: Any) -> None:
+        """Let a model agree with what makes its inputs, whenever it is loaded."""
+
+    def start(self, model: Any, head: Sequence[str], train: Sequence[Inputs]) -> None:
+        """Fit a fresh model to the data, before a method is put on; ``head``: paths of the modules that are new."""
+
+    def check(self, model: Any, processor: Any, inputs: Sequence[Inputs]) -> None:
+        """Raises BadInput for inputs that the model cannot take."""
+
+    # training and judging
+
+    def trainer(self) -> type[Trainer]:
+        from transformers import Trainer
+
+        return Trainer
+
+    def arguments(self) -> tuple[type[TrainingArguments], dict[str, Any]]:
+        """The class of the trainer's arguments, and values of the task's own for it."""
+        from transformers import TrainingArguments
+
+        return TrainingArguments, {"label_names": ["labels"]}
+
+    def parts(self, processor: Any) -> dict[str, Any]:
+        """What the trainer takes besides model, arguments, rows and callbacks."""
+
+        def judged(found: Any) -> dict[str, float]:
+            predictions = found.predictions[0] if isinstance(found.predictions, tuple) else found.predictions
+            return self.scores(predictions, found.label_ids)
+
+        return {
+            "data_collator": self.collator(processor),
+            "processing_class": processor,
+            "compute_metrics": judged,
+        }
+
+    def collator(self, processor: Any) -> Callable[[list[Inputs]], Any]:
+        """Several inputs as one batch."""
+        from transformers import DataCollatorWithPadding
+
+        return DataCollatorWithPadding(processor)
+
+    def scores(self, predictions: Any, labels: Any) -> dict[str, float]:
+        """Every metric of the kind, from what the model put out for all rows."""
+        raise NotImplementedError(f"{type(self).__name__} has no labels to score by; judge it otherwise")
+
+    def judge(self, trainer: Trainer) -> dict[str, float]:
+        """Every metric of the trained model on the rows held out for it."""
+        found = trainer.evaluate()
+        return {name: found[f"eval_{name}"] for name in self.metrics if f"eval_{name}" in found}
+
+    # prediction
+
+    @abstractmethod
+    def questions(self, lines: Sequence[str], places: Sequence[str]) -> list[Row | None]:
+        """Rows without an answer, from lines of text, None for a blank one; ``places`` say in errors which it is."""
+
+    @abstractmethod
+    def answers(self, model: Any, processor: Any, rows: Sequence[Row], max_length: int | None) -> list[Answer]:
+        """What the model says to each row."""

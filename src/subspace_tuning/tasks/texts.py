@@ -8,9 +8,22 @@ from typing import Any
 from torch import nn
 
 from subspace_tuning.errors import BadInput
+from subspace_tuning.tasks.table import Table
 
 USUAL_LENGTH = 128  # tokens of a text, or of a pair together
 _POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "wpe")  # tables with a row a position
+
+
+def column_of(table: Table, column: str) -> list[str]:
+    """A column of texts. Raises BadInput where a value is something else."""
+    values = table.column(column)
+    for row, value in enumerate(values):
+        if not isinstance(value, str):
+            raise BadInput(
+                f"{table.place(row)}: column {column!r} holds {value!r}, expected a text; write it as one (in JSON in "
+                "quotation marks, in parquet in a column of strings)"
+            )
+    return values
 
 
 def max_length(asked: int | None, tokenizer: Any, texts: int = 1) -> int:

@@ -1,0 +1,120 @@
+"""Texts with a label, or pairs of them: what classification and regression share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from subspace_tuning.errors import BadInput
+from subspace_tuning.tasks import texts
+from subspace_tuning.tasks.table import Table
+from subspace_tuning.tasks.task import Answer, Inputs, Metric, Task
+
+BATCH = 32  # texts at a time in prediction
+
+
+class Labelled(NamedTuple):
+    """One or two texts and their label, None where it is asked for."""
+
+    texts: tuple[str, ...]
+    label: int | float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledTexts(Task):
+    """A row is one or two columns of text, and a column with its label."""
+
+    head = "AutoModelForSequenceClassification"
+    task_type = "SEQ_CLS"
+    pipeline = "text-classification"
+    metrics: ClassVar[Mapping[str, Metric]] = {}
+
+    columns: tuple[str, ...] = ("text",)
+    label: str = "label"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.columns) not in (1, 2) or len({*self.columns, self.label}) <= len(self.columns):
+            raise BadInput(
+                f"a task has one or two columns of text and another one of labels, got columns={list(self.columns)} "
+                f"and label={self.label!r}"
+            )
+
+    @abstractmethod
+    def labels_in(self, table: Table) -> Sequence[int | float]:
+        """The checked label of each row."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean over rows, from logits (rows, classes) and labels (rows): what the head's model computes itself."""
+
+    @abstractmethod
+    def answer(self, text: tuple[str, ...], logits: Tensor) -> Answer:
+        """What logits (classes,) say."""
+
+    def rows(self, table: Table) -> list[Labelled]:
+        columns = [texts.column_of(table, column) for column in self.columns]
+        labels = self.labels_in(table)
+        if not len(table):
+            raise BadInput(f"{table.name} is empty: expected at least one row")
+        return [Labelled(row, label) for row, label in zip(zip(*columns, strict=True), labels, strict=True)]
+
+    def encode(self, rows: Sequence[Labelled], processor: Any, max_length: int | None) -> list[Inputs]:
+        length = texts.max_length(max_length, processor, len(self.columns))
+        tokens = texts.tokens_of([row.texts for row in rows], processor, length)
+        return [
+            found if row.label is None else {**found, "labels": row.label}
+            for found, row in zip(tokens, rows, strict=True)
+        ]
+
+    def join(self, model: Any, processor: Any) -> None:
+        model.config.pad_token_id = processor.pad_token_id  # GPTs judge by the last token that is none
+
+    def check(self, model: Any, processor: Any, inputs: Sequence[Inputs]) -> None:
+        texts.check(model, processor, inputs)
+
+    def scores(self, predictions: NDArray, labels: NDArray) -> dict[str, float]:
+        predicted = self.predicted(predictions)
+        return {name: metric(predicted, labels, **self.about()) for name, metric in self.metrics.items()}
+
+    @abstractmethod
+    def predicted(self, logits: NDArray) -> NDArray:
+        """(rows, classes) -> (rows,): what is compared with the labels."""
+
+    def about(self) -> dict[str, Any]:
+        """What metrics want to know of the task."""
+        return {}
+
+    def questions(self, lines: Sequence[str], places: Sequence[str]) -> list[Labelled | None]:
+        """A text a line; a tab parts the two of a pair."""
+        return [self._question(line, place) for line, place in zip(lines, places, strict=True)]
+
+    def _question(self, line: str, place: str) -> Labelled | None:
+        if not line.strip():
+            return None
+        size = len(self.columns)
+        parts = tuple(line.split("\t")) if size > 1 else (line,)
+        if len(parts) != size:
+            raise BadInput(f"{place} has {len(parts)} part(s); {self.name} wants {' TAB '.join(self.columns)}")
+        return Labelled(parts, None)
+
+    @torch.inference_mode()
+    def answers(self, model: Any, processor: Any, rows: Sequence[Labelled], max_length: int | None) -> list[Answer]:
+        length = texts.max_length(max_length, processor, len(self.columns))
+        inputs = self.encode(rows, processor, min(length, texts.positions(model) or length))
+        self.check(model, processor, inputs)
+        collate = self.collator(processor)
+        found: list[Answer] = []
+        for first in range(0, len(rows), BATCH):
+            batch = collate([inputs[i] for i in range(first, min(first + BATCH, len(rows)))])
+            logits = model(**{key: value.to(model.device) for key, value in batch.items()}).logits.float().cpu()
+            if not logits.isfinite().all():
+                raise BadInput("the model answers with NaN or infinite numbers; its weights are broken")
+            found += [self.answer(rows[first + i].texts, row) for i, row in enumerate(logits)]
+        return found
