@@ -95,7 +95,8 @@ def test_predict_pairs_and_numbers(tmp_path):
     assert subspace("train", *words_of(values), "--output", tmp_path / "run")[0] == 0
     code, out, _ = subspace("predict", tmp_path / "run", "a film\ta story", "--json")
     assert code == 0
-    assert json.loads(out)[0]["label"] is None
+    assert isinstance(json.loads(out)[0]["answer"], float)
+    assert json.loads(out)[0]["score"] is None
     assert json.loads(out)[0]["text"] == ["a film", "a story"]
     code, _, err = subspace("predict", tmp_path / "run", "a film")
     assert code == 2
@@ -111,9 +112,11 @@ def test_merged_model_is_a_plain_one_and_says_the_same(made, tmp_path, run):
     assert "adapter_model.safetensors" not in names
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     tokens = AutoTokenizer.from_pretrained(tmp_path / "merged")(["the film was great"], return_tensors="pt")
-    ours = Predictor(made / run)._logits([("the film was great",)])
+    (ours,) = Predictor(made / run)(["the film was great"])
     with torch.no_grad():
-        torch.testing.assert_close(plain(**tokens).logits, ours, atol=1e-5, rtol=1e-5)
+        sure = plain(**tokens).logits.softmax(-1)[0]
+    assert ours.answer == plain.config.id2label[int(sure.argmax())]
+    assert ours.score == pytest.approx(sure.max().item(), abs=1e-5)
     assert pipeline("text-classification", str(tmp_path / "merged"))("a film")[0]["label"] in ("bad", "good")
     card = (tmp_path / "merged" / "README.md").read_text()
     assert "accuracy on the validation split" in card

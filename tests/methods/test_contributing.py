@@ -16,7 +16,7 @@ from subspace_tuning.method.registry import METHODS
 TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
-METHOD, CHECK, SUITE = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
+METHOD, CHECK, SUITE, _ = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)  # the last one: a kind of task
 NAMES = {"__name__": "contributing_example"}
 
 

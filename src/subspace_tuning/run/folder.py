@@ -63,7 +63,7 @@ class Result:
         if not isinstance(values, dict):
             raise ValueError(f"it holds {type(values).__name__}, expected names and values")
         for f in dataclasses.fields(cls):
-            if f.name not in values and f.default is dataclasses.MISSING:
+            if f.name not in values and f.default is f.default_factory is dataclasses.MISSING:
                 raise ValueError(f"it lacks {f.name}")
             if f.name in values and not _fits(values[f.name], str(f.type)):
                 raise ValueError(f"{f.name} is {values[f.name]!r}, expected {f.type}")
@@ -172,6 +172,6 @@ def name_of(recipe: Recipe) -> str:
 def _fits(value: Any, kind: str) -> bool:
     """Whether a value read from JSON is of the kind that an annotation names."""
     kinds: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
-    kinds |= {"dict[str, str]": (dict,), "float | None": (int, float, type(None))}
+    kinds |= {"dict[str, str]": (dict,), "dict[str, float]": (dict,), "float | None": (int, float, type(None))}
     fits = isinstance(value, kinds[kind]) and (kind == "bool" or not isinstance(value, bool))
     return fits and not (isinstance(value, int) and abs(value) >= 1 << 63)

@@ -1,0 +1,76 @@
+"""The new kind of task in CONTRIBUTING.md, run as it stands there, and what the interface allows."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from transformers import Trainer, TrainingArguments
+
+import tiny
+from command import subspace
+from subspace_tuning.run.predict import Predictor
+from subspace_tuning.run.recipe import make
+from subspace_tuning.run.train import run
+from subspace_tuning.run.trainer import RunTrainer
+from subspace_tuning.tasks import KINDS
+
+TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+class Own(Trainer):
+    def __init__(self, *args, own, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.own = own
+
+
+class Arguments(TrainingArguments):
+    """Another class, for what it is known by."""
+
+
+@pytest.fixture
+def stars():
+    (code,) = re.findall(r"## A new kind of task\n.*?```python\n(.*?)```", TEXT, flags=re.S)
+    try:
+        exec(compile(code, "CONTRIBUTING.md", "exec"), space := {"__name__": "contributing_example"})
+        yield space["Stars"]
+    finally:
+        KINDS.pop("stars", None)
+
+
+def recipe(folder, **changes):
+    values = tiny.recipe(folder, task="stars", label="number", epochs=1, **changes)
+    del values["labels"]
+    return make(values)
+
+
+def test_the_example_trains_judges_answers_and_is_listed(stars, tmp_path):
+    result = run(recipe(tmp_path, most=4))
+    assert result.metric == "within_one"
+    assert set(result.scores) == {"within_one", "pearson", "spearman"}
+    assert result.score == result.scores["within_one"]
+    (told,) = Predictor(tmp_path / "run")(["a good film"])
+    assert told.answer in (0.0, 1.0, 2.0, 3.0, 4.0)
+    code, out, _ = subspace("tasks", "--json")
+    assert code == 0
+    assert [t["keys"] for t in json.loads(out) if t["kind"] == "stars"] == [["metric", "columns", "label", "most"]]
+
+
+def test_a_kind_brings_its_own_trainer_and_arguments(stars, tmp_path, monkeypatch):
+    seen = []
+
+    def judge(task, trainer):
+        assert isinstance(trainer, Own)
+        assert isinstance(trainer, RunTrainer)
+        assert isinstance(trainer.args, Arguments)
+        seen.append(trainer.own)
+        return {"within_one": 0.5, "kept": 1.0}
+
+    parts = stars.parts
+    monkeypatch.setattr(stars, "trainer", lambda task: Own)
+    monkeypatch.setattr(stars, "arguments", lambda task: (Arguments, {"label_names": ["labels"]}))
+    monkeypatch.setattr(stars, "parts", lambda task, processor: {**parts(task, processor), "own": "own"})
+    monkeypatch.setattr(stars, "judge", judge)
+    result = run(recipe(tmp_path, evaluate_every="end"))
+    assert seen == ["own"]
+    assert (result.score, result.scores) == (0.5, {"within_one": 0.5, "kept": 1.0})
