@@ -288,6 +288,7 @@ VISION = {
     "vit_mae": _sees("ViTMAEModel", decoder_hidden_size=16, decoder_num_hidden_layers=1, mask_ratio=0.5),
     "clip_vision_model": _sees("CLIPVisionModel"),
     "siglip_vision_model": _sees("SiglipVisionModel"),
+    "blip_2_vision_model": _sees("Blip2VisionModel", initializer_range=0.02),
 }  # fmt: skip
 SPEECH = {
     "wav2vec2": _sound("Wav2Vec2"),

@@ -253,3 +253,21 @@ def test_the_demos_recipe_is_sound(monkeypatch):
         assert len(contenders) == 11
         assert len({c.slug for c in contenders}) == 11
         assert all(c.recipe.resolved().learning_rate for c in contenders)
+
+
+def test_modules_shows_blocks_from_a_config_alone(tmp_path):
+    config = {"model_type": "mixtral", "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 24}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    code, out, err = subspace("modules", tmp_path / "config.json")
+    assert code == 0, err
+    assert re.search(r"^layers\.0 x 32$", out, re.M)
+    assert re.search(r"self_attn\.q_proj +query +32 x 32 +query_value, all$", out, re.M)
+    assert re.search(r"mlp\.experts\.down_proj +down +8 x 24 x 32 +a parameter, on which no method sits", out)
+    assert "target_modules=['self_attn.k_proj', 'self_attn.v_proj']" in out
+    code, out, _ = subspace("modules", tmp_path / "config.json", "--json")
+    (block,) = json.loads(out)["blocks"]
+    assert {line["role"] for line in block["lines"] if line["part"] == "attention"} == {
+        *("query", "key", "value", "output")
+    }
+    code, _, err = subspace("modules", tmp_path / "nothing.json")
+    assert (code, err.count("\n")) == (2, 1)

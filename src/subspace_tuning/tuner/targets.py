@@ -103,6 +103,11 @@ def all_linear(model: nn.Module, config: PeftConfig | None = None) -> set[str]:
     return {name for name in linear if not is_in(name, head)}
 
 
+def sits(model: nn.Module) -> set[str]:
+    """Names of the layers that methods on weights can sit on."""
+    return {name for name, layer in _called(dict(outer_modules(model))).items() if _can_sit(layer)}
+
+
 def _called(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
     """The modules without those whose weights are read past their forward."""
     found = dict(modules)

@@ -1,0 +1,59 @@
+"""What `subspace modules` tells of a model is what methods do there."""
+
+import pytest
+import torch
+
+from architectures import ARCHITECTURES
+from subspace_tuning.tuner.sheet import by_kind, sheet
+from subspace_tuning.tuner.targets import KINDS, default_targets
+
+
+@pytest.mark.filterwarnings("ignore:no method can sit on")
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_kinds_that_are_told_are_the_modules_that_are_taken(name):
+    with torch.device("meta"):
+        model = ARCHITECTURES[name].model(name)
+    found = sheet(model)
+    every = {k for k, _ in model.named_modules()}
+    for kind in KINDS:
+        told = {line.name for b in found.blocks if b.by_default for line in b.lines if kind in line.kinds}
+        if not told:
+            with pytest.raises(ValueError, match="no default modules"):
+                default_targets(kind, model)
+            continue
+        taken = default_targets(kind, model)
+        assert all(any(name.endswith(short) for name in taken) for short in told)
+        meant = {k for k in every if k in taken or k.endswith(tuple(f".{t}" for t in taken))}
+        assert all(k.endswith(tuple(told)) for k in meant)
+
+
+def test_blocks_that_are_alike_are_told_once():
+    (block,) = sheet(ARCHITECTURES["llama"].model("llama")).blocks
+    assert (block.name, block.count, block.by_default) == ("model.layers.0", 2, True)
+    dense, sparse = sheet(ARCHITECTURES["deepseek_v3"].model("deepseek_v3")).blocks
+    assert (dense.count, sparse.count) == (1, 1)
+    experts = [line for line in sparse.lines if line.part == "experts"]
+    assert [(line.role, line.copies, line.is_layer, line.kinds) for line in experts] == [
+        ("gate+up", 2, False, ()),
+        ("down", 2, False, ()),
+    ]
+
+
+def test_what_is_fused_and_what_is_tied_is_told():
+    found = sheet(ARCHITECTURES["gpt_neox"].model("gpt_neox"))
+    fused = next(line.fused for line in found.blocks[0].lines if line.fused)
+    assert fused.run == (("query", 8), ("key", 8), ("value", 8))
+    assert sheet(ARCHITECTURES["gpt2"].model("gpt2")).tied == {"lm_head.weight": "transformer.wte.weight"}
+    assert sheet(torch.nn.Linear(2, 2)).blocks == ()
+
+
+def test_other_towers_are_told_apart():
+    blocks = sheet(ARCHITECTURES["llava"].model("llava")).blocks
+    assert {b.name: b.by_default for b in blocks} == {
+        "model.vision_tower.encoder.layers.0": False,
+        "model.language_model.layers.0": True,
+    }
+
+
+def test_every_method_on_modules_has_its_kind():
+    assert {"lora", "ssb", "houlsby", "vera", "mam"} <= {name for names in by_kind().values() for name in names}
