@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import random
 import time
 from itertools import product
@@ -21,8 +20,6 @@ from subspace_tuning.cli import app
 from subspace_tuning.errors import BadInput, RunFailed
 from subspace_tuning.run import recipe as recipes
 from subspace_tuning.run import train
-from subspace_tuning.sweep import claims
-from subspace_tuning.sweep.claims import Claims, Owner
 from subspace_tuning.sweep.labels import rank, without_rank
 from subspace_tuning.sweep.plan import Plan, Run, Trial
 from subspace_tuning.sweep.pool import LocalPool
@@ -311,26 +308,6 @@ def test_two_sweeps_of_one_folder_share_the_runs(tmp_path):
     assert all(stage.missing == 0 for stage in Sweep(given).stages())
 
 
-def test_a_claim_holds_while_its_owner_lives(tmp_path):
-    mine = Claims(tmp_path)
-    child = FORK.Process(target=lambda: Claims(tmp_path).take("run"))
-    child.start()
-    child.join()
-    assert mine.take("run")  # the child is dead
-    (tmp_path / "run").write_text("")  # cut off by a kill
-    assert mine.take("run")
-    (tmp_path / "run").write_text(str(Owner(mine.me.machine, os.getppid(), psutil.Process(os.getppid()).create_time())))
-    assert not mine.take("run")
-    elsewhere = Owner("elsewhere", 1, 2.0)
-    (tmp_path / "run").write_text(str(elsewhere))
-    heartbeat = tmp_path / elsewhere.file_name
-    heartbeat.touch()
-    assert not mine.take("run")
-    long_ago = time.time() - claims.PATIENCE - 5
-    os.utime(heartbeat, (long_ago, long_ago))
-    assert mine.take("run")
-
-
 # --- search ----------------------------------------------------------------------------------------------------------
 
 
@@ -367,9 +344,14 @@ def test_a_trial_is_cut_short_when_others_did_better_and_never_at_its_end(tmp_pa
         study.tell(trial, 0.9)
     run = Run(recipes.make({"task": "rte"}), "tuning", Trial(str(tmp_path / "journal"), "cell", study.ask().number))
     (watch,) = callbacks(run)
-    watch.on_evaluate(None, SimpleNamespace(global_step=8, max_steps=8), None, {"eval_accuracy": 0.1})
+    logged = [{"eval_accuracy": 0.1}]
+    watch.on_evaluate(
+        None, SimpleNamespace(global_step=8, max_steps=8, log_history=logged), None, {"eval_accuracy": 0.1}
+    )
     with pytest.raises(CutShort, match="after 2 of 8 steps"):
-        watch.on_evaluate(None, SimpleNamespace(global_step=2, max_steps=8), None, {"eval_accuracy": 0.1})
+        watch.on_evaluate(
+            None, SimpleNamespace(global_step=2, max_steps=8, log_history=logged), None, {"eval_accuracy": 0.1}
+        )
     assert callbacks(Run(run.recipe, "final")) == []
 
 

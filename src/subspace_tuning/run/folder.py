@@ -13,8 +13,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 from subspace_tuning.errors import BadInput, writing
 from subspace_tuning.files.aside import whole_folder, write
 from subspace_tuning.files.checkpoint import trained
+from subspace_tuning.files.claims import CLAIM, held
 from subspace_tuning.run.recipe import Recipe, make, read
 
 
@@ -112,15 +113,50 @@ class RunFolder:
         """The folder with the trained weights."""
         return trained(self.path)
 
-    def open(self, recipe: Recipe) -> None:
-        """Take the folder for a run of this recipe. Raises BadInput when it holds a run of another one."""
-        if (self.path / "config.yaml").is_file():
-            if self.recipe().digest() != recipe.digest():
+    @contextmanager
+    def held(
+        self, recipe: Recipe, again: bool = False, say: Callable[[str], None] = lambda text: None
+    ) -> Iterator[Result | None]:
+        """Nobody else is at the run within this. Gives its result where it is finished, else the folder is open.
+
+        again: what is there of a run is removed. Raises BadInput as ``open`` does, and Held where another is at it.
+        """
+        self.check(None if again else recipe)
+        done = None if again else self._finished(recipe, say)
+        if done is not None:
+            yield done
+            return
+        with held(self.path, say):
+            if again:
+                self.clear()
+            done = self._finished(recipe, say)  # by one that we had to wait for
+            if done is None:
+                self.open(recipe)
+            yield done
+
+    def _finished(self, recipe: Recipe, say: Callable[[str], None]) -> Result | None:
+        done = self.result()
+        if done is None or done.config_hash != recipe.digest():
+            return None
+        say(f"{self.path} is finished already; --again runs it anew")
+        return done
+
+    def check(self, recipe: Recipe | None) -> None:
+        """Raises BadInput where there is something that is no run, or a run of another recipe than this one."""
+        with writing(self.path):
+            is_run = (self.path / "config.yaml").is_file()
+        if is_run:
+            given = self.recipe()
+            if recipe is not None and given.digest() != recipe.digest():
                 raise BadInput(
                     f"{self.path} holds a run of another config; name another output, or start it over with --again"
                 )
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(path.name != CLAIM for path in self.path.iterdir()):
             raise BadInput(f"{self.path} is not empty and not a run; name another output")
+
+    def open(self, recipe: Recipe) -> None:
+        """Take the folder for a run of this recipe. Raises BadInput when it holds a run of another one."""
+        self.check(recipe)
         made = not self.path.exists()
         try:
             write(self.path / "config.yaml", recipe.dump())
@@ -135,11 +171,13 @@ class RunFolder:
         if not (self.path / "config.yaml").is_file():
             return
         self.recipe()  # raises for a config.yaml of something else
-        for name in ("result.json", "metrics.jsonl", "log.txt", "error.txt"):
-            (self.path / name).unlink(missing_ok=True)
-        for name in ("checkpoints", "adapter", "model"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
-        (self.path / "config.yaml").unlink(missing_ok=True)
+        with writing(self.path):
+            for name in ("result.json", "metrics.jsonl", "log.txt", "error.txt"):
+                (self.path / name).unlink(missing_ok=True)
+            for name in ("checkpoints", "adapter", "model"):
+                with suppress(FileNotFoundError):
+                    shutil.rmtree(self.path / name)
+            (self.path / "config.yaml").unlink(missing_ok=True)
 
     @property
     def noted(self) -> int:

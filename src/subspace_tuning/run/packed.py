@@ -11,6 +11,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from pathlib import Path
@@ -99,21 +100,14 @@ def train_packed(
     recipes = [recipe.resolved() for recipe in recipes]
     folders = [RunFolder.of(recipe) for recipe in recipes]
     _check(recipes, folders)
-    found: dict[int, Result] = {}
-    for i, (recipe, folder) in enumerate(zip(recipes, folders, strict=True)):
-        if again:
-            folder.clear()
-        done = folder.result()
-        if done is not None and done.config_hash == recipe.digest():
-            say(f"{folder.path} is finished already; --again runs it anew")
-            found[i] = done
-    rest = [i for i in range(len(recipes)) if i not in found]
-    if rest:
+    with ExitStack() as stack:
+        pairs = zip(recipes, folders, strict=True)
+        found = [stack.enter_context(folder.held(recipe, again, say)) for recipe, folder in pairs]
+        rest = [i for i, done in enumerate(found) if done is None]
         for i in rest:
-            folders[i].open(recipes[i])
             folders[i].keep_metrics(0)
-        found |= dict(zip(rest, _train([recipes[i] for i in rest], [folders[i] for i in rest]), strict=True))
-    return [found[i] for i in range(len(recipes))]
+        trained = iter(_train([recipes[i] for i in rest], [folders[i] for i in rest]) if rest else ())
+        return [done or next(trained) for done in found]
 
 
 def _check(recipes: Sequence[Recipe], folders: Sequence[RunFolder]) -> None:

@@ -59,13 +59,18 @@ def run(
     recipe = recipe.resolved()
     folder = RunFolder.of(recipe)
     arguments(recipe, folder)  # raises before anything is written
-    if again:
-        folder.clear()
-    done = folder.result()
-    if done is not None and done.config_hash == recipe.digest():
-        say(f"{folder.path} is finished already; --again runs it anew")
-        return done
-    folder.open(recipe)
+    with folder.held(recipe, again, say) as done:
+        return done or _in_sentences(recipe, folder, callbacks, say, load)
+
+
+def _in_sentences(
+    recipe: Recipe,
+    folder: RunFolder,
+    callbacks: Sequence[TrainerCallback],
+    say: Callable[[str], None],
+    load: Load,
+) -> Result:
+    """Run it; what a person can mend is said in one sentence."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Bypassed)

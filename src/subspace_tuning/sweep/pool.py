@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
+from subspace_tuning.errors import Interrupted
 from subspace_tuning.run.side_by_side import cores, quiet
 from subspace_tuning.sweep.plan import Run
 from subspace_tuning.sweep.worker import CLAIMS, TRAIN, Outcome, import_runner, keep_alive, perform
@@ -142,7 +143,7 @@ def _accelerator(index: int, jobs: int) -> tuple[str | None, float]:
 
 def serve(pipe: Connection, folder: Path, runner: str, share: _Share) -> None:
     """A worker's life: take a run, perform it, tell how it ended, until there is None."""
-    from subspace_tuning.sweep.claims import Claims
+    from subspace_tuning.files.claims import Claims
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     if share.accelerator is not None:
@@ -152,9 +153,13 @@ def serve(pipe: Connection, folder: Path, runner: str, share: _Share) -> None:
     claims = Claims(folder / CLAIMS)
     keep_alive(claims, getattr(multiprocessing.parent_process(), "sentinel", None))
     work = import_runner(runner)
-    while (run := pipe.recv()) is not None:
-        pipe.send(perform(run, work, claims))
-    claims.leave()
+    try:
+        while (run := pipe.recv()) is not None:
+            pipe.send(perform(run, work, claims))
+    except Interrupted as error:  # what it was at is saved
+        raise SystemExit(error.code) from None
+    finally:
+        claims.leave()
 
 
 def _last_words(process: Any) -> str:

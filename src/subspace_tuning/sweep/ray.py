@@ -19,8 +19,8 @@ class _Performer:
     def __init__(self, folder: str, where: str, paths: list[str], runner: str, threads: int):
         os.chdir(where)  # paths in recipes are meant from here
         sys.path.extend(path for path in paths if path not in sys.path)
+        from subspace_tuning.files.claims import Claims
         from subspace_tuning.run.side_by_side import quiet
-        from subspace_tuning.sweep.claims import Claims
         from subspace_tuning.sweep.worker import import_runner, keep_alive
 
         quiet(threads)

@@ -130,12 +130,11 @@ class _Asha(TrainerCallback):
         study = study_of(Path(trial.journal), trial.study)
         self._trial = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[trial.number]._trial_id)
         self._metric = f"eval_{metric}"
-        self._evaluations = 0
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:  # ready: nothing to save by stopping
             return
-        self._evaluations += 1
-        self._trial.report(metrics[self._metric], self._evaluations)
+        evaluations = sum(self._metric in line for line in state.log_history)  # also those before it was interrupted
+        self._trial.report(metrics[self._metric], evaluations)
         if self._trial.should_prune():
             raise CutShort(f"after {state.global_step} of {state.max_steps} steps")

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from subspace_tuning.errors import BadInput, RunFailed, is_disk_full
 from subspace_tuning.files.aside import write
+from subspace_tuning.files.claims import BEAT, Claims, Held
 from subspace_tuning.run.folder import Result, RunFolder
-from subspace_tuning.sweep.claims import BEAT, Claims
 from subspace_tuning.sweep.plan import Run
 
 Runner = Callable[[Run], Result]
@@ -58,7 +58,6 @@ def _perform(run: Run, runner: Runner) -> Outcome:
     folder = RunFolder(run.folder)
     done = folder.result()
     if done is None:
-        _remove_leftovers(run.folder)
         folder.open(run.recipe)
         with _logged(run.folder / "log.txt"):
             done = runner(run)
@@ -67,6 +66,8 @@ def _perform(run: Run, runner: Runner) -> Outcome:
 
 
 def _failed(run: Run, error: Exception) -> Outcome:
+    if isinstance(error, Held):
+        return Outcome("busy")
     if isinstance(error, CutShort):
         shutil.rmtree(RunFolder(run.folder).checkpoints, ignore_errors=True)
         return Outcome("cut short", str(error))
@@ -82,12 +83,6 @@ def note_error(run: Run, told: str) -> None:
     """Leave error.txt in the run's folder, unless that folder is another's."""
     if (run.folder / "config.yaml").is_file():
         write(run.folder / "error.txt", told.rstrip() + "\n")
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """What a killed process was writing aside; the claim says that nobody is at it now."""
-    for path in folder.glob(".*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextlib.contextmanager
