@@ -25,5 +25,5 @@ ON_ROWS = {}
 VARIANTS = {
     "adalora": [{"r": 2, "init_r": 3}, {"r": 1, "init_r": 2, "orthogonality": 0.0, "dropout": 0.5}],
     "flexlora": [{"r": 2}, {"r": 2, "max_r": 2, "orthogonality": 0.0, "dropout": 0.5}, {"r": 3, "max_r": 30}],
-    "lora_dash": [{"r": 2, "directions": 3}],
+    "lora_dash": [{"r": 2, "directions": 3, "launch": 1}],
 }
