@@ -29,7 +29,7 @@ def train(
         typer.Argument(metavar="[RECIPE.yaml] [KEY=VALUE]...", help="A recipe file and changes to it."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Hub name or folder; without it the offline MiniLM.")] = None,
-    task: Annotated[str | None, typer.Option(help="A GLUE task, movie_reviews, classification or regression.")] = None,
+    task: Annotated[str | None, typer.Option(help="A kind of task or one known by name; see `subspace tasks`.")] = None,
     method: Annotated[
         str | None, typer.Option(help="A method's name, a|b, package.module:Class, full or head.")
     ] = None,
