@@ -1,5 +1,6 @@
 """MAM: keys and values in front of attention, a bottleneck beside the whole feed-forward, against plain matrices."""
 
+import contextlib
 import copy
 import math
 
@@ -12,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import tiny
+from architectures import ARCHITECTURES, DECODERS, MIXED
 from cases import each
 from models import batch, bert, deberta_v2, distilbert, electra, gpt2, llama, mistral, qwen2, qwen3, roberta, t5
 from papers import FIXTURES
@@ -26,6 +28,8 @@ from subspace_tuning.testing.cases import adapter_parameters
 from subspace_tuning.testing.law import relative
 from subspace_tuning.tuner.blocks import seen_too
 from subspace_tuning.tuner.budget import budget
+from subspace_tuning.tuner.targets import default_targets
+from subspace_tuning.weights import Unsupported
 
 METHOD = MAM(tokens=3, r=5, s=4.0)
 MODELS = [bert, roberta, electra, llama, qwen2, qwen3, mistral]
@@ -299,3 +303,68 @@ def test_wrong_uses_end_in_one_sentence():
         mam(bert()).merge_adapter()
     with pytest.raises(ValueError, match="tokens is a whole number"):
         MAM(tokens=0)
+
+
+# --- blocks of other architectures -----------------------------------------------------------------------------------
+
+
+def seated(name, how="eager"):
+    """An architecture with MAM on its blocks, or None where it is refused in a sentence."""
+    torch.manual_seed(0)
+    model = ARCHITECTURES[name].model(name)
+    with contextlib.suppress(ValueError):
+        model.set_attn_implementation(how)
+    with contextlib.suppress(Unsupported):
+        return mam(model)
+    return None
+
+
+def is_causal(model, ids):
+    other = torch.cat([ids[:, :-1], (ids[:, -1:] + 1) % 40], 1)
+    return torch.allclose(model(input_ids=other).logits[:, :-1], model(input_ids=ids).logits[:, :-1], atol=1e-5)
+
+
+def has_keys(name):
+    """Whether an architecture has a weight for keys alone in its blocks."""
+    with contextlib.suppress(ValueError):
+        return bool(default_targets("key", ARCHITECTURES[name].model(name)))
+    return False
+
+
+TAKEN = {
+    *("bert", "roberta", "xlm-roberta", "camembert", "electra", "ernie", "data2vec-text", "roberta-prelayernorm"),
+    *("xmod", "eurobert", "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "stablelm"),
+    *("starcoder2", "olmo", "olmo2", "cohere", "granite", "smollm3", "glm", "nemotron", "helium", "llava"),
+    *("paligemma", "qwen2_vl"),
+}
+
+
+def test_these_architectures_are_taken():
+    assert {name for name in ARCHITECTURES if has_keys(name) and seated(name)} == TAKEN
+
+
+@each(name=sorted(TAKEN))
+def test_each_query_sees_what_is_put_in_front(name):
+    model, inputs = seated(name), ARCHITECTURES[name].inputs()
+    found = model(**inputs, output_attentions=True)
+    looks = next(v for k, v in found.items() if k.endswith("attentions") and not k.startswith("cross") and v)[0]
+    length = inputs["input_ids"].shape[1]
+    assert looks.shape[-2:] == (length, length + METHOD.tokens)
+    assert (looks[..., : METHOD.tokens] > 0).all()
+    assert torch.allclose(looks.sum(-1), torch.ones(()))
+    found.loss.backward()
+    moved = {k.rpartition(".")[2] for k, p in adapter_parameters(model).items() if p.grad.any()}
+    assert moved == {"K", "V", "A", "B"}
+
+
+@each(name=[name for name in sorted(TAKEN) if name in DECODERS or name in MIXED], how=["eager", "sdpa"])
+def test_no_token_sees_a_later_one_and_caches_change_nothing(name, how):
+    model, inputs = seated(name, how), {"input_ids": ARCHITECTURES[name].inputs()["input_ids"]}
+    with model.disable_adapter():
+        if not is_causal(model, inputs["input_ids"]):
+            pytest.skip("reads both ways")
+    assert is_causal(model, inputs["input_ids"])
+    whole = model(**inputs, use_cache=False).logits
+    first = model(input_ids=inputs["input_ids"][:, :5], use_cache=True)
+    rest = model(input_ids=inputs["input_ids"][:, 5:], past_key_values=first.past_key_values)
+    assert torch.allclose(torch.cat([first.logits, rest.logits], 1), whole, atol=1e-5)

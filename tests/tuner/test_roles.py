@@ -9,7 +9,23 @@ from torch import Tensor
 
 from architectures import ARCHITECTURES
 from subspace_tuning.tuner.fused import Fused, fused
-from subspace_tuning.tuner.roles import ATTENTION, EXPERTS, GATE, GATE_UP, KEY, QKV, QUERY, UP, VALUE, within
+from subspace_tuning.tuner.roles import (
+    ATTENTION,
+    DOWN,
+    EXPERTS,
+    FEED_FORWARD,
+    GATE,
+    GATE_UP,
+    KEY,
+    OUTPUT,
+    QKV,
+    QUERY,
+    UP,
+    VALUE,
+    Weight,
+    roles,
+    within,
+)
 from subspace_tuning.tuner.structure import language_tower, read
 
 AT = 1  # the token that is disturbed
@@ -118,3 +134,22 @@ def test_an_unknown_layout_is_not_guessed():
         assert fused(model, next(w for w in weights if w.role == QKV), weights) is None
     finally:
         model.config.model_type = "gpt2"
+
+
+def test_a_wrapped_layer_goes_by_the_name_of_what_wraps_it():
+    names = ("q_proj", "k_proj", "v_proj", "o_proj")
+    found = roles([Weight(f"self_attn.{name}.linear", 16, 16) for name in names])
+    assert [role for _, role in found.values()] == [QUERY, KEY, VALUE, OUTPUT]
+
+
+def test_a_feed_forward_called_key_and_value_is_no_attention():
+    found = roles([Weight("ff.key", 16, 24), Weight("ff.receptance", 16, 16), Weight("ff.value", 24, 16)])
+    assert {name: found[name] for name in ("ff.key", "ff.value")} == {
+        "ff.key": (FEED_FORWARD, UP),
+        "ff.value": (FEED_FORWARD, DOWN),
+    }
+
+
+def test_the_order_of_registration_does_not_matter_where_sizes_tell():
+    weights = [Weight("mlp.b", 24, 16), Weight("mlp.a", 16, 24), *(Weight(f"att.{n}", 16, 16) for n in "qkvo")]
+    assert {name: role for name, (_, role) in roles(weights).items() if "mlp" in name} == {"mlp.a": UP, "mlp.b": DOWN}

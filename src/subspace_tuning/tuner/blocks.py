@@ -34,6 +34,10 @@ def attach(model: nn.Module, key: str, method: OnBlock) -> None:
     attention: Any = model.get_submodule(path)
     if not {"hidden_states", "attention_mask", "past_key_values"} <= set(signature(attention.forward).parameters):
         raise Unsupported(f"{method.name} puts keys in front of those of before, and {path} takes none of before")
+    if hasattr(attention, "has_relative_attention_bias"):
+        raise Unsupported(
+            f"{method.name} puts keys in front of the first position, and {path} adds a bias by positions"
+        )
     how = getattr(getattr(attention, "config", None), "_attn_implementation", None)
     if how not in MASKED_ALIKE:
         raise Unsupported(
@@ -52,11 +56,11 @@ def attach(model: nn.Module, key: str, method: OnBlock) -> None:
 
 
 def _feed_forward(block: str, weights: Iterable[BlockWeight]) -> str:
-    """The module around the last feed-forward weight of a block."""
-    for w in weights:
-        if w.block == block and w.part == FEED_FORWARD and w.role == DOWN and "." in w.short:
-            return w.name.rpartition(".")[0]
-    raise Unsupported(f"{block} keeps its feed-forward in no module of its own")
+    """The module around the feed-forward of a block. Raises ``Unsupported`` where there is more than one, or none."""
+    ends = [w for w in weights if w.block == block and w.role == DOWN]
+    if len(ends) == 1 and ends[0].part == FEED_FORWARD and "." in ends[0].short:
+        return ends[0].name.rpartition(".")[0]
+    raise Unsupported(f"{block} does not keep its feed-forward in one module of its own")
 
 
 def held(attention: nn.Module, name: str) -> Iterator[tuple[OnBlock, Params]]:
@@ -127,9 +131,9 @@ class _Beside:
             y = y + method.beside(x, p)
         return y
 
-    def to_residual(self, module: nn.Module, args: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        y, x = args
-        return y, self.added(x, x)
+    def to_residual(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        y, x, *further = args
+        return y, self.added(x, x), *further
 
     def to_output(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return self.added(args[0], output)

@@ -23,7 +23,17 @@ QUERY, KEY, VALUE, OUTPUT, UP, GATE, DOWN, IN, OUT = (
 QKV, KV, GATE_UP = f"{QUERY}+{KEY}+{VALUE}", f"{KEY}+{VALUE}", f"{GATE}+{UP}"
 
 _CALLED = {"q": QUERY, "query": QUERY, "receptance": QUERY, "k": KEY, "key": KEY, "v": VALUE, "value": VALUE}
-_FUSED = {"qkv": QKV, "query_key_value": QKV, "c_attn": QKV, "in": QKV, "kv": KV, "key_value": KV}
+_CALLED |= {"queries": QUERY, "keys": KEY, "values": VALUE}
+_FUSED = {
+    "qkv": QKV,
+    "query_key_value": QKV,
+    "c_attn": QKV,
+    "att": QKV,
+    "in": QKV,
+    "kv": KV,
+    "key_value": KV,
+    "keys_values": KV,
+}
 _LOW_RANK = {"q_a": "query, down", "q_b": QUERY, "kv_a": "key+value, down", "kv_b": KV}
 _OUTPUTS = {"o", "out", "output", "dense", "proj", "projection", "c", "post", "conv1d"}
 _ASIDE = re.compile(
@@ -41,14 +51,19 @@ class Weight:
     is_layer: bool = True
 
     @property
+    def stem(self) -> str:
+        """The name without that of a layer which is wrapped: q_proj.linear -> q_proj."""
+        return self.name.removesuffix(".linear")
+
+    @property
     def parent(self) -> str:
-        return self.name.rpartition(".")[0]
+        return self.stem.rpartition(".")[0]
 
     @property
     def called(self) -> str:
         """Its own name without the words that say that it is a weight: q_proj, Wq, q_lin -> q."""
-        name = re.sub(r"^W(?=[a-z_])", "", self.name.rpartition(".")[2]).lower()
-        name = re.sub(r"^(to|linear|lin|fc|w)_(?=[a-z])", "", name)
+        name = re.sub(r"^W(?=[a-z_])", "", self.stem.rpartition(".")[2]).lower()
+        name = re.sub(r"^(to|linear|lin|fc|w|project|projection|proj)_(?=[a-z])", "", name)
         return re.sub(r"(_(proj|projection|lin|linear|head|layer|global|with_mqa|weight))+$", "", name)
 
     @property
@@ -88,7 +103,7 @@ def _attentions(weights: list[Weight], found: Roles) -> set[int]:
     for parent, family in families.items():
         named = {w.name: role for w in family if (role := _of_attention(w))}
         has = {part for role in named.values() for part in role.partition(",")[0].split("+")}
-        if not has >= {QUERY, KEY, VALUE} or not _one_input(family, named):
+        if not has >= {QUERY, KEY, VALUE} or _widens_and_narrows(family, named):
             continue
         part = CROSS if _is_cross(parent) else ATTENTION
         found |= {name: (part, role) for name, role in named.items()}
@@ -106,9 +121,11 @@ def _of_attention(w: Weight) -> str | None:
     return _CALLED.get(w.called) or _LOW_RANK.get(w.called) or _FUSED.get(w.called)
 
 
-def _one_input(family: list[Weight], named: dict[str, str]) -> bool:
-    """Whether keys and values are made of the same; what is called so in some feed-forwards is not."""
-    return len({w.n for w in family if named.get(w.name) in (KEY, VALUE)}) < 2
+def _widens_and_narrows(family: list[Weight], named: dict[str, str]) -> bool:
+    """Whether the value undoes what the key widens: a feed-forward whose weights are called so (RWKV)."""
+    keys = [w for w in family if named.get(w.name) == KEY]
+    values = [w for w in family if named.get(w.name) == VALUE]
+    return any((k.n, k.m) == (v.m, v.n) and k.n != k.m for k in keys for v in values)
 
 
 def _is_cross(parent: str) -> bool:
