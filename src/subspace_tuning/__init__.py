@@ -12,6 +12,7 @@ from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.model import SubspaceModel
 from subspace_tuning.tuner.penalty import penalty
 from subspace_tuning.tuner.steps import listen
+from subspace_tuning.tuner.strength import set_strength
 from subspace_tuning.version import VERSION
 
 connect(SubspaceConfig, SubspaceModel)
@@ -37,5 +38,6 @@ __all__ = [
     "calibrate",
     "penalty",
     "register",
+    "set_strength",
     "set_total_steps",
 ]

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from cases import each
-from subspace_tuning.algebra import Dense, Diag, Elementwise
+from subspace_tuning.algebra import Dense, Diag, Elementwise, Live
+from subspace_tuning.algebra.precision import wide
 from subspace_tuning.method import Method, kaiming, normal, zeros
 from subspace_tuning.method.registry import METHODS
 from subspace_tuning.testing import KINDS, LAWS, BrokenLaws, Laws, check
@@ -41,6 +42,7 @@ def truth(method, W, b, p):
 ROWS = {"forward_is_the_dense_truth", "gradients_are_those_of_autograd_through_the_dense_truth"}
 DENSE = {"dense_and_delta_are_the_dense_truth", "merged_weight_is_the_dense_truth"}
 MERGED = {"merged_equals_unmerged", "merge_and_unload_leaves_the_plain_layer"}
+AT_STRENGTHS = {"merged_equals_unmerged_at_every_strength", "every_adapter_has_a_strength_of_its_own"}
 MOVED = {"gradients_reach_exactly_the_methods_parameters", "optimiser_steps_change_the_output"}
 PAIR = {"the_method_composes"}
 
@@ -60,6 +62,7 @@ class HasADeadParameter(Sound):
             "zero_rows_give_zero_rows",
             "a_bf16_base_computes_what_the_fp32_base_does",
             "gradients_are_those_of_autograd_through_the_dense_truth",
+            "gradients_reach_the_parameters_at_a_strength",
         }
     )
 
@@ -84,6 +87,9 @@ class NeverMoves(Sound):
         | {
             "unmerge_restores_bit_for_bit",
             "a_checkpoint_gives_the_same_output",
+            "gradients_reach_the_parameters_at_a_strength",
+            "no_strength_is_the_base_and_full_strength_phi",
+            "the_dial_leads_away_from_W_steadily",
         }
     )
 
@@ -92,7 +98,7 @@ class NeverMoves(Sound):
 
 
 class MergesSomethingElse(Sound):
-    breaks = MERGED | PAIR | ROWS
+    breaks = MERGED | AT_STRENGTHS | PAIR | ROWS
 
     def rows(self, x):
         return 2 * x
@@ -146,6 +152,27 @@ class IsAnotherInBf16(Sound):
 
     def rows(self, x):
         return 3 * x if x.dtype == torch.bfloat16 else x
+
+
+class GoesAllTheWayAtOnce(Sound):
+    breaks = {"the_dial_leads_away_from_W_steadily", "no_strength_is_the_base_and_full_strength_phi"}
+
+    def phi_t(self, W, p, t):
+        return self.phi(W, p)
+
+
+class Turns(Sound):
+    """phi(W) = W R, R = exp(A - A^T) a rotation."""
+
+    breaks = ROWS | DENSE | {"what_keeps_singular_values_keeps_them_at_every_strength"}  # the way is a straight line
+
+    formula = "m m"
+
+    def parameters(self, n, m):
+        return {"A": zeros(m, m)}
+
+    def phi(self, W, p):
+        return W @ Live.of(lambda A: torch.matrix_exp(wide(A - A.T)), p.A.numbers)
 
 
 class StartsFromOtherConstants(Sound):

@@ -1,14 +1,11 @@
 """Keywords of PEFT's LoraConfig: understood where they mean something here, else answered with what to write."""
 
 import pytest
-from peft import LoraConfig, get_peft_model
-from torch import nn
+from peft import LoraConfig
 
 from cases import each
-from models import bert
-from subspace_tuning import SSB, LoRA, SubspaceConfig
+from subspace_tuning import LoRA, SubspaceConfig
 from subspace_tuning.methods import AdaLoRA, DoRA
-from subspace_tuning.tuner.layer import SubspaceLayer
 
 
 def test_they_are_understood():
@@ -58,15 +55,3 @@ def test_a_field_that_the_method_lacks_is_named():
         SubspaceConfig(method="ssb", lora_alpha=3)
     with pytest.raises(ValueError, match="say method='dora' instead of 'ssb'"):
         SubspaceConfig(method="ssb", use_dora=True)
-
-
-def test_strengths_other_than_one_end_in_a_sentence():
-    model = get_peft_model(bert(), SubspaceConfig(method=SSB()))
-    for layer in (m for m in model.modules() if isinstance(m, SubspaceLayer)):
-        layer.set_scale("default", 1.0)
-        layer.scale_layer(1)
-        layer.unscale_layer()
-        for scale in (layer.scale_layer, lambda s, layer=layer: layer.set_scale("default", s)):
-            with pytest.raises(NotImplementedError, match=r"at work whole or not at all, got the scale 0\.5"):
-                scale(0.5)
-        assert isinstance(layer.base_layer, nn.Linear)

@@ -23,6 +23,7 @@ from subspace_tuning.algebra.factors import Dense, Diag, matrix
 from subspace_tuning.algebra.frozen import Elementwise, Identity, NotALinearMap, Weight
 from subspace_tuning.algebra.hadamard import Hadamard, khatri_rao, khatri_rao_rows
 from subspace_tuning.algebra.kronecker import Kronecker
+from subspace_tuning.algebra.line import line
 from subspace_tuning.algebra.live import Live, now
 from subspace_tuning.algebra.products import Product, Sum
 from subspace_tuning.algebra.shift import Shift
@@ -47,6 +48,7 @@ __all__ = [
     "Weight",
     "khatri_rao",
     "khatri_rao_rows",
+    "line",
     "matrix",
     "now",
     "root",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -90,6 +90,12 @@ class Composition(Method):
             W = f.phi(W, part)
         return W
 
+    def phi_t(self, W: Expr, p: Params, t: float) -> Expr:
+        """Each member at the strength t, on what the ones before it made."""
+        for f, part in self.parts(p):
+            W = f.phi_t(W, part, t)
+        return W
+
     def whole(self, p: Params) -> Params:
         parts = enumerate(f.whole(part) for f, part in self.parts(p))
         return p.replace(**{f"{i}_{k}": v for i, part in parts for k, v in part._values.items()})
@@ -97,6 +103,11 @@ class Composition(Method):
     def bias(self, b: Any, p: Params) -> Any:
         for f, part in self.parts(p):
             b = f.bias(b, part)
+        return b
+
+    def bias_t(self, b: Any, p: Params, t: float) -> Any:
+        for f, part in self.parts(p):
+            b = f.bias_t(b, part, t)
         return b
 
     def stored(self, n: int, m: int) -> dict[str, Start]:
@@ -110,8 +121,10 @@ class Composition(Method):
         return out
 
     def output(self, m: int, p: Params) -> Expr | None:
-        found = [E for f, part in self.parts(p) if (E := f.output(m, part)) is not None]
-        return reduce(lambda E, F: E @ F, found) if found else None
+        return _in_turn(f.output(m, part) for f, part in self.parts(p))
+
+    def output_t(self, m: int, p: Params, t: float) -> Expr | None:
+        return _in_turn(f.output_t(m, part, t) for f, part in self.parts(p))
 
     @property
     def on_step(self) -> bool:
@@ -160,6 +173,11 @@ class Composition(Method):
 
     def describe(self) -> str:
         return " | ".join(f.describe() for f in self.members)
+
+
+def _in_turn(outputs: Iterable[Expr | None]) -> Expr | None:
+    found = [E for E in outputs if E is not None]
+    return reduce(lambda E, F: E @ F, found) if found else None
 
 
 def _with_prefix(fill: Callable[[Tensor, Constants], Any], prefix: str) -> Callable[[Tensor, Constants], Any]:

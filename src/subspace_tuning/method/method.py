@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from subspace_tuning.algebra import Expr, Weight
+from subspace_tuning.algebra import Expr, Identity, Weight, line
 from subspace_tuning.method.parameters import Constants, Params, Start
 
 if TYPE_CHECKING:
@@ -100,6 +100,24 @@ class Method(ABC):
     def output(self, m: int, p: Params) -> Expr | None:
         """For methods that sit on a module's output y (..., m): what becomes of y, as an expression in R^{m x m}."""
         return None
+
+    def phi_t(self, W: Expr, p: Params, t: float) -> Expr:
+        """W + t (phi(W) - W).
+
+        The strength dial, from W (t = 0) to phi(W) (t = 1): a straight line unless the equation knows better. The first
+        line of this docstring is the method's rule in the documentation.
+        """
+        return line(W, self.phi(W, p), t)
+
+    def bias_t(self, b: Any, p: Params, t: float) -> Any:
+        """The bias at a strength."""
+        made = self.bias(b, p)
+        return b if made is b else b + t * (made - b)
+
+    def output_t(self, m: int, p: Params, t: float) -> Expr | None:
+        """What becomes of a module's output at a strength: y + t (output(y) - y)."""
+        made = self.output(m, p)
+        return made and line(Identity(m), made, t)
 
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
         """Parameters and stored numbers with phi(W) as near to W* as they come, bias included, in Frobenius distance.

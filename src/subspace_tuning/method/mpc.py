@@ -80,11 +80,17 @@ class Constrained(Method):
         return self.method.constants(W)
 
     def phi(self, W: Expr, p: Params) -> Expr:
-        if self.pattern == "n":
-            p = self.whole(p)
-            held = {k: matrix(getattr(p, k)) for k in ("A", "A0") if k in p}
-            p = p.replace(**{k: A @ Elementwise(torch.relu, A.shape[1]) for k, A in held.items()})
-        return self.method.phi(W, p)
+        return self.method.phi(W, self._patterned(p))
+
+    def phi_t(self, W: Expr, p: Params, t: float) -> Expr:
+        return self.method.phi_t(W, self._patterned(p), t)
+
+    def _patterned(self, p: Params) -> Params:
+        if self.pattern != "n":
+            return p
+        p = self.whole(p)
+        held = {k: matrix(getattr(p, k)) for k in ("A", "A0") if k in p}
+        return p.replace(**{k: A @ Elementwise(torch.relu, A.shape[1]) for k, A in held.items()})
 
     def whole(self, p: Params) -> Params:
         return self.method.whole(p)
@@ -101,8 +107,14 @@ class Constrained(Method):
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
         return self.method.project(W, W_star)
 
+    def bias_t(self, b: Any, p: Params, t: float) -> Any:
+        return self.method.bias_t(b, p, t)
+
     def output(self, m: int, p: Params) -> Expr | None:
         return self.method.output(m, p)
+
+    def output_t(self, m: int, p: Params, t: float) -> Expr | None:
+        return self.method.output_t(m, p, t)
 
     noisy = property(lambda self: self.method.noisy)  # type: ignore[assignment]
     rebuilds = property(lambda self: self.method.rebuilds)  # type: ignore[assignment]

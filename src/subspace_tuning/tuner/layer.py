@@ -19,6 +19,8 @@ from subspace_tuning.algebra import Expr, Live, NotALinearMap
 from subspace_tuning.algebra.cut import Cut, cut
 from subspace_tuning.linalg.store import keeping
 from subspace_tuning.method import Composition, Constants, Method, Params, Start
+from subspace_tuning.method.strength import at_strength, check_dial
+from subspace_tuning.tuner.at_work import Strengths
 from subspace_tuning.tuner.mixed import mixed
 from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
 
@@ -39,6 +41,7 @@ def _read(held: Any, name: str) -> Tensor:
     return held[name]
 
 
+KEPT = 16  # expressions, of different adapters at different strengths
 BASE = "__base__"  # PEFT's name for "no adapter" in a mixed batch
 LAYERS: WeakValueDictionary[int, SubspaceLayer] = WeakValueDictionary()  # all there are, in order
 _numbers = count()
@@ -65,11 +68,12 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters: list[str] = []
         self.unread: set[str] = set()  # adapters that a checkpoint holds in another form, until that one is read
         self._uncalibrated: dict[str, nn.Parameter] = {}
+        self.strengths = Strengths()
         self.clocks: dict[str, Clock] = {}  # the steps of training that adapters have taken
         self.path = ""  # in the model
         self._original: dict[str, nn.Parameter] = {}  # of what is merged into
-        self._tuned: dict[tuple[tuple[str, ...], bool], Tuned] = {}
-        self._halves: dict[tuple[str, bool], Cut | None] = {}
+        self._tuned: dict[Any, Tuned] = {}  # by adapters and their strengths
+        self._halves: dict[Any, Cut | None] = {}
         self._disable_adapters = False
         self.was_read = False
 
@@ -203,16 +207,23 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         """The parameters, constants and stored numbers of an adapter, by name."""
         return {k: group[k] for group in self.held(adapter) for k in group}
 
+    def at_work(self, adapter: str) -> Method:
+        """The method of an adapter at its strength."""
+        return at_strength(self.methods[adapter], self.strengths.of(adapter))
+
     def tuned(self, adapters: list[str], training: bool = False) -> Tuned:
         """phi(W) and the bias after these adapters, one applied after the other; built once, then kept."""
-        key = (tuple(adapters), training)
+        key = (*((a, self.strengths.of(a)) for a in adapters), training)
         if key not in self._tuned:
+            if len(self._tuned) >= KEPT:
+                self._tuned.clear()
+                self._halves.clear()
             W = self.frozen
             E: Expr = W
             b = None if W.own_bias is None else Live(partial(getattr, W, "own_bias"))
             after: Expr | None = None
             for adapter in adapters:
-                method, p = self.methods[adapter], self.params(adapter, training)
+                method, p = self.at_work(adapter), self.params(adapter, training)
                 E, b = method.phi(E, p), method.bias(b, p)
                 if (own := method.output(W.shape[1], p)) is not None:
                     after = own if after is None else after @ own
@@ -222,9 +233,10 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
     def halves(self, adapter: str) -> Cut | None:
         """phi(W) of an adapter, cut in front of W; made once, then kept."""
         made = self.tuned([adapter], self.training)
-        if (adapter, self.training) not in self._halves:
-            self._halves[adapter, self.training] = cut(made.E, made.W)
-        return self._halves[adapter, self.training]
+        key = (adapter, self.strengths.of(adapter), self.training)
+        if key not in self._halves:
+            self._halves[key] = cut(made.E, made.W)
+        return self._halves[key]
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         adapter_names = kwargs.pop("adapter_names", None)
@@ -312,6 +324,7 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         self._active_adapter = active  # before PEFT, which would choose one for each layer by itself
         self.methods.pop(adapter_name, None)
         self.clocks.pop(adapter_name, None)
+        self.strengths.forget(adapter_name)
         self._uncalibrated.pop(adapter_name, None)
         self.unread.discard(adapter_name)
         self._tuned.clear()
@@ -322,19 +335,37 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         self._build()
 
     def set_scale(self, adapter: str, scale: float) -> None:
-        """What diffusers asks of a layer for an adapter's strength; the only one that there is here is 1."""
-        if scale != 1:
-            raise NotImplementedError(
-                f"an adapter is at work whole or not at all, got the scale {scale}; methods that add "
-                "to W have a field alpha"
-            )
+        """Set an adapter's strength, where the layer has it; PEFT's and diffusers' word (see strength.py)."""
+        if adapter in self.methods:
+            with self._at_other_strength([adapter]):
+                self.strengths.set(adapter, scale)
 
     def scale_layer(self, scale: float) -> None:
-        for adapter in self.methods:
-            self.set_scale(adapter, scale)
+        """Multiply the strengths of all active adapters, until ``unscale_layer``."""
+        with self._at_other_strength(active := self._active_here()):
+            self.strengths.scale(active, scale)
 
     def unscale_layer(self, scale: float | None = None) -> None:
-        """Nothing to take back: see ``set_scale``."""
+        """Take back a ``scale_layer``, exactly; without its number all of them, and what was set."""
+        with self._at_other_strength(active := self._active_here()):
+            self.strengths.unscale(active, scale)
+
+    def _active_here(self) -> list[str]:
+        return [a for a in self.active_adapters if a in self.methods]
+
+    @contextmanager
+    def _at_other_strength(self, adapters: list[str]) -> Iterator[None]:
+        """What is merged is merged anew at the strengths that these adapters are given within this."""
+        for adapter in adapters:
+            check_dial(self.methods[adapter])
+        before = [self.strengths.of(a) for a in adapters]
+        yield
+        if before == [self.strengths.of(a) for a in adapters]:
+            return
+        if names := list(self.merged_adapters):
+            self.unmerge()
+            self.merge(adapter_names=names)
+        self._build()
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return False

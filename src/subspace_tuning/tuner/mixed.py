@@ -30,6 +30,7 @@ class Seats(Protocol):
     base_layer: Any
     methods: dict[str, Method]
 
+    def at_work(self, adapter: str) -> Method: ...
     @property
     def merged(self) -> bool: ...
     @property
@@ -75,7 +76,7 @@ def _groups(layer: Seats, names: Sequence[str]) -> list[Group]:
         rows.setdefault(name if name in layer.methods else "", []).append(i)
     alike: dict[Any, Group] = {}
     for name, own in rows.items():
-        key = (layer.methods[name], len(own)) if name and _stackable(layer, name) else name
+        key = (layer.at_work(name), len(own)) if name and _stackable(layer, name) else name
         group = alike.setdefault(key, Group([], []))
         group.names.append(name)
         group.rows.extend(own)
@@ -129,7 +130,7 @@ def _step(layer: Seats, group: Group, x: Tensor) -> Step:
 def _stacked(layer: Seats, group: Group, x: Tensor) -> Step:
     """All adapters of a group at once: their parameters and rows stacked along a first dimension."""
     W, k = layer.frozen, len(group.names)
-    method = layer.methods[group.names[0]]
+    method = layer.at_work(group.names[0])
     each = [{key: t for held in layer.held(name) for key, t in held.items()} for name in group.names]
     values = {key: torch.stack([v[key] for v in each]) for key in each[0]}
     stacked = x.view(k, -1, *x.shape[1:])

@@ -23,6 +23,7 @@ from subspace_tuning.tuner.layer import BASE, SubspaceLayer
 from subspace_tuning.tuner.room import Room
 from subspace_tuning.tuner.routed import copies, routed
 from subspace_tuning.tuner.saved import check_fits, check_name, each_as, named_layers, nameless, of_adapter
+from subspace_tuning.tuner.strength import tell_when_saving
 from subspace_tuning.tuner.targets import all_linear, default_targets
 from subspace_tuning.tuner.tied import check_untied, untie
 from subspace_tuning.weights import Unsupported
@@ -112,6 +113,7 @@ class SubspaceModel(BaseTuner):
     def _get_adapter_state_dict(  # type: ignore[override]
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor], *args: Any, **kwargs: Any
     ) -> dict[str, Tensor]:
+        tell_when_saving(model, adapter_name)
         held = of_adapter(state_dict, model, adapter_name)
         before = set(held)
         if isinstance(model, PeftModel):  # transformers' own loading knows no other form

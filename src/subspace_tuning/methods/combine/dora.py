@@ -1,12 +1,14 @@
 """DoRA: train the norms of the columns and their directions apart."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, Live, Weight
 from subspace_tuning.algebra.norms import column_norms
+from subspace_tuning.linalg.powers import scale_power
 from subspace_tuning.linalg.svd import wide
 from subspace_tuning.method import Constants, Params, Start, zeros
 from subspace_tuning.method.registry import register
@@ -39,11 +41,26 @@ class DoRA(Factored):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         p = self.whole(p)
+        return self._with_norms(W, p, p.m)
+
+    def phi_t(self, W: Expr, p: Params, t: float) -> Expr:
+        """(W + t s A B) diag(m_t / c_t), m_t = m^t ||W||_c^{1 - t}, c_t = ||W + t s A B||_c."""
+        p, delta = self.whole(p), p.delta
+        own = p.norms
+        if not isinstance(W, Weight):  # its norms are not those that m was made of
+            own = column_norms(W, p.A.numbers, 0.0 * p.B.numbers, own, self.detach)
+            delta = p.m / own - 1
+        m = own * (1 + Live.of(scale_power, delta, t))
+        scaled = {k: Live.of(_times, getattr(p, k).numbers, t) for k in ("B", "B0") if k in p}
+        return self._with_norms(W, p.replace(**scaled), m)
+
+    def _with_norms(self, W: Expr, p: Params, m: Any) -> Expr:
+        """(W + s A B) diag(m / c), A and B as they stand."""
         A, B = p.A.numbers, p.B.numbers
         if "A0" in p:
             A, B = Live.of(torch.cat, [A, p.A0.numbers], 1), Live.of(torch.cat, [B, -p.B0.numbers])
         c = column_norms(W, A, self.s * B, p.norms, self.detach)
-        return self.extended(W, self.dropped(p.A, p) @ p.B, p) @ Diag(p.m / c)
+        return self.extended(W, self.dropped(p.A, p) @ p.B, p) @ Diag(m / c)
 
     def whole(self, p: Params) -> Params:
         p = super().whole(p)
@@ -62,6 +79,10 @@ class DoRA(Factored):
         if "m" in values:
             values["delta"] = _apart(values.pop("m"), constants["norms"])
         return values
+
+
+def _times(B: Tensor, t: float) -> Tensor:
+    return t * wide(B)
 
 
 def _apart(m: Tensor, norms: Tensor) -> Tensor:

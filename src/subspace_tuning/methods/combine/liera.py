@@ -46,6 +46,10 @@ class LieRA(LowRank):
 
         return W + self.dropped(Hadamard(W, p.A, p.B, h), p)
 
+    def phi_t(self, W: Expr, p: Params, t: float) -> Expr:
+        """W o exp(t s A B), to first order W + t s W o (A B)."""
+        return self.with_fields(alpha=t * self.alpha).phi(W, p)
+
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
         """To first order; the search goes on from there where the map is exponential."""
         A, B = hadamard_low_rank(W.dense(), W_star.dense() - W.dense(), self.r)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Dense, Diag, Expr, Live
+from subspace_tuning.linalg.powers import rotation_power
 from subspace_tuning.linalg.svd import cayley, skew
 from subspace_tuning.method import Params, Start, zeros
 from subspace_tuning.method.registry import register
@@ -56,8 +57,18 @@ class SpectralRotation(OnTop):
     def phi(self, W: Expr, p: Params) -> Expr:
         return W + p.U @ Live.of(_turned, p.u, p.v, p.S) @ p.Vt
 
+    def phi_t(self, W: Expr, p: Params, t: float) -> Expr:
+        """W + U_r (R_U^t S_r R_V^{-t} - S_r) V_r^T, both rotations by t times their angles."""
+        return W + p.U @ Live.of(_turned_t, p.u, p.v, p.S, t) @ p.Vt
+
 
 def _turned(u: Tensor, v: Tensor, S: Tensor) -> Tensor:
     """R_U S R_V^T - S, (r, r)."""
     R_U, R_V = (cayley(skew(q, len(S))) for q in (u, v))
     return R_U * S @ R_V.T - torch.diag(S)
+
+
+def _turned_t(u: Tensor, v: Tensor, S: Tensor, t: float) -> Tensor:
+    """R_U^t S R_V^{-t} - S, (r, r)."""
+    U, V = (rotation_power(-skew(q, len(S)), t) for q in (u, v))  # R^t - I
+    return U * S + S.unsqueeze(1) * V.T + U * S @ V.T

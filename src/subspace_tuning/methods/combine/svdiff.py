@@ -32,6 +32,10 @@ class SVDiff(OnSpectrum):
         s = torch.relu(p.S + p.d)
         return self.between(W, p, Diag(s), Diag(s - p.S))
 
+    def phi_t(self, W: Expr, p: Params, t: float) -> Expr:
+        """U relu(S + t diag(d)) V^T."""
+        return self.phi(W, p.replace(d=t * p.d))
+
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
         terms = self.constants(W)
         return {"d": torch.relu(along(terms, W_star.dense())) - terms["S"]}

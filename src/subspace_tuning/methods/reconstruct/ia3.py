@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subspace_tuning.algebra import Diag, Expr, Weight
+from subspace_tuning.algebra import Diag, Expr, Live, Weight
 from subspace_tuning.linalg.nearest import row_scales
+from subspace_tuning.linalg.powers import scale_power
 from subspace_tuning.method import Method, Params, Start, zeros
 from subspace_tuning.method.registry import register
 
@@ -35,6 +36,10 @@ class IA3(Method):
     def phi(self, W: Expr, p: Params) -> Expr:
         return W @ Diag(1 + p.delta)
 
+    def phi_t(self, W: Expr, p: Params, t: float) -> Expr:
+        """W D^t; for entries d <= 0 of D, 1 + t (d - 1)."""
+        return self.phi(W, _powered(p, t))
+
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
         return {"delta": row_scales(W.dense().T, W_star.dense().T) - 1}
 
@@ -51,8 +56,19 @@ class IA3Output(IA3):
     def bias(self, b: Any, p: Params) -> Any:
         return None if b is None else (1 + p.delta) * b
 
+    def phi_t(self, W: Expr, p: Params, t: float) -> Expr:
+        """[W; b^T] D^t; for entries d <= 0 of D, 1 + t (d - 1)."""
+        return super().phi_t(W, p, t)
+
+    def bias_t(self, b: Any, p: Params, t: float) -> Any:
+        return self.bias(b, _powered(p, t))
+
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
         return {"delta": row_scales(_columns(W), _columns(W_star)) - 1}
+
+
+def _powered(p: Params, t: float) -> Params:
+    return p.replace(delta=Live.of(scale_power, p.delta, t))
 
 
 def _columns(W: Weight) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from subspace_tuning.algebra import BlockDiag, Expr, Live
+from subspace_tuning.linalg.powers import rotation_power
 from subspace_tuning.method import Method, Params, Start, zeros
 from subspace_tuning.method.registry import register
 
@@ -43,8 +44,18 @@ class OFT(Method):
         return {"q": zeros(N * _below(self.b) + _below(c))}
 
     def phi(self, W: Expr, p: Params) -> Expr:
-        n, _ = W.shape
-        return BlockDiag(Live.of(_turns, p.q, self.b, -(-n // self.b)), n) @ W
+        return self._turned(W, Live.of(_turns, p.q, *self._blocks(W)))
+
+    def phi_t(self, W: Expr, p: Params, t: float) -> Expr:
+        """R^t W, every rotation by t times its angles."""
+        return self._turned(W, Live.of(_turns_t, p.q, *self._blocks(W), t))
+
+    def _turned(self, W: Expr, turns: Live) -> Expr:
+        return BlockDiag(turns, W.shape[0]) @ W
+
+    def _blocks(self, W: Expr) -> tuple[int, int]:
+        """Their size and number."""
+        return self.b, -(-W.shape[0] // self.b)
 
 
 def _below(b: int) -> int:
@@ -52,12 +63,23 @@ def _below(b: int) -> int:
 
 
 def _turns(q: Tensor, b: int, count: int) -> Tensor:
-    """R_i - I (count, b, b) of each rotation; what q lacks of the last one stays at rest."""
+    """R_i - I (count, b, b) of each rotation."""
+    Q = _skew(q, b, count)
+    eye = torch.eye(b, dtype=Q.dtype, device=Q.device)
+    return torch.linalg.solve(eye - Q, 2 * Q)  # (I + Q) (I - Q)^{-1} - I
+
+
+def _turns_t(q: Tensor, b: int, count: int, t: float) -> Tensor:
+    """R_i^t - I (count, b, b) of each rotation."""
+    return rotation_power(_skew(q, b, count), t)
+
+
+def _skew(q: Tensor, b: int, count: int) -> Tensor:
+    """Q_i (count, b, b); what q lacks of the last one stays at rest."""
     rows, cols = torch.tril_indices(b, b, -1, device=q.device)
     Q = q.new_zeros(count, b, b)
     Q = Q.index_put((torch.arange(count, device=q.device)[:, None], rows, cols), _whole(q, b, count))
-    Q, eye = Q - Q.mT, torch.eye(b, dtype=Q.dtype, device=q.device)
-    return torch.linalg.solve(eye - Q, 2 * Q)  # (I + Q) (I - Q)^{-1} - I
+    return Q - Q.mT
 
 
 def _whole(q: Tensor, b: int, count: int) -> Tensor:

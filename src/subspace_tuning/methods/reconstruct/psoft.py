@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, Live
+from subspace_tuning.linalg.powers import rotation_power, scale_power
 from subspace_tuning.linalg.svd import cayley, skew
 from subspace_tuning.method import Params, Start, zeros
 from subspace_tuning.method.registry import register
@@ -35,8 +36,22 @@ class PSOFT(OnTop):
     def phi(self, W: Expr, p: Params) -> Expr:
         return W + p.U @ Live.of(_turn, p.q, p.a, p.b) @ Diag(p.S) @ p.Vt
 
+    def phi_t(self, W: Expr, p: Params, t: float) -> Expr:
+        """W + U_r (diag(1 + a)^t R^t diag(1 + b)^t - I) S_r V_r^T, R^t by t times its angles."""
+        return W + p.U @ Live.of(_turn_t, p.q, p.a, p.b, t) @ Diag(p.S) @ p.Vt
+
 
 def _turn(q: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """diag(1 + a) R diag(1 + b) - I, (r, r)."""
-    R = cayley(skew(q, len(a)))
+    return _stretched(cayley(skew(q, len(a))), a, b)
+
+
+def _turn_t(q: Tensor, a: Tensor, b: Tensor, t: float) -> Tensor:
+    """diag(1 + a)^t R^t diag(1 + b)^t - I, (r, r)."""
+    turn = rotation_power(-skew(q, len(a)), t)
+    return _stretched(turn + torch.eye(len(a)).to(turn), scale_power(a, t), scale_power(b, t))
+
+
+def _stretched(R: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """diag(1 + a) R diag(1 + b) - I, (r, r)."""
     return (1 + a).unsqueeze(1) * R * (1 + b) - torch.eye(len(a), dtype=R.dtype, device=R.device)

@@ -31,6 +31,10 @@ class SAMParser(OnSpectrum):
     def phi(self, W: Expr, p: Params) -> Expr:
         return self.between(W, p, Diag(p.S + p.delta), Diag(p.delta))
 
+    def phi_t(self, W: Expr, p: Params, t: float) -> Expr:
+        """U diag(s_0 + t delta) V^T."""
+        return self.phi(W, p.replace(delta=t * p.delta))
+
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
         terms = self.constants(W)
         return {"delta": along(terms, W_star.dense()) - terms["S"]}

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from subspace_tuning.algebra import Diag, Expr, Weight
+from subspace_tuning.algebra import Diag, Expr, Live, Weight
 from subspace_tuning.linalg.nearest import both_scales
+from subspace_tuning.linalg.powers import scale_power
 from subspace_tuning.method import Method, Params, Start, zeros
 from subspace_tuning.method.registry import register
 
@@ -32,6 +33,11 @@ class SSB(Method):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         return Diag(1 + p.delta1) @ W @ Diag(1 + p.delta2)
+
+    def phi_t(self, W: Expr, p: Params, t: float) -> Expr:
+        """D1^t W D2^t; for entries d <= 0 of D1 and D2, 1 + t (d - 1)."""
+        powers = {k: Live.of(scale_power, getattr(p, k), t) for k in ("delta1", "delta2")}
+        return self.phi(W, p.replace(**powers))
 
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
         d1, d2 = both_scales(W.dense(), W_star.dense())

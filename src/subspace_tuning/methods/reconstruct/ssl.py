@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from subspace_tuning.algebra import Diag, Expr, Weight
+from subspace_tuning.algebra import Diag, Expr, Live, Weight
 from subspace_tuning.linalg.nearest import row_scales
+from subspace_tuning.linalg.powers import scale_power
 from subspace_tuning.method import Method, Params, Start, zeros
 from subspace_tuning.method.registry import register
 
@@ -31,6 +32,10 @@ class SSL(Method):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         return Diag(1 + p.delta) @ W
+
+    def phi_t(self, W: Expr, p: Params, t: float) -> Expr:
+        """D^t W; for entries d <= 0 of D, 1 + t (d - 1)."""
+        return self.phi(W, p.replace(delta=Live.of(scale_power, p.delta, t)))
 
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
         return {"delta": row_scales(W.dense(), W_star.dense()) - 1}

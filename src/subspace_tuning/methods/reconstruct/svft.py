@@ -72,6 +72,10 @@ class SVFT(OnSpectrum):
         M = Sparse(p.places, p.M, (k, k))
         return self.between(W, p, Diag(p.S) + M, M)
 
+    def phi_t(self, W: Expr, p: Params, t: float) -> Expr:
+        """U (S + t M) V^T."""
+        return self.phi(W, p.replace(M=t * p.M))
+
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
         terms = self.constants(W)
         inside = terms["U"].T @ (W_star.dense() - W.dense()) @ terms["Vt"].T
