@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from cases import each
-from subspace_tuning.algebra import Dense, Diag, Elementwise, Live
+from subspace_tuning.algebra import Dense, Diag, Elementwise, Live, root
 from subspace_tuning.algebra.precision import wide
-from subspace_tuning.method import Method, kaiming, normal, zeros
+from subspace_tuning.method import Method, kaiming, normal, ones, zeros
 from subspace_tuning.method.registry import METHODS
 from subspace_tuning.testing import KINDS, LAWS, BrokenLaws, Laws, check
 
@@ -45,10 +45,17 @@ MERGED = {"merged_equals_unmerged", "merge_and_unload_leaves_the_plain_layer"}
 AT_STRENGTHS = {"merged_equals_unmerged_at_every_strength", "every_adapter_has_a_strength_of_its_own"}
 MOVED = {"gradients_reach_exactly_the_methods_parameters", "optimiser_steps_change_the_output"}
 PAIR = {"the_method_composes"}
+SMALL = {"small_changes_survive_rounding"}
+HALF = {"half_precision_parameters_train"}
+EXACT = {"gradients_are_as_exact_as_rounding_allows"}
+DECAY = {"decay_alone_leads_back_to_W"}
+IN_PLACE = {"outputs_may_be_changed_in_place"}
+TRANSFORMED = {"gradients_of_each_sample_come_at_once", "gradients_can_be_differentiated"}
+ROUNDED = {"a_rounded_base_is_the_same_or_told"}
 
 
 class StartsElsewhere(Sound):
-    breaks = {"identity_at_start"} | PAIR
+    breaks = {"identity_at_start", "degenerate_weights_train"} | PAIR | HALF
 
     def parameters(self, n, m):
         return {"A": kaiming(m, self.r), "B": normal(self.r, m, std=1.0)}
@@ -58,6 +65,10 @@ class HasADeadParameter(Sound):
     breaks = (
         MOVED
         | PAIR
+        | SMALL
+        | EXACT
+        | IN_PLACE
+        | TRANSFORMED
         | {
             "zero_rows_give_zero_rows",
             "a_bf16_base_computes_what_the_fp32_base_does",
@@ -84,6 +95,9 @@ class NeverMoves(Sound):
         | PAIR
         | ROWS
         | DENSE
+        | SMALL
+        | HALF
+        | DECAY
         | {
             "unmerge_restores_bit_for_bit",
             "a_checkpoint_gives_the_same_output",
@@ -105,10 +119,11 @@ class MergesSomethingElse(Sound):
 
 
 class FormsADenseGradient(Sound):
-    breaks = {"no_dense_weight_gradient_is_computed"} | PAIR  # W.dense() is of one moment, where W is an expression
+    breaks = {"no_dense_weight_gradient_is_computed"}
 
     def phi(self, W, p):
-        return W + Dense(W.dense() @ (p.A.numbers @ p.B.numbers))
+        M = p.A.numbers @ p.B.numbers
+        return W + Dense(Live.of(lambda M: W.dense().to(M.dtype) @ M, M))
 
 
 class HalvesAGradient(Sound):
@@ -148,7 +163,7 @@ class CountsRows(Sound):
 
 
 class IsAnotherInBf16(Sound):
-    breaks = {"merged_equals_unmerged", "a_bf16_base_computes_what_the_fp32_base_does"}
+    breaks = {"merged_equals_unmerged", "a_bf16_base_computes_what_the_fp32_base_does"} | SMALL | EXACT
 
     def rows(self, x):
         return 3 * x if x.dtype == torch.bfloat16 else x
@@ -173,6 +188,47 @@ class Turns(Sound):
 
     def phi(self, W, p):
         return W @ Live.of(lambda A: torch.matrix_exp(wide(A - A.T)), p.A.numbers)
+
+
+class IsAnotherOnARoundedBase(Sound):
+    breaks = ROUNDED | SMALL | EXACT
+
+    def phi(self, W, p):
+        return W + (2.0 if root(W).dtype == torch.bfloat16 else 1.0) * (W @ p.A @ p.B)
+
+
+class StartsAtOne(Sound):
+    breaks = DECAY | HALF | ROWS | DENSE
+
+    formula = "2 r m + m"
+
+    def parameters(self, n, m):
+        return super().parameters(n, m) | {"d": ones(m)}
+
+    def phi(self, W, p):
+        return (W + W @ p.A @ p.B) @ Diag(p.d)
+
+
+class Same(torch.autograd.Function):
+    """x -> x, with an output that backward asks for."""
+
+    @staticmethod
+    def forward(ctx, x):
+        y = x.clone()
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, g):
+        (y,) = ctx.saved_tensors
+        return g + 0 * y
+
+
+class KeepsItsOutput(Sound):
+    breaks = IN_PLACE | TRANSFORMED
+
+    def output(self, m, p):
+        return Elementwise(Same.apply, m, linear=True)
 
 
 class StartsFromOtherConstants(Sound):

@@ -39,12 +39,13 @@ TAIL = """
   activation its argument; the input x of the weight behind it is made from that again in the backward pass
   (`algebra/kept.py`). What is left for LoRA and its kin is the attention's context, the input of the attention's
   output weight, which nobody keeps, and in the first block the embeddings.
-- **Scaled outputs** (SSB, (IA)3) have a gradient that follows from the output. Behind the up-projection the
-  activation keeps it anyway; keys and values are kept once more, because attention with dropout copies them on a
-  CPU.
+- **Scaled outputs** (SSB, (IA)3) have a gradient that follows from the output, where no bias is far larger. Behind the
+  up-projection the activation keeps it anyway; keys and values are kept once more, because attention with dropout
+  copies them on a CPU.
 - **Beside PEFT's.** {peft}
-- **PiSSA and MiLoRA** leave the base weight as it is and train A B - A_0 B_0, a product of rank 2 r; PEFT's PiSSA puts
-  W - A_0 B_0 in the place of W, a second copy of every weight or a base that no other adapter can use.
+- **PiSSA and MiLoRA** leave the base weight as it is and train (A_0 + A) (B_0 + B) - A_0 B_0, a product of rank 2 r;
+  PEFT's PiSSA puts W - A_0 B_0 in the place of W, a second copy of every weight or a base that no other adapter can
+  use.
 - **DoRA** scales every output, also those of weights whose next operation, a dropout, keeps only its mask.
 - **VeRA** at r = 256 stands on queries and values, as in its paper, and does {vera} times the floor's FLOPs there; on
   all six weights of a block it would be 1.44 times. It keeps x A diag(d) B, because making it again costs more than

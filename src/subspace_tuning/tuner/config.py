@@ -52,6 +52,7 @@ class SubspaceConfig(PeftConfig):
         says so; see also ``set_total_steps``.
     Keywords of PEFT's LoraConfig (lora_alpha, lora_dropout, use_rslora, use_dora, init_lora_weights) are understood.
     packed: set on saving, where a method stores its parameters in another form than it trains them.
+    sketch: set on saving, a few numbers that tell whether another base model is the same; see ``origin.py``.
     init_weights: False starts from random parameters instead of phi(W) = W (for tests).
     """
 
@@ -68,6 +69,7 @@ class SubspaceConfig(PeftConfig):
     method_pattern: dict[str, Any] = field(default_factory=dict)
     total_steps: int | None = None
     packed: bool = False
+    sketch: list[float] | None = None
     init_weights: bool = True
 
     def __init__(self, method: Any = "ssb", **values: Any):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from subspace_tuning.methods.on_block import OnBlock
-from subspace_tuning.tuner import blocks, reached
+from subspace_tuning.tuner import blocks, origin, reached
 from subspace_tuning.tuner.callback import join_trainers
 from subspace_tuning.tuner.clock import Clock
 from subspace_tuning.tuner.config import SubspaceConfig
@@ -120,6 +120,7 @@ class SubspaceModel(BaseTuner):
             for path, layer in named_layers(model, adapter_name):
                 each_as(held, f"{path}.subspace_params.{adapter_name}.", layer.methods[adapter_name].packed)
         config.packed = set(held) != before
+        config.sketch = origin.sketch(model, adapter_name)
         return held
 
     @classmethod
@@ -138,6 +139,7 @@ class SubspaceModel(BaseTuner):
             for start in ("", "base_model.model."):  # models with an adapter of transformers' own go without
                 each_as(held, f"{start}{path}.subspace_params.", unpack)
             layer.unread.discard(adapter_name)
+        origin.compare(model, adapter_name, config.sketch)
         found = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, held)
         check_fits(found, model, adapter_name)
         return found

@@ -25,7 +25,8 @@ def outputs_of_zeros(W: Tensor) -> Tensor:
 
 
 def equal_singular_values(W: Tensor) -> Tensor:
-    return torch.linalg.qr(W.T)[0].T.contiguous()
+    U, _, Vt = torch.linalg.svd(W, full_matrices=False)
+    return U @ Vt
 
 
 def rank_one(W: Tensor) -> Tensor:
