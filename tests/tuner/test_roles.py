@@ -17,6 +17,7 @@ from subspace_tuning.tuner.roles import (
     GATE,
     GATE_UP,
     KEY,
+    KV,
     OUTPUT,
     QKV,
     QUERY,
@@ -27,6 +28,7 @@ from subspace_tuning.tuner.roles import (
     within,
 )
 from subspace_tuning.tuner.structure import language_tower, read
+from subspace_tuning.tuner.targets import default_targets
 
 AT = 1  # the token that is disturbed
 FURTHER = {
@@ -153,3 +155,18 @@ def test_a_feed_forward_called_key_and_value_is_no_attention():
 def test_the_order_of_registration_does_not_matter_where_sizes_tell():
     weights = [Weight("mlp.b", 24, 16), Weight("mlp.a", 16, 24), *(Weight(f"att.{n}", 16, 16) for n in "qkvo")]
     assert {name: role for name, (_, role) in roles(weights).items() if "mlp" in name} == {"mlp.a": UP, "mlp.b": DOWN}
+
+
+def test_keys_and_values_in_two_steps_are_taken_where_they_are_made():
+    model, _, weights = eager("deepseek_v3")
+    told = {w.short: w.role for w in weights if w.part == ATTENTION}
+    assert told == {
+        "self_attn.q_a_proj": "query_latent",
+        "self_attn.q_b_proj": QUERY,
+        "self_attn.kv_a_proj_with_mqa": "key_value_latent",
+        "self_attn.kv_b_proj": KV,
+        "self_attn.o_proj": OUTPUT,
+    }
+    with pytest.warns(UserWarning, match=r"no method can sit on mlp.experts.gate_up_proj 2 x 16 x 24"):
+        taken = default_targets("key_value_ff", model)
+    assert taken == {"self_attn.kv_b_proj", "mlp.up_proj", "mlp.shared_experts.up_proj"}

@@ -1,11 +1,16 @@
 """What `subspace modules` tells of a model is what methods do there."""
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 import torch
 
 from architectures import ARCHITECTURES
 from subspace_tuning.tuner.sheet import by_kind, sheet
 from subspace_tuning.tuner.targets import KINDS, default_targets
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.filterwarnings("ignore:no method can sit on")
@@ -57,3 +62,10 @@ def test_other_towers_are_told_apart():
 
 def test_every_method_on_modules_has_its_kind():
     assert {"lora", "ssb", "houlsby", "vera", "mam"} <= {name for names in by_kind().values() for name in names}
+
+
+def test_the_page_of_models_says_what_they_are():
+    spec = importlib.util.spec_from_file_location("architectures_page", ROOT / "benchmarks" / "architectures.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.PAGE.read_text(encoding="utf-8") == script.page()

@@ -34,7 +34,7 @@ _FUSED = {
     "key_value": KV,
     "keys_values": KV,
 }
-_LOW_RANK = {"q_a": "query, down", "q_b": QUERY, "kv_a": "key+value, down", "kv_b": KV}
+_LOW_RANK = {"q_a": "query_latent", "q_b": QUERY, "kv_a": "key_value_latent", "kv_b": KV}
 _OUTPUTS = {"o", "out", "output", "dense", "proj", "projection", "c", "post", "conv1d"}
 _ASIDE = re.compile(
     r"(^|_)(pos|position|rel|relative|r|adapter|adapters|bottleneck|router|downsample|bias|reduction)(_|$)"
@@ -102,7 +102,7 @@ def _attentions(weights: list[Weight], found: Roles) -> set[int]:
     widths = set()
     for parent, family in families.items():
         named = {w.name: role for w in family if (role := _of_attention(w))}
-        has = {part for role in named.values() for part in role.partition(",")[0].split("+")}
+        has = {part for role in named.values() for part in role.split("+")}
         if not has >= {QUERY, KEY, VALUE} or _widens_and_narrows(family, named):
             continue
         part = CROSS if _is_cross(parent) else ATTENTION
