@@ -21,7 +21,7 @@ class RunFailed(RuntimeError):
 class Interrupted(KeyboardInterrupt):
     """The process was asked to end by a signal; exit code 128 + its number."""
 
-    def __init__(self, number: int, said: str = "the same command goes on where it can"):
+    def __init__(self, number: int, said: str = "nothing is half-written; run it again"):
         self.code = 128 + number
         super().__init__(f"ended by {signal.Signals(number).name}: {said}")
 

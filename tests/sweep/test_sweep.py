@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import trivial
+from disks import CODES, refusing
 from subspace_tuning.cli import app
 from subspace_tuning.errors import BadInput, RunFailed
+from subspace_tuning.files.claims import Claims
 from subspace_tuning.run import recipe as recipes
 from subspace_tuning.run import train
 from subspace_tuning.sweep.labels import rank, without_rank
@@ -26,7 +28,7 @@ from subspace_tuning.sweep.pool import LocalPool
 from subspace_tuning.sweep.recipe import make, read_sweep
 from subspace_tuning.sweep.search import callbacks, study_of, tried
 from subspace_tuning.sweep.sweep import Sweep
-from subspace_tuning.sweep.worker import CutShort
+from subspace_tuning.sweep.worker import CutShort, perform
 from tiny import recipe
 
 METHODS = ["full", "ssb", "ia3", "lora", "flora", {"method": "lora", "mpc": "o"}, "ssb|lora"]
@@ -306,6 +308,17 @@ def test_two_sweeps_of_one_folder_share_the_runs(tmp_path):
     names = [name for name, _ in began(tmp_path)]
     assert len(names) == len(set(names)) == 40
     assert all(stage.missing == 0 for stage in Sweep(given).stages())
+
+
+@pytest.mark.parametrize("kind", CODES)
+def test_a_disk_that_refuses_a_claim_or_an_error_is_an_outcome_not_a_crash(tmp_path, monkeypatch, kind):
+    plan = Sweep(sweep(tmp_path, seeds=[0])).plan
+    run = next(iter(plan.final_runs(plan.cells[0], (None,))))
+    mine = Claims(tmp_path / ".claims")
+    refusing(monkeypatch, tmp_path, CODES[kind])
+    outcome = perform(run, trivial.nothing, mine)
+    assert outcome.status == ("full" if kind == "full" else "failed")
+    assert "cannot write" in outcome.said or "the disk is full" in outcome.said
 
 
 # --- search ----------------------------------------------------------------------------------------------------------

@@ -50,8 +50,8 @@ def perform(run: Run, runner: Runner, claims: Claims) -> Outcome:
             return _failed(run, error)
         finally:
             claims.release(run.name)
-    except OSError as error:
-        return Outcome("full" if is_disk_full(error) else "failed", f"{type(error).__name__}: {error}")
+    except (OSError, BadInput, RunFailed) as error:  # neither claimed nor told of
+        return Outcome("full" if is_disk_full(error) else "failed", _said(error))
 
 
 def _perform(run: Run, runner: Runner) -> Outcome:
@@ -71,12 +71,16 @@ def _failed(run: Run, error: Exception) -> Outcome:
     if isinstance(error, CutShort):
         shutil.rmtree(RunFolder(run.folder).checkpoints, ignore_errors=True)
         return Outcome("cut short", str(error))
-    known = isinstance(error, (BadInput, RunFailed))
-    said = str(error) if known else f"{type(error).__name__}: {error}"
+    said = _said(error)
     if is_disk_full(error):
         return Outcome("full", said)
     note_error(run, f"{''.join(traceback.format_exception(error))}\n{said}")
     return Outcome("refused" if isinstance(error, BadInput) else "failed", said)
+
+
+def _said(error: Exception) -> str:
+    known = isinstance(error, (BadInput, RunFailed))
+    return str(error) if known else f"{type(error).__name__}: {error}"
 
 
 def note_error(run: Run, told: str) -> None:
