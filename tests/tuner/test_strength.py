@@ -11,6 +11,7 @@ from cases import each
 from models import batch, bert, gpt2
 from subspace_tuning import SSB, SubspaceConfig, set_strength
 from subspace_tuning.methods import IA3, MAM, OFT, BitFit, DoRA, Houlsby, LoRA, Parallel
+from subspace_tuning.testing.law import relative
 from subspace_tuning.tuner.model import layers
 
 METHODS_HERE = [SSB(), LoRA(r=2), DoRA(r=2), OFT(b=4), BitFit(), Houlsby(r=2), Parallel(r=2), SSB() | LoRA(r=2)]
@@ -53,7 +54,7 @@ def test_rows_of_a_mixed_batch_go_by_their_adapters_at_their_strengths(make):
         for i, name in enumerate(names[:-1]):
             model.set_adapter(name)
             alone = model(**{k: v[i : i + 1] for k, v in inputs.items()}).logits
-            torch.testing.assert_close(mixed[i : i + 1], alone)
+            assert relative(mixed[i : i + 1], alone) < 1e-5
 
 
 def test_without_a_name_it_is_that_of_the_active_adapters():
@@ -108,7 +109,7 @@ def test_a_checkpoint_holds_the_adapter_and_no_strength(tmp_path):
     with model.disable_adapter():
         torch.manual_seed(0)
         again = PeftModel.from_pretrained(copy.deepcopy(model).unload(), tmp_path / "a0", adapter_name="a0")
-    torch.testing.assert_close(again.eval()(**inputs).logits, whole)
+    assert relative(again.eval()(**inputs).logits, whole) < 1e-6
     set_strength(model, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -120,7 +121,7 @@ def test_merged_adapters_follow_and_unloading_writes_phi_t():
     set_strength(model, 0.3)
     want = model(**inputs).logits
     plain = copy.deepcopy(model).merge_and_unload()
-    torch.testing.assert_close(plain(**inputs).logits, want)
+    assert relative(plain(**inputs).logits, want) < 1e-5
 
 
 class TestDiffusersWords:

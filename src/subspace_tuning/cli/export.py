@@ -10,7 +10,7 @@ import typer
 
 from subspace_tuning.cli.command import command, print_json
 from subspace_tuning.cli.methods import AsJson
-from subspace_tuning.cli.use import Imports
+from subspace_tuning.cli.use import Imports, Strength
 from subspace_tuning.cli.use import _import as import_all
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.text import lines_of, read_text
@@ -68,6 +68,7 @@ class Written:
         "subspace export my-adapter merged-model --to merged --probe sentences.txt",
         "subspace export my-dora-adapter peft-adapter --to peft",
         "subspace export my-ssl-adapter merged-model --to merged --scales norm",
+        "subspace export my-adapter half-way --strength 0.5",
     ],
     then="`subspace diff A B` compares two checkpoints, `subspace combine A B --out OUT` makes several adapters one.",
 )
@@ -77,6 +78,7 @@ def export(
     scales: Annotated[
         str, typer.Option(help="Of a merged model: put scales of inputs into the weight, or the norm where exact.")
     ] = "weight",
+    strength: Strength = 1.0,
     *,
     options: Written,
 ) -> None:
@@ -91,7 +93,7 @@ def export(
     """
     from subspace_tuning.convert.export import export as write
 
-    made = write(adapter, out, options.to, options.wanted(), options.base, options.texts(), scales)
+    made = write(adapter, out, options.to, options.wanted(), options.base, options.texts(), scales, strength)
     _tell(made, out, options.as_json)
 
 
@@ -111,6 +113,10 @@ def combine(
     how: Annotated[str, typer.Option(help="sum: W + sum of w_i dW_i; compose: each on what the ones before made.")] = (
         "sum"
     ),
+    strength: Annotated[
+        str | None,
+        typer.Option(help="t of each adapter's phi_t: one number, or one an adapter with commas; 1 without."),
+    ] = None,
     *,
     options: Written,
 ) -> None:
@@ -121,7 +127,9 @@ def combine(
     from subspace_tuning.convert.combine import combine as write
 
     o = options
-    _tell(write(adapters, out, o.to, _numbers(weights), how, o.wanted(), o.base, o.texts()), out, o.as_json)
+    w, t = _numbers("weights", weights), _numbers("strength", strength)
+    t = t * len(adapters) if t is not None and len(t) == 1 else t
+    _tell(write(adapters, out, o.to, w, how, o.wanted(), o.base, o.texts(), t), out, o.as_json)
 
 
 @command(
@@ -191,8 +199,8 @@ def _lines(path: Path | None) -> list[str] | None:
     return lines
 
 
-def _numbers(text: str | None) -> list[float] | None:
+def _numbers(option: str, text: str | None) -> list[float] | None:
     try:
         return None if text is None else [float(number) for number in text.split(",")]
     except ValueError:
-        raise BadInput(f"--weights are numbers with commas, such as 0.7,0.3; got {text!r}") from None
+        raise BadInput(f"--{option} takes numbers with commas, such as 0.7,0.3; got {text!r}") from None

@@ -17,6 +17,10 @@ Imports = Annotated[
     list[str] | None, typer.Option("--import", help="A module to import first, for methods from outside the package.")
 ]
 
+Strength = Annotated[
+    float, typer.Option(help="t of phi_t, from the base (0) to the method as it was trained (1), and beyond.")
+]
+
 
 @command(
     "predict",
@@ -49,17 +53,20 @@ def predict(
         typer.echo(f"{answer}{sure}  {' | '.join(a.text)}".rstrip())
 
 
-@command("merge", examples=["subspace merge runs/my-run merged-model"])
+@command(
+    "merge", examples=["subspace merge runs/my-run merged-model", "subspace merge runs/my-run half-way --strength 0.5"]
+)
 def merge(
     run: Run,
     out: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
+    strength: Strength = 1.0,
     imports: Imports = None,
 ) -> None:
     """Write a run as a plain transformers model: phi(W) in the weights, tokenizer and model card beside them."""
     from subspace_tuning.run.merged import merge as write_merged
 
     _import(imports)
-    typer.echo(f"written to {write_merged(run, out)}")
+    typer.echo(f"written to {write_merged(run, out, strength)}")
 
 
 def _import(modules: list[str] | None) -> None:

@@ -106,7 +106,10 @@ class Change:
 
 
 def change(layer: SubspaceLayer, adapters: Sequence[str]) -> Change:
-    """What these adapters, one applied after the other, make of a layer. Raises NotALinearMap where it is no matrix."""
+    """What these adapters, one applied after the other and each at its strength, make of a layer.
+
+    Raises NotALinearMap where it is no matrix.
+    """
     W, E, db = _phi(layer, adapters)
     return Change(None, db) if E is None else _from(W, E, db)
 
@@ -130,7 +133,7 @@ def _phi(layer: SubspaceLayer, adapters: Sequence[str]) -> tuple[Weight, Expr | 
     E: Expr = W
     b = before = None if frozen.own_bias is None else exact(frozen.own_bias)
     for adapter in adapters:
-        method = layer.methods[adapter]
+        method = layer.at_work(adapter)
         if not method.mergeable:
             raise NotALinearMap(f"{method.describe()} is not a map of the weight alone; it stays an adapter")
         p = Params({k: exact(group[k]) for group in layer.held(adapter) for k in group})

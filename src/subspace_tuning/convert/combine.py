@@ -12,7 +12,7 @@ from peft import PeftModel
 from subspace_tuning.convert.certificate import Certificate
 from subspace_tuning.convert.change import Change
 from subspace_tuning.convert.export import Job, checked
-from subspace_tuning.convert.layers import answers_with, changes_of, check_finite, methods_of, seats
+from subspace_tuning.convert.layers import answers_with, changes_of, check_finite, dial, methods_of, seats
 from subspace_tuning.convert.lora import Wanted
 from subspace_tuning.convert.probe import probe
 from subspace_tuning.convert.source import Source, opened
@@ -30,11 +30,13 @@ def combine(
     wanted: Wanted | None = None,
     base: str | None = None,
     texts: Sequence[str] | None = None,
+    strengths: Sequence[float] | None = None,
 ) -> Certificate:
     """Write adapters of one base model as one; the head, where they have one, is the first adapter's.
 
     sum: the changes of weights and biases, each times its weight (1 without weights). compose: each adapter on what the
-    ones before it made. The certificate compares with the combined weights written into the base model.
+    ones before it made. strengths: t of each adapter's phi_t, 1 without. The certificate compares with the combined
+    weights written into the base model.
     """
     out = checked(out, to, ("lora", "merged"))
     if len(adapters) < 2:
@@ -45,8 +47,12 @@ def combine(
         raise BadInput(f"weights are for a sum, one an adapter: got {len(weights)} for {len(adapters)} adapters")
     if not all(map(math.isfinite, weights or ())):
         raise BadInput(f"weights are finite numbers, got {', '.join(map(str, weights or ()))}")
+    if strengths is not None and len(strengths) != len(adapters):
+        raise BadInput(f"strengths are one an adapter: got {len(strengths)} for {len(adapters)} adapters")
     sources = [opened(adapter, base) for adapter in adapters]
     model, names = _loaded(sources)
+    for name, t in zip(names, strengths or (), strict=bool(strengths)):
+        dial(model, t, name)
     if how == "compose":
         changes = changes_of(model, names)
     else:

@@ -12,6 +12,7 @@ loaded anew from disk, are from the adapter's on probe inputs.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from subspace_tuning.convert import lora
 from subspace_tuning.convert.certificate import CARD, CERTIFICATE, MERGED_CARD, PEFT_CARD, Certificate, Layer
 from subspace_tuning.convert.change import Change
 from subspace_tuning.convert.fold import SCALES, Plan, plan
-from subspace_tuning.convert.layers import changes_of, methods_of, seats, untie, without
+from subspace_tuning.convert.layers import changes_of, dial, methods_of, seats, untie, without
 from subspace_tuning.convert.lora import Wanted
 from subspace_tuning.convert.probe import Differences, Probe, answers, differences, probe
 from subspace_tuning.convert.source import Source, opened
@@ -52,8 +53,11 @@ def export(
     base: str | None = None,
     texts: Sequence[str] | None = None,
     scales: str = "weight",
+    strength: float = 1.0,
 ) -> Certificate:
     """Write one adapter as ``to``; raises BadInput, and writes nothing, where more is lost than is wanted.
+
+    strength: t of phi_t, which is written: 0 is the base, 1 the adapter as it was trained.
 
     scales: where a merged model keeps SSL's and SSB's scales of inputs: in the weight, or in the norm before it where
     that is exact (see fold.py).
@@ -65,6 +69,7 @@ def export(
         raise BadInput(f"scales of inputs go to the weight or, for --to merged, the norm; got {scales!r} for {to}")
     source = opened(adapter, base)
     model = source.load()
+    dial(model, strength, model.active_adapters[0])
     inputs = probe(model, source.tokenizer, texts)
     changes = changes_of(model, model.active_adapters)
     before = answers(model, inputs)
@@ -120,7 +125,9 @@ class Job:
         self._refuse(layers)
         if not fits:
             raise BadInput(f"{self.given[0]} changes no weight matrix, so there is nothing that a LoRA could hold")
-        kept = get_peft_model_state_dict(model)  # heads and other modules that were saved whole
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* is saved as it was trained")  # phi_t is what is written
+            kept = get_peft_model_state_dict(model)  # heads and other modules that were saved whole
         weights = {k: v.detach().cpu().contiguous() for k, v in kept.items() if ".subspace_" not in k}
         inner: Any = model.get_base_model()
         for name, fitted in fits.items():

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from subspace_tuning.algebra import NotALinearMap
 from subspace_tuning.convert.change import Change, change, exact
 from subspace_tuning.convert.probe import Probe, answers
-from subspace_tuning.errors import BadInput
+from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.tuner.layer import SubspaceLayer
+from subspace_tuning.tuner.strength import set_strength
 from subspace_tuning.weights import LayerWeight
 
 LARGEST = torch.finfo(torch.float32).max
@@ -40,7 +41,7 @@ def without(model: nn.Module) -> Iterator[None]:
 
 
 def methods_of(model: nn.Module) -> list[str]:
-    return sorted({m.describe() for layer in seats(model).values() for m in layer.methods.values()})
+    return sorted({layer.at_work(adapter).describe() for layer in seats(model).values() for adapter in layer.methods})
 
 
 def check_finite(changes: Mapping[str, Change]) -> None:
@@ -48,6 +49,13 @@ def check_finite(changes: Mapping[str, Change]) -> None:
     for name, made in changes.items():
         if not made.largest() < LARGEST:
             raise BadInput(f"{name}: the change of its weight is not finite in single precision; the adapter is broken")
+
+
+def dial(model: nn.Module, strength: float, adapter: str) -> None:
+    """Let an adapter be at work at a strength. Raises BadInput where it cannot."""
+    if strength != 1:
+        with as_bad_input():
+            set_strength(model, strength, adapter)
 
 
 @torch.no_grad()

@@ -48,6 +48,8 @@ def as_peft(model: PeftModel, base: PreTrainedModel, base_name: str) -> Theirs:
     """The adapter of a model as PEFT's own, on a fresh base model. Raises Unequal where no type computes the same."""
     adapter = model.active_adapters[0]
     layers = {name: layer for name, layer in seats(model).items() if adapter in layer.methods}
+    if strengths := {t for layer in layers.values() if (t := layer.strengths.of(adapter)) != 1}:
+        raise Unequal(f"at the strength {', '.join(f'{t:g}' for t in strengths)}")
     methods = {name: _trained_freely(layer.methods[adapter]) for name, layer in layers.items()}
     kind = _kind_for(methods)
     config = _config(kind, methods, base, model.peft_config[adapter])

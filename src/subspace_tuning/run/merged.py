@@ -11,6 +11,7 @@ from subspace_tuning.files.assets import DEFAULT, location
 from subspace_tuning.run.folder import Result, RunFolder
 from subspace_tuning.run.predict import Predictor
 from subspace_tuning.run.recipe import Recipe
+from subspace_tuning.tuner.strength import set_strength
 
 CARD = """---
 library_name: transformers
@@ -33,7 +34,7 @@ model = pipeline("{pipeline}", "path/to/this/folder")
 | {metric} on the validation split | {score:.4f} |
 | weights judged | the {checkpoint} checkpoint |
 | trained parameters | {trainable:,} of {total:,} ({permille:.2f} per mille), and the classification head |
-| seed | {seed} |
+| seed | {seed} |{strength}
 
 Made with [subspace-tuning](https://pypi.org/project/subspace-tuning/) {version}; recipe:
 
@@ -42,8 +43,11 @@ Made with [subspace-tuning](https://pypi.org/project/subspace-tuning/) {version}
 """
 
 
-def merge(run: Path | str, out: Path | str) -> Path:
-    """Write the merged model of a finished run to a new folder. Raises BadInput where the method cannot be merged."""
+def merge(run: Path | str, out: Path | str, strength: float = 1.0) -> Path:
+    """Write the merged model of a finished run to a new folder, at a strength t the one of phi_t.
+
+    Raises BadInput where the method cannot be merged.
+    """
     out = free(out)
     folder = RunFolder(run)
     recipe = folder.recipe()  # tells whether it is a run at all
@@ -52,15 +56,20 @@ def merge(run: Path | str, out: Path | str) -> Path:
         raise BadInput(f"{folder.path} is not finished; there is nothing to merge yet")
     if not recipe.is_plain and not (method := recipe.method_object()).mergeable:
         raise BadInput(f"{method.describe()} is not a map of the weight alone and cannot be merged; keep it unmerged")
+    if recipe.is_plain and strength != 1:
+        raise BadInput(f"{folder.path} trained every weight, without a method: it has no strength but 1")
     predictor = Predictor(run)
     model = predictor.model
     if not predictor.recipe.is_plain and model.peft_config[model.active_adapter].is_prompt_learning:
         raise BadInput(f"{folder.path} holds a soft prompt, which is no map of a weight; keep it unmerged")
     if not predictor.recipe.is_plain:
         with as_bad_input((ValueError, NotImplementedError)):
+            if strength != 1:
+                set_strength(model, strength)
             model = model.merge_and_unload(safe_merge=True)
     with whole_folder(out) as aside:
-        write_model(model, predictor.tokenizer, _card(predictor.recipe, result), aside, like=predictor.recipe.model)
+        card = _card(predictor.recipe, result, strength)
+        write_model(model, predictor.tokenizer, card, aside, like=predictor.recipe.model)
     return out
 
 
@@ -73,11 +82,13 @@ def write_model(model: Any, tokenizer: Any, card: str, folder: Path, like: str) 
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _card(recipe: Recipe, result: Result) -> str:
+def _card(recipe: Recipe, result: Result, strength: float) -> str:
     version = result.versions.get("subspace-tuning", "")
     base = public_name(result.model)
     kind = recipe.task_object().pipeline
-    return CARD.format(recipe=recipe.dump(), version=version, pipeline=kind, **{**vars(result), "model": base})
+    dial = "" if strength == 1 else f"\n| strength of the method in these weights | {strength:g} (judged at 1) |"
+    said = {**vars(result), "model": base, "strength": dial}
+    return CARD.format(recipe=recipe.dump(), version=version, pipeline=kind, **said)
 
 
 def public_name(model: str) -> str:
