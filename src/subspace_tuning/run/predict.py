@@ -12,7 +12,7 @@ import torch
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.text import lines_of, read_text
 from subspace_tuning.run.folder import RunFolder
-from subspace_tuning.run.pretrained import attach, load_model, load_tokenizer
+from subspace_tuning.run.pretrained import attach, load_model, load_processor
 from subspace_tuning.tasks import Answer, Task
 from subspace_tuning.tasks.table import SUFFIXES
 from subspace_tuning.tasks.task import Row
@@ -28,7 +28,7 @@ class Predictor:
         weights = folder.weights()
         whole = weights.name == "model"
         model: Any = load_model(str(weights) if whole else self.recipe.model, self.task).model
-        self.tokenizer = load_tokenizer(self.recipe.model)
+        self.tokenizer = load_processor(self.recipe.model, self.task.processor)
         self.task.join(model, self.tokenizer)
         self.model = model if whole else attach(model, weights)
         self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -57,15 +56,21 @@ def load_model(name: str, task: Task, seed: int = 0) -> Pretrained:
     return Pretrained(model, _outermost(model, missing))
 
 
-@lru_cache(maxsize=2)
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    return load_processor(name, "AutoTokenizer")
+
+
+@lru_cache(maxsize=2)
+def load_processor(name: str, kind: str) -> Any:
+    """What makes inputs of rows, by the class of transformers that a task names; a tokenizer pads in any case."""
+    what = kind.removeprefix("Auto").lower()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location(name), trust_remote_code=False)
+        processor = getattr(transformers, kind).from_pretrained(location(name), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise cannot_load("tokenizer of", name, error) from error
-    if tokenizer.pad_token is None:
-        texts.pad(tokenizer, _padding(name))
-    return tokenizer
+        raise cannot_load(f"{what} of", name, error) from error
+    if isinstance(processor, PreTrainedTokenizerBase) and processor.pad_token is None:
+        texts.pad(processor, _padding(name))
+    return processor
 
 
 def _padding(name: str) -> int | None:

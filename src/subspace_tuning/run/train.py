@@ -24,7 +24,7 @@ from subspace_tuning.errors import BadInput, Interrupted, RunFailed, is_out_of_m
 from subspace_tuning.run.arguments import arguments
 from subspace_tuning.run.checkpoints import Checkpoints, step_of
 from subspace_tuning.run.folder import Result, RunFolder
-from subspace_tuning.run.pretrained import Pretrained, adapt, load_model, load_tokenizer
+from subspace_tuning.run.pretrained import Pretrained, adapt, load_model, load_processor
 from subspace_tuning.run.prompts import WholePrompts
 from subspace_tuning.run.recipe import Recipe
 from subspace_tuning.run.saving import Saving, broke_down, is_finite
@@ -147,7 +147,8 @@ def trainer_of(
     recipe: Recipe, folder: RunFolder, model: torch.nn.Module, callbacks: Sequence[TrainerCallback]
 ) -> Trainer:
     """The trainer of the task's kind for a recipe: its rows, its arguments, its metrics."""
-    task, tokenizer = recipe.task_object(), load_tokenizer(recipe.model)
+    task = recipe.task_object()
+    processor = load_processor(recipe.model, task.processor)
     train_rows, eval_rows = encoded(recipe, task)
     trainer = made_for(task.trainer())(
         model=model,
@@ -155,7 +156,7 @@ def trainer_of(
         train_dataset=cast(Any, train_rows),  # a list is a dataset
         eval_dataset=cast(Any, eval_rows),
         callbacks=list(callbacks),
-        **task.parts(tokenizer),
+        **task.parts(processor),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -215,7 +216,7 @@ def save(trainer: Trainer, recipe: Recipe, folder: Any) -> None:
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if recipe.is_plain:
         model.save_pretrained(folder)
-        load_tokenizer(recipe.model).save_pretrained(folder)
+        load_processor(recipe.model, recipe.task_object().processor).save_pretrained(folder)
     else:
         model.save_pretrained(str(folder), save_embedding_layers=False)
 
@@ -236,14 +237,15 @@ def _encoded(
     model: str,
     max_length: int | None,
 ) -> tuple[list[Row], list[Row]]:
-    found, tokenizer = load(task, data, **dict(rows)), load_tokenizer(model)
-    return task.encode(found.train, tokenizer, max_length), task.encode(found.validation, tokenizer, max_length)
+    found, processor = load(task, data, **dict(rows)), load_processor(model, task.processor)
+    return task.encode(found.train, processor, max_length), task.encode(found.validation, processor, max_length)
 
 
 def fit_to_data(pretrained: Pretrained, recipe: Recipe) -> None:
     """What the task's kind does with a fresh model. Raises BadInput for rows that the model cannot read."""
-    task, tokenizer = recipe.task_object(), load_tokenizer(recipe.model)
+    task = recipe.task_object()
+    processor = load_processor(recipe.model, task.processor)
     train, judged = encoded(recipe, task)
-    task.join(pretrained.model, tokenizer)
-    task.check(pretrained.model, tokenizer, [*train, *judged])
+    task.join(pretrained.model, processor)
+    task.check(pretrained.model, processor, [*train, *judged])
     task.start(pretrained.model, pretrained.head, train)
