@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from subspace_tuning.method.strength import check_dial
 
 
 class Strengths:
@@ -45,3 +49,43 @@ def checked(t: float) -> float:
     if isinstance(t, bool) or not isinstance(t, int | float) or not math.isfinite(t):
         raise ValueError(f"a strength is a number (0: the base, 1: the adapter as it was trained), got {t!r}")
     return float(t)
+
+
+class Dial:
+    """The part of a tuned layer that sets strengths."""
+
+    def __init__(self) -> None:
+        self.strengths = Strengths()
+
+    def set_scale(self: Any, adapter: str, scale: float) -> None:
+        """Set an adapter's strength, where the layer has it; PEFT's and diffusers' word (see strength.py)."""
+        if adapter in self.methods:
+            with self._at_other_strength([adapter]):
+                self.strengths.set(adapter, scale)
+
+    def scale_layer(self: Any, scale: float) -> None:
+        """Multiply the strengths of all active adapters, until ``unscale_layer``."""
+        with self._at_other_strength(active := self._active_here()):
+            self.strengths.scale(active, scale)
+
+    def unscale_layer(self: Any, scale: float | None = None) -> None:
+        """Take back a ``scale_layer``, exactly; without its number all of them, and what was set."""
+        with self._at_other_strength(active := self._active_here()):
+            self.strengths.unscale(active, scale)
+
+    def _active_here(self: Any) -> list[str]:
+        return [a for a in self.active_adapters if a in self.methods]
+
+    @contextmanager
+    def _at_other_strength(self: Any, adapters: list[str]) -> Iterator[None]:
+        """What is merged is merged anew at the strengths that these adapters are given within this."""
+        for adapter in adapters:
+            check_dial(self.methods[adapter])
+        before = [self.strengths.of(a) for a in adapters]
+        yield
+        if before == [self.strengths.of(a) for a in adapters]:
+            return
+        if names := list(self.merged_adapters):
+            self.unmerge()
+            self.merge(adapter_names=names)
+        self._build()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from subspace_tuning.algebra import Weight
 from subspace_tuning.method import Method
 from subspace_tuning.tuner.layer import LAYERS, SubspaceLayer
-from subspace_tuning.tuner.whole import Values, WholeWeight
+from subspace_tuning.tuner.whole import PartValues, Values, WholeWeight
 
 ENDLESS = sys.maxsize  # steps in all, for methods that need not know how many
 
@@ -147,10 +147,12 @@ class Clock:
             method = layer.methods[self.adapter]
             trained = any(p.requires_grad for p in layer.subspace_params[self.adapter].parameters())
             if method.on_step and trained:
-                values = Values(layer.values(self.adapter))
-                memory = _on(values.device, memories.setdefault(layer.path, {}))
-                seat = LayerSeat(layer.path, WholeWeight(layer.frozen), values, memory)
-                found.setdefault(method.describe(), (method, []))[1].append(seat)
+                held, seats = layer.values(self.adapter), found.setdefault(method.describe(), (method, []))[1]
+                for part in layer.parts:
+                    name = f"{layer.path}.{part.name}".rstrip(".")
+                    values = PartValues(held, part.of) if part.name else Values(held)
+                    memory = _on(values.device, memories.setdefault(name, {}))
+                    seats.append(LayerSeat(name, WholeWeight(part.W), values, memory))
         yield from found.values()
 
     def _warn(self, method: Method) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,17 +10,19 @@ from weakref import WeakValueDictionary
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from subspace_tuning.algebra import Expr, Live, NotALinearMap
+from subspace_tuning.algebra import Expr, Live
 from subspace_tuning.algebra.cut import Cut, cut
 from subspace_tuning.linalg.store import keeping
-from subspace_tuning.method import Composition, Constants, Method, Params, Start
-from subspace_tuning.method.strength import at_strength, check_dial
-from subspace_tuning.tuner.at_work import Strengths
+from subspace_tuning.method import Constants, Method, Params
+from subspace_tuning.method.strength import at_strength
+from subspace_tuning.tuner.at_work import Dial
+from subspace_tuning.tuner.merging import Merging
 from subspace_tuning.tuner.mixed import mixed
-from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
+from subspace_tuning.tuner.start import Started, check_seat, start
+from subspace_tuning.weights import LayerWeight, Part, weight_of
 
 if TYPE_CHECKING:
     from subspace_tuning.tuner.clock import Clock
@@ -47,7 +47,7 @@ LAYERS: WeakValueDictionary[int, SubspaceLayer] = WeakValueDictionary()  # all t
 _numbers = count()
 
 
-class SubspaceLayer(nn.Module, BaseTunerLayer):
+class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
     """x -> x phi(W) + b, for any method that sits on a weight or a bias."""
 
     adapter_layer_names = ("subspace_params",)
@@ -59,19 +59,18 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         return layer
 
     def __init__(self, base_layer: nn.Module):
-        super().__init__()
+        nn.Module.__init__(self)
+        Merging.__init__(self)
+        Dial.__init__(self)
         self.base_layer = base_layer
         self.subspace_params = nn.ModuleDict()
         self.subspace_constants = nn.ModuleDict()  # recomputed on loading, never saved
         self.subspace_stored = nn.ModuleDict()  # saved, but not trained
         self.methods: dict[str, Method] = {}
-        self.merged_adapters: list[str] = []
         self.unread: set[str] = set()  # adapters that a checkpoint holds in another form, until that one is read
         self._uncalibrated: dict[str, nn.Parameter] = {}
-        self.strengths = Strengths()
         self.clocks: dict[str, Clock] = {}  # the steps of training that adapters have taken
         self.path = ""  # in the model
-        self._original: dict[str, nn.Parameter] = {}  # of what is merged into
         self._tuned: dict[Any, Tuned] = {}  # by adapters and their strengths
         self._halves: dict[Any, Cut | None] = {}
         self._disable_adapters = False
@@ -110,14 +109,10 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
 
     def add(self, adapter: str, method: Method, init_weights: bool = True) -> None:
         """Create the parameters of a method under an adapter's name. Raises ValueError where it cannot sit here."""
-        W = self.frozen
-        self._check_seat(method, W)
-        n, m = W.shape
-        method.check(n, m)
+        check_seat(method, self.frozen)
         with torch.no_grad(), keeping(), self.original():
-            constants = {k: v.detach() if v.requires_grad else v for k, v in method.constants(W).items()}
-            params = {k: nn.Parameter(self._started(s, constants)) for k, s in method.parameters(n, m).items()}
-            stored = {k: self._started(s, constants) for k, s in method.stored(n, m).items()}
+            constants, started, stored = self.start(method)
+            params = {k: nn.Parameter(value) for k, value in started.items()}
             for value in () if init_weights else params.values():
                 value.add_(torch.randn_like(value), alpha=0.1)
         self.methods[adapter] = method
@@ -131,6 +126,10 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
             self.subspace_stored[adapter] = BufferDict(stored, persistent=True)
         self.subspace_params[adapter] = nn.ParameterDict(params)
         self.set_adapter(self.active_adapters)
+
+    def start(self, method: Method) -> Started:
+        """What a method starts from here."""
+        return start(method, self.frozen, self.weight)
 
     def restart(self, adapter: str, values: dict[str, Tensor]) -> None:
         """Start from these parameters and stored numbers instead."""
@@ -152,25 +151,6 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
             del self._uncalibrated[adapter]  # a checkpoint was calibrated before it was trained
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def _started(self, start: Start, constants: Constants) -> Tensor:
-        """The numbers of a parameter before training, filled in single precision or better."""
-        own = self.weight.dtype if self.weight.is_floating_point() else torch.get_default_dtype()
-        dtype = start.dtype or own
-        wide = torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else dtype
-        value = torch.empty(start.shape, device=self.weight.device, dtype=wide)
-        if not value.is_meta:
-            start.fill(value, constants)
-        return value.to(dtype)
-
-    @staticmethod
-    def _check_seat(method: Method, W: LayerWeight) -> None:
-        kind = type(W.layer).__name__
-        for part in method.members if isinstance(method, Composition) else (method,):
-            if part.sits_on == "bias" and W.own_bias is None:
-                raise Unsupported(f"{part.name} sits on biases, and this {kind} has none; target layers with a bias")
-            if part.sits_on == "weight" and not W.holds_matrix:
-                raise Unsupported(f"{part.name} sits on weight matrices, and this {kind} holds none; leave it out")
-
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         device = device or self.weight.device
         for group in (self.subspace_params, self.subspace_constants, self.subspace_stored):
@@ -187,6 +167,24 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         names = [a for a in self.active_adapters if a in self.methods]
         for training in (False, True) if names else ():
             self.tuned(names, training)
+
+    def shapes(self, adapter: str) -> dict[str, tuple[int, ...]]:
+        """Of the parameters and stored numbers of an adapter."""
+        method, (n, m) = self.methods[adapter], self.frozen.shape
+        return {k: start.shape for k, start in (method.parameters(n, m) | method.stored(n, m)).items()}
+
+    def packed(self, adapter: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The parameters of an adapter as a checkpoint stores them."""
+        return self.methods[adapter].packed(values)
+
+    def unpacked(self, adapter: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The parameters of an adapter from those of a checkpoint."""
+        return self.methods[adapter].unpacked(values, self.constants(adapter), *self.frozen.shape)
+
+    @property
+    def parts(self) -> list[Part]:
+        """The weights that are tuned here: one."""
+        return [Part("", self.frozen, lambda t: t)]
 
     def params(self, adapter: str, training: bool = False) -> Params:
         """The parameters and constants of an adapter as phi reads them."""
@@ -211,6 +209,12 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         """The method of an adapter at its strength."""
         return at_strength(self.methods[adapter], self.strengths.of(adapter))
 
+    @property
+    def beneath(self) -> tuple[LayerWeight, Live | None]:
+        """W and its bias, as phi finds them."""
+        W = self.frozen
+        return W, None if W.own_bias is None else Live(partial(getattr, W, "own_bias"))
+
     def tuned(self, adapters: list[str], training: bool = False) -> Tuned:
         """phi(W) and the bias after these adapters, one applied after the other; built once, then kept."""
         key = (*((a, self.strengths.of(a)) for a in adapters), training)
@@ -218,9 +222,8 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
             if len(self._tuned) >= KEPT:
                 self._tuned.clear()
                 self._halves.clear()
-            W = self.frozen
+            W, b = self.beneath
             E: Expr = W
-            b = None if W.own_bias is None else Live(partial(getattr, W, "own_bias"))
             after: Expr | None = None
             for adapter in adapters:
                 method, p = self.at_work(adapter), self.params(adapter, training)
@@ -230,10 +233,10 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
             self._tuned[key] = Tuned(W, E, b, after)
         return self._tuned[key]
 
-    def halves(self, adapter: str) -> Cut | None:
-        """phi(W) of an adapter, cut in front of W; made once, then kept."""
-        made = self.tuned([adapter], self.training)
-        key = (adapter, self.strengths.of(adapter), self.training)
+    def halves(self, adapters: list[str]) -> Cut | None:
+        """phi(W) after these adapters, cut in front of W; made once, then kept."""
+        made = self.tuned(adapters, self.training)
+        key = (*((a, self.strengths.of(a)) for a in adapters), self.training)
         if key not in self._halves:
             self._halves[key] = cut(made.E, made.W)
         return self._halves[key]
@@ -253,67 +256,20 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
             raise TypeError(f"a tuned layer takes its input only, got further arguments {args} {kwargs}")
         return self.tuned_forward(x, active)
 
-    def tuned_forward(self, x: Tensor, adapters: list[str]) -> Tensor:
-        """x -> x phi(W) + b by these adapters."""
+    def check_read(self, adapters: list[str]) -> None:
+        """Raise RuntimeError where a checkpoint's other form of an adapter has not been read yet."""
         if self.unread.intersection(adapters):
             raise RuntimeError(
                 f"the adapters {sorted(self.unread)} are stored in a form that only PEFT's loading reads: "
                 "load them with PeftModel.from_pretrained or PeftModel.load_adapter"
             )
+
+    def tuned_forward(self, x: Tensor, adapters: list[str]) -> Tensor:
+        """x -> x phi(W) + b by these adapters."""
+        self.check_read(adapters)
         W, E, b, after = self.tuned(adapters, self.training)
         y = E.apply(W.rows(x), None if b is None else b.now())
         return W.finish(y if after is None else after.apply(y))
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Write phi(W) into the frozen layer; the original is kept, so that unmerging is exact."""
-        names = [a for a in check_adapters_to_merge(self, adapter_names) if a in self.methods]
-        if not names:
-            return
-        for name in names:
-            if not self.methods[name].mergeable:
-                raise NotALinearMap(f"{self.methods[name].describe()} is not a map of the weight; keep it unmerged")
-        together = [*self.merged_adapters, *names]  # phi of the original weight, however they were merged
-        with self.original():
-            W, E, b, _ = self.tuned(together)
-            new_weight = None if E is W else E.dense().detach().to(self.weight.dtype)
-            new_bias = None if b is None or b.now() is W.own_bias else b.now().detach()
-        if safe_merge:
-            for value in (new_weight, new_bias):
-                if value is not None and not torch.isfinite(value).all():
-                    raise ValueError(f"NaNs or infinities in the merged weights of {names}; the adapter looks broken")
-        for name, value in (("weight", new_weight), ("bias", new_bias)):
-            if value is not None and name not in self._original:
-                self._original[name] = own = getattr(W.layer, name)
-                setattr(W.layer, name, nn.Parameter(own.detach().clone(), own.requires_grad))  # own may be tied
-        W.assign(new_weight, new_bias)
-        self.merged_adapters = together
-
-    @contextmanager
-    def original(self) -> Iterator[None]:
-        """Within this, the frozen layer holds its original weight and bias, whatever is merged into it."""
-        base = self.get_base_layer()
-        merged = {name: getattr(base, name) for name in self._original}
-        self._place(self._original)
-        try:
-            yield
-        finally:
-            self._place(merged)
-
-    def _place(self, values: dict[str, nn.Parameter]) -> None:
-        base = self.get_base_layer()
-        for name, value in values.items():
-            if not (now := getattr(base, name)).is_meta:
-                value.data = value.data.to(now)  # where the model has gone meanwhile
-            setattr(base, name, value)
-
-    def unmerge(self) -> None:
-        """Put the original weight and bias back, bit for bit."""
-        if not self.merged:
-            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
-            return
-        self._place(self._original)
-        self._original.clear()
-        self.merged_adapters.clear()
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Delete an adapter; where it was the only active one, none is: layers do not know what the others hold."""
@@ -332,39 +288,6 @@ class SubspaceLayer(nn.Module, BaseTunerLayer):
         super().delete_adapter(adapter_name)
         if was_active:
             self.set_adapter(active)
-        self._build()
-
-    def set_scale(self, adapter: str, scale: float) -> None:
-        """Set an adapter's strength, where the layer has it; PEFT's and diffusers' word (see strength.py)."""
-        if adapter in self.methods:
-            with self._at_other_strength([adapter]):
-                self.strengths.set(adapter, scale)
-
-    def scale_layer(self, scale: float) -> None:
-        """Multiply the strengths of all active adapters, until ``unscale_layer``."""
-        with self._at_other_strength(active := self._active_here()):
-            self.strengths.scale(active, scale)
-
-    def unscale_layer(self, scale: float | None = None) -> None:
-        """Take back a ``scale_layer``, exactly; without its number all of them, and what was set."""
-        with self._at_other_strength(active := self._active_here()):
-            self.strengths.unscale(active, scale)
-
-    def _active_here(self) -> list[str]:
-        return [a for a in self.active_adapters if a in self.methods]
-
-    @contextmanager
-    def _at_other_strength(self, adapters: list[str]) -> Iterator[None]:
-        """What is merged is merged anew at the strengths that these adapters are given within this."""
-        for adapter in adapters:
-            check_dial(self.methods[adapter])
-        before = [self.strengths.of(a) for a in adapters]
-        yield
-        if before == [self.strengths.of(a) for a in adapters]:
-            return
-        if names := list(self.merged_adapters):
-            self.unmerge()
-            self.merge(adapter_names=names)
         self._build()
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:

@@ -37,7 +37,7 @@ class Seats(Protocol):
     def frozen(self) -> Weight: ...
     def tuned(self, adapters: list[str], training: bool = False) -> Any: ...
     def tuned_forward(self, x: Tensor, adapters: list[str]) -> Tensor: ...
-    def halves(self, adapter: str) -> Cut | None: ...
+    def halves(self, adapters: list[str]) -> Cut | None: ...
     def held(self, adapter: str) -> list[Any]: ...
 
 
@@ -92,7 +92,7 @@ def _stackable(layer: Seats, name: str) -> bool:
         return False
     W, E, _, after = layer.tuned([name])
     leaves = [*E.leaves(), *(() if after is None else after.leaves())]
-    if layer.halves(name) is None or not all(isinstance(leaf, Weight | Dense | Diag) for leaf in leaves):
+    if layer.halves([name]) is None or not all(isinstance(leaf, Weight | Dense | Diag) for leaf in leaves):
         return False
     n, m = W.shape
     return SHARE * sum(t.numel() for group in layer.held(name) for t in group.values()) <= n * m
@@ -118,7 +118,7 @@ def _step(layer: Seats, group: Group, x: Tensor) -> Step:
         yield from _stacked(layer, group, x)
     else:
         W, _, b, after = layer.tuned([first], layer.training)
-        halves = layer.halves(first) if W.rows(x) is x else None
+        halves = layer.halves([first]) if W.rows(x) is x else None
         if halves is None:
             yield None
             yield layer.tuned_forward(x, [first])

@@ -19,6 +19,7 @@ from subspace_tuning.tuner import blocks, origin, reached
 from subspace_tuning.tuner.callback import join_trainers
 from subspace_tuning.tuner.clock import Clock
 from subspace_tuning.tuner.config import SubspaceConfig
+from subspace_tuning.tuner.experts import layer_on
 from subspace_tuning.tuner.layer import BASE, SubspaceLayer
 from subspace_tuning.tuner.room import Room
 from subspace_tuning.tuner.routed import copies, routed
@@ -27,6 +28,7 @@ from subspace_tuning.tuner.strength import tell_when_saving
 from subspace_tuning.tuner.targets import all_linear, default_targets
 from subspace_tuning.tuner.tied import check_untied, untie
 from subspace_tuning.weights import Unsupported
+from subspace_tuning.weights.experts import experts_of, seat, unseat
 
 
 def layers(model: nn.Module) -> Iterator[SubspaceLayer]:
@@ -70,6 +72,13 @@ class SubspaceModel(BaseTuner):
             peft_config.target_modules = all_linear(self.model, peft_config)
         return peft_config
 
+    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
+        """Make layers of the fused weights of experts that are named, so that they are found among the modules."""
+        for name, module in list(model.named_modules()):
+            for own, fused in list(experts_of(name, module)):
+                if self._check_target_module_exists(peft_config, f"{name}.{own}".lstrip(".")):
+                    seat(module, own, fused)
+
     def _create_and_replace(  # type: ignore[override]
         self,
         peft_config: SubspaceConfig,
@@ -80,7 +89,7 @@ class SubspaceModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        layer = target if isinstance(target, SubspaceLayer) else SubspaceLayer(target)
+        layer = target if isinstance(target, SubspaceLayer) else layer_on(target)
         try:
             if isinstance(parent, nn.MultiheadAttention):
                 raise Unsupported("nn.MultiheadAttention reads this weight and never calls it; exclude the module")
@@ -118,7 +127,7 @@ class SubspaceModel(BaseTuner):
         before = set(held)
         if isinstance(model, PeftModel):  # transformers' own loading knows no other form
             for path, layer in named_layers(model, adapter_name):
-                each_as(held, f"{path}.subspace_params.{adapter_name}.", layer.methods[adapter_name].packed)
+                each_as(held, f"{path}.subspace_params.{adapter_name}.", partial(layer.packed, adapter_name))
         config.packed = set(held) != before
         config.sketch = origin.sketch(model, adapter_name)
         return held
@@ -133,9 +142,7 @@ class SubspaceModel(BaseTuner):
     ) -> dict[str, Tensor]:
         held = dict(state_dict)
         for path, layer in named_layers(model, adapter_name):
-            n, m = layer.frozen.shape
-            constants = layer.constants(adapter_name)
-            unpack = partial(layer.methods[adapter_name].unpacked, constants=constants, n=n, m=m)
+            unpack = partial(layer.unpacked, adapter_name)
             for start in ("", "base_model.model."):  # models with an adapter of transformers' own go without
                 each_as(held, f"{start}{path}.subspace_params.", unpack)
             layer.unread.discard(adapter_name)
@@ -187,6 +194,8 @@ class SubspaceModel(BaseTuner):
                     parent, _, child = name.rpartition(".")
                     setattr(model.get_submodule(parent), child, layer.base_layer)
             raise
+        finally:
+            unseat(model)
         join_trainers()
         clock = Clock(adapter_name, self.peft_config[adapter_name].total_steps)  # type: ignore[attr-defined]
         for path, layer in named_layers(model, adapter_name):
@@ -232,6 +241,7 @@ class SubspaceModel(BaseTuner):
             warnings.filterwarnings("ignore", message="All adapters are already merged")
             warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")
             model: Any = super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
+        unseat(model)
         if merge:
             untie(model)
         return model

@@ -17,6 +17,7 @@ from subspace_tuning.method import Params
 from subspace_tuning.tuner.clock import Clock, clocks_of
 from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.tuner.whole import leaves, like, whole
+from subspace_tuning.weights import Part
 
 
 def penalty(model: nn.Module) -> Tensor | None:
@@ -45,9 +46,9 @@ def _mark(clocks: list[Clock], gradient: Tensor) -> None:
 
 
 def penalised(clock: Clock) -> list[tuple[SubspaceLayer, int]]:
-    """The layers of an adapter that have a penalty, each with their number."""
+    """The layers of an adapter that have a penalty, each with the number of all their weights."""
     found = [layer for layer in clock.layers() if layer.methods[clock.adapter].penalises]
-    return [(layer, len(found)) for layer in found]
+    return [(layer, sum(len(each.parts) for each in found)) for layer in found]
 
 
 def _term(layer: SubspaceLayer, adapter: str, among: int) -> Tensor | None:
@@ -57,8 +58,16 @@ def _term(layer: SubspaceLayer, adapter: str, among: int) -> Tensor | None:
 
 def _by(layer: SubspaceLayer, adapter: str, among: int, read: Callable[[str], Tensor]) -> Tensor | None:
     outlines = {k: torch.empty(t.shape, dtype=t.dtype, device="meta") for k, t in layer.values(adapter).items()}
-    p = Params({k: Live(partial(read, k), outline=outline) for k, outline in outlines.items()})
-    return layer.methods[adapter].penalty(p, among)
+    terms = []
+    for part in layer.parts:
+        own = {k: Live(partial(_part, part, read, k), outline=part.of(t)) for k, t in outlines.items()}
+        terms.append(layer.methods[adapter].penalty(Params(own), among))
+    found = [term for term in terms if term is not None]
+    return sum(found[1:], found[0]) if found else None
+
+
+def _part(part: Part, read: Callable[[str], Tensor], name: str) -> Tensor:
+    return part.of(read(name))
 
 
 def charge(clock: Clock, moved: Collection[int]) -> Tensor | None:

@@ -67,12 +67,11 @@ def _belongings(model: nn.Module, adapter: str) -> Iterator[tuple[str, Tensor, t
     for path, module in model.named_modules():
         path = path.removeprefix("_fsdp_wrapped_module.")
         if isinstance(module, SubspaceLayer) and adapter in module.methods:
-            n, m = module.frozen.shape
-            starts = module.methods[adapter].parameters(n, m) | module.methods[adapter].stored(n, m)
+            shapes = module.shapes(adapter)
             for name in HELD:
                 group = getattr(module, name)
                 for key, value in group[adapter].items() if adapter in group else ():
-                    yield f"{path}.{name}.{adapter}.{key}", value, starts[key].shape
+                    yield f"{path}.{name}.{adapter}.{key}", value, shapes[key]
         elif isinstance(module, AuxiliaryTrainingWrapper):
             whole = _tensors(module.original_module)
             for key, value in within(_tensors(module), f"modules_to_save.{adapter}.").items():

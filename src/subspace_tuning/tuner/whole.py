@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -65,6 +65,25 @@ class Values(Mapping[str, Tensor]):
             t.copy_(like(t, full))
             t.grad = None if full.grad is None else like(t, full.grad)
         self._gathered.clear()
+
+
+class PartValues(Values):
+    """What one of several weights has of the parameters that they share: views, with the gradients as views too."""
+
+    def __init__(self, held: Mapping[str, Tensor], of: Callable[[Tensor], Tensor]):
+        self._all, self._of = held, of
+        super().__init__({name: self._part(t) for name, t in held.items()})
+
+    def _part(self, t: Tensor) -> Tensor:
+        part = self._of(t.detach())
+        part.grad = None if t.grad is None else self._of(t.grad)
+        return part
+
+    def put_back(self) -> None:
+        """A part without a gradient is not to move."""
+        for name, t in self._all.items():
+            if t.grad is not None and self._held[name].grad is None:
+                self._of(t.grad).zero_()
 
 
 class WholeWeight(Weight):

@@ -7,10 +7,10 @@ from subspace_tuning.weights.bias import BiasOnly, has_bias
 from subspace_tuning.weights.conv import Conv2dWeight
 from subspace_tuning.weights.conv1d import Conv1DWeight
 from subspace_tuning.weights.embedding import EmbeddingWeight
-from subspace_tuning.weights.layer import LayerWeight, Unsupported
+from subspace_tuning.weights.layer import LayerWeight, Part, Unsupported
 from subspace_tuning.weights.linear import LinearWeight
 
-__all__ = ["LayerWeight", "Unsupported", "has_bias", "weight_of"]
+__all__ = ["LayerWeight", "Part", "Unsupported", "has_bias", "weight_of"]
 
 
 def weight_of(layer: nn.Module) -> LayerWeight:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -84,3 +85,11 @@ class LayerWeight(Weight):
     def as_stored(self, W: Tensor) -> Tensor:
         """W (n, m) in the shape of the layer's weight."""
         raise NotImplementedError
+
+
+class Part(NamedTuple):
+    """One of the weights that a layer holds: its name there, W, and what it has of a tensor that they share."""
+
+    name: str
+    W: LayerWeight
+    of: Callable[[Tensor], Tensor]

@@ -1,0 +1,210 @@
+"""The tuned layer of a fused parameter of experts: phi(W_i) for each, its parameters stacked (e, ...).
+
+The equation is built once, and reads the parameters of the expert that is at work. Rows come sorted by expert. Each
+expert's are taken up to W (phi is cut there), meet W together in the product that the module itself would compute, and
+go on from their part of it. Nothing of W's size is formed but where a method declares it, for one expert at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subspace_tuning.algebra import Live
+from subspace_tuning.method import Method, Params, members
+from subspace_tuning.tuner.layer import SubspaceLayer
+from subspace_tuning.tuner.reading import Reading, Route
+from subspace_tuning.tuner.start import Started, start
+from subspace_tuning.weights import LayerWeight, Part, Unsupported
+from subspace_tuning.weights.experts import Experts, ExpertWeight, stacked
+
+
+def layer_on(base: nn.Module) -> SubspaceLayer:
+    """A tuned layer around a frozen one."""
+    return SubspaceExperts(base) if isinstance(base, Experts) else SubspaceLayer(base)
+
+
+class SubspaceExperts(SubspaceLayer):
+    """Rows x_i -> x_i phi(W_i), i their expert; read by the module that keeps the experts as if it were a tensor."""
+
+    def __init__(self, base_layer: Experts):
+        super().__init__(base_layer)
+        self._frozen = ExpertWeight(base_layer)
+        self._beneath = ExpertWeight(base_layer, biased=False)
+        self._bias = None if base_layer.bias is None else Live(partial(getattr, self._frozen, "own_bias"))
+        self._apart: dict[int, tuple[Tensor, ...]] | None = None  # parameters by expert, during one forward
+
+    @property
+    def fused(self) -> Experts:
+        """The frozen weights of all experts."""
+        base: Any = self.base_layer
+        return base
+
+    @property
+    def frozen(self) -> LayerWeight:
+        """W of the expert that is at work."""
+        return self._frozen
+
+    @property
+    def beneath(self) -> tuple[LayerWeight, Live | None]:
+        return self._beneath, self._bias
+
+    @property
+    def parts(self) -> list[Part]:
+        """The weights of the experts, one by one."""
+        return [Part(str(i), ExpertWeight(self.fused, i), partial(_at, i)) for i in range(self.fused.count)]
+
+    def each(self, experts: Iterable[int] | None = None) -> Iterator[int]:
+        """Put one expert to work after the other."""
+        fused = self.fused
+        try:
+            for i in range(fused.count) if experts is None else experts:
+                fused.at = i
+                yield i
+        finally:
+            fused.at = 0
+
+    def start(self, method: Method) -> Started:
+        for part in members(method):
+            if part.sits_on not in ("weight", "bias"):
+                raise Unsupported(
+                    f"{part.name} sits on a module's {part.sits_on}, and experts are weights; leave it out"
+                )
+            if part.calibration:
+                raise Unsupported(f"{part.name} starts from data, which experts are not looked at for; leave it out")
+        each = [start(method, self.frozen, self.weight) for _ in self.each()]
+        return Started(*({k: stacked([one[i][k] for one in each]) for k in each[0][i]} for i in range(3)))
+
+    def shapes(self, adapter: str) -> dict[str, tuple[int, ...]]:
+        return {k: (len(self.parts), *shape) for k, shape in super().shapes(adapter).items()}
+
+    def packed(self, adapter: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """By expert where the method has another form for them, which need not be of one size: name@i."""
+        each = [self.methods[adapter].packed({k: part.of(v) for k, v in values.items()}) for part in self.parts]
+        if all(set(one) == set(values) for one in each):
+            return values
+        return {f"{name}@{i}": value for i, one in enumerate(each) for name, value in one.items()}
+
+    def unpacked(self, adapter: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        method, size = self.methods[adapter], self.frozen.shape
+        constants, each = self.constants(adapter), []
+        for part in self.parts:
+            mine = {k.removesuffix(f"@{part.name}"): v for k, v in values.items() if k.endswith(f"@{part.name}")}
+            mine = mine or {k: part.of(v) for k, v in values.items()}
+            each.append(method.unpacked(mine, {k: part.of(v) for k, v in constants.items()}, *size))
+        return {k: torch.stack([one[k] for one in each]) for k in each[0]}
+
+    def params(self, adapter: str, training: bool = False) -> Params:
+        """The parameters and constants of an adapter as phi reads them: those of the expert that is at work."""
+        live = {k: Live(partial(self._own, group, k)) for group in self.held(adapter) for k in group}
+        return Params(live, training)
+
+    def _own(self, group: Any, name: str) -> Tensor:
+        all_of_them, at = group[name], self._frozen.at
+        if self._apart is None:
+            return all_of_them[at]
+        key = id(all_of_them)
+        if key not in self._apart:
+            self._apart[key] = all_of_them.unbind(0)  # its gradient is put together once, not once an expert
+        return self._apart[key][at]
+
+    @contextmanager
+    def _taken_apart(self) -> Iterator[None]:
+        self._apart = {}
+        try:
+            yield
+        finally:
+            self._apart = None
+
+    def working(self) -> list[str]:
+        """The adapters that change what the frozen weights do."""
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        return [] if self.disable_adapters or self.merged else [a for a in self.active_adapters if a in self.methods]
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, routes: list[Route], product: Callable[[Tensor, Tensor], Tensor], **kwargs: Any
+    ) -> Tensor:
+        """x (rows, n), sorted as the routes say -> (rows, m); ``product`` is what the module does to x and weights."""
+        if kwargs:
+            raise ValueError(
+                "adapter_names picks an adapter for each sample, and experts take the tokens of all samples together: "
+                "leave the experts out by exclude_modules, or call the model once for each adapter"
+            )
+        adapters = self.working()
+        if not adapters:
+            return product(x, self.fused.weight)
+        self.check_read(adapters)
+        made = self.tuned(adapters, self.training)
+        if made.E is made.W:
+            return product(x, self.fused.weight)
+        with self._taken_apart():
+            return self._routed(x, routes or [Route(0, 0, 0)], product, adapters)
+
+    def _routed(self, x: Tensor, routes: list[Route], product: Callable[..., Tensor], adapters: list[str]) -> Tensor:
+        made, halves = self.tuned(adapters, self.training), self.halves(adapters)
+        rows = [x[route.start : route.stop] for route in routes]
+        rest = x[routes[-1].stop :]  # rows that belong to no expert here
+        experts = [route.expert for route in routes]
+        if halves is None:
+            done = [made.E.apply(own) for own, _ in zip(rows, self.each(experts), strict=True)]
+            return torch.cat([*done, done[0].new_zeros(len(rest), made.E.shape[1])])
+        z = x
+        if halves.before:
+            z = torch.cat([*(halves.meets_W(own) for own, _ in zip(rows, self.each(experts), strict=True)), rest])
+        y = product(z, self.fused.weight)
+        parts = [y[route.start : route.stop] for route in routes]
+        both = zip(rows, parts, self.each(experts), strict=True)
+        return torch.cat([*(halves.finish(own, part, None) for own, part, _ in both), y[routes[-1].stop :]])
+
+    def biases(self) -> Tensor:
+        """(e, m): the biases, tuned."""
+        adapters = self.working()
+        b = self.tuned(adapters, self.training).b if adapters else self._bias
+        if b is self._bias or b is None:
+            assert self.fused.bias is not None
+            return self.fused.bias
+        with self._taken_apart():
+            return torch.stack([b.now() for _ in self.each()]).to(self.weight.dtype)
+
+    def weights(self, adapters: list[str]) -> Tensor:
+        """(e, n, m): phi(W_i) of all experts, built whole."""
+        E = self.tuned(adapters).E
+        return torch.stack([E.dense().to(self.weight.dtype) for _ in self.each()])
+
+    def merged_values(self, adapters: list[str]) -> tuple[Tensor | None, Tensor | None]:
+        W, E, b, _ = self.tuned(adapters)
+        weight = None if E is W else self.weights(adapters).detach()
+        bias = None if b is None or b is self._bias else torch.stack([b.now().detach() for _ in self.each()])
+        return weight, bias
+
+    def __getattr__(self, name: str) -> Any:
+        """What owners read of the tensor that stood here."""
+        if name in Reading.KNOWN:
+            return getattr(Reading(self), name)
+        return super().__getattr__(name)
+
+    def __getitem__(self, at: Any) -> Any:
+        return Reading(self)[at]
+
+    def __len__(self) -> int:
+        return self.fused.count
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return Reading.__torch_function__(
+            func, types, [_read(a) for a in args], {k: _read(v) for k, v in (kwargs or {}).items()}
+        )
+
+
+def _at(i: int, t: Tensor) -> Tensor:
+    return t[i]
+
+
+def _read(value: Any) -> Any:
+    return Reading(value) if isinstance(value, SubspaceExperts) else value

@@ -1,0 +1,79 @@
+"""phi(W) written into the frozen layer, and the original kept, so that unmerging is exact."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import check_adapters_to_merge
+from torch import Tensor, nn
+
+from subspace_tuning.algebra import NotALinearMap
+
+
+class Merging:
+    """The part of a tuned layer that merges."""
+
+    def __init__(self) -> None:
+        self.merged_adapters: list[str] = []
+        self._original: dict[str, nn.Parameter] = {}  # of what is merged into
+
+    def merge(self: Any, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Write phi(W) into the frozen layer; the original is kept, so that unmerging is exact."""
+        names = [a for a in check_adapters_to_merge(self, adapter_names) if a in self.methods]
+        if not names:
+            return
+        for name in names:
+            if not self.methods[name].mergeable:
+                raise NotALinearMap(f"{self.methods[name].describe()} is not a map of the weight; keep it unmerged")
+        together = [*self.merged_adapters, *names]  # phi of the original weight, however they were merged
+        with self.original():
+            new_weight, new_bias = self.merged_values(together)
+        if safe_merge:
+            for value in (new_weight, new_bias):
+                if value is not None and not torch.isfinite(value).all():
+                    raise ValueError(f"NaNs or infinities in the merged weights of {names}; the adapter looks broken")
+        base = self.get_base_layer()
+        for name, value in (("weight", new_weight), ("bias", new_bias)):
+            if value is not None and name not in self._original:
+                self._original[name] = own = getattr(base, name)
+                setattr(base, name, nn.Parameter(own.detach().clone(), own.requires_grad))  # own may be tied
+        self.frozen.assign(new_weight, new_bias)
+        self.merged_adapters = together
+
+    def merged_values(self: Any, adapters: list[str]) -> tuple[Tensor | None, Tensor | None]:
+        """phi(W) and the bias after these adapters; None for what they leave alone."""
+        W, E, b, _ = self.tuned(adapters)
+        new_weight = None if E is W else E.dense().detach().to(self.weight.dtype)
+        new_bias = None if b is None or b.now() is W.own_bias else b.now().detach()
+        return new_weight, new_bias
+
+    @contextmanager
+    def original(self: Any) -> Iterator[None]:
+        """Within this, the frozen layer holds its original weight and bias, whatever is merged into it."""
+        base = self.get_base_layer()
+        merged = {name: getattr(base, name) for name in self._original}
+        self._place(self._original)
+        try:
+            yield
+        finally:
+            self._place(merged)
+
+    def _place(self: Any, values: dict[str, nn.Parameter]) -> None:
+        base = self.get_base_layer()
+        for name, value in values.items():
+            if not (now := getattr(base, name)).is_meta:
+                value.data = value.data.to(now)  # where the model has gone meanwhile
+            setattr(base, name, value)
+
+    def unmerge(self: Any) -> None:
+        """Put the original weight and bias back, bit for bit."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        self._place(self._original)
+        self._original.clear()
+        self.merged_adapters.clear()

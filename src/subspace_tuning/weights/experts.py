@@ -1,0 +1,148 @@
+"""The experts of a mixture, kept as one parameter: W_1, ..., W_e in R^{n x m}, stored as (e, m, n) or (e, n, m).
+
+A module that keeps such a parameter multiplies rows by it in a forward of its own (expert by expert, or all in one
+grouped product). ``Experts`` is that parameter as a layer; ``ExpertWeight`` is W_i of the expert that is at work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from subspace_tuning.weights.layer import LayerWeight
+
+
+class Experts(nn.Module):
+    """weight: (e, n, m) where ``turned``, else (e, m, n); bias: (e, m) or None; ``at``: the expert that is at work."""
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None = None, turned: bool = False):
+        super().__init__()
+        self.weight, self.bias, self.turned = weight, bias, turned
+        self.at = 0
+
+    @property
+    def count(self) -> int:
+        return len(self.weight)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(n, m)"""
+        n, m = self.weight.shape[1:] if self.turned else reversed(self.weight.shape[1:])
+        return n, m
+
+    def extra_repr(self) -> str:
+        n, m = self.size
+        return f"{self.count} x {n} x {m}, bias={self.bias is not None}"
+
+
+class ExpertWeight(LayerWeight):
+    """W_i of one expert, or else of the one that is at work.
+
+    biased: with the bias that belongs to it; the module that keeps the experts adds it on its own.
+    """
+
+    def __init__(self, layer: Experts, one: int | None = None, biased: bool = True):
+        super().__init__(layer)
+        self.one, self.biased = one, biased
+
+    @property
+    def at(self) -> int:
+        return self.layer.at if self.one is None else self.one
+
+    @staticmethod
+    def size(layer: Any) -> tuple[int, int]:
+        return layer.size
+
+    def dense(self) -> Tensor:
+        own = self.layer.weight[self.at]
+        return own if self.layer.turned else own.T
+
+    @property
+    def own_bias(self) -> Tensor | None:
+        return self.layer.bias[self.at] if self.biased and self.layer.bias is not None else None
+
+    def forward(self, x: Any) -> Tensor:
+        return F.linear(x, self.dense().T, self.own_bias)
+
+    def product(self, x: Any) -> Tensor:
+        return F.linear(x, self.dense().T)
+
+    def as_stored(self, W: Tensor) -> Tensor:
+        """Of all experts, (e, n, m)."""
+        return W if self.layer.turned else W.mT
+
+
+def keeps_experts(name: str, module: nn.Module) -> bool:
+    """Whether a module of this name looks like one that keeps experts as parameters of its own."""
+    return "expert" in type(module).__name__.lower() or "expert" in name.rpartition(".")[2]
+
+
+def experts_of(name: str, module: nn.Module) -> Iterator[tuple[str, Experts]]:
+    """The fused weights that a module keeps as parameters, by the names that it has for them."""
+    if not keeps_experts(name, module):
+        return
+    for own, p in module.named_parameters(recurse=False):
+        if p.dim() == 3:
+            bias: Any = module._parameters.get(f"{own}_bias")
+            yield own, Experts(p, bias if bias is not None and bias.dim() == 2 else None, _turned(module))
+
+
+def _turned(module: Any) -> bool:
+    """Whether the weights are stored as (e, n, m): the module says so, or else what gate and up make fits down."""
+    if (said := getattr(module, "is_transposed", None)) is not None:
+        return said
+    held = dict(module.named_parameters(recurse=False))
+    wide, narrow = held.get("gate_up_proj"), held.get("down_proj")
+    return wide is not None and narrow is not None and wide.shape[2] == 2 * narrow.shape[1]
+
+
+def with_experts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a model by name, fused weights of experts after the module that keeps them."""
+    for name, module in model.named_modules():
+        yield name, module
+        yield from ((f"{name}.{own}".lstrip("."), fused) for own, fused in experts_of(name, module))
+
+
+class Bias(nn.Module):
+    """Stands where a module had the biases of its experts while the weight beside it is tuned; read by expert."""
+
+    def __init__(self, keeper: nn.Module, name: str):
+        super().__init__()
+        self._of = (keeper, name)  # in a tuple: the keeper is no part of what it keeps
+
+    def __getitem__(self, at: Any) -> Tensor:
+        keeper, name = self._of
+        layer: Any = keeper.get_submodule(name)
+        biases: Any = layer.bias if isinstance(layer, Experts) else layer.biases()
+        return biases[at]
+
+
+def seat(module: nn.Module, name: str, fused: Experts) -> None:
+    """Make a layer of a parameter of experts, under the parameter's name, so that it can be tuned."""
+    del module._parameters[name]
+    module.add_module(name, fused)
+    if fused.bias is not None:
+        del module._parameters[f"{name}_bias"]
+        module.add_module(f"{name}_bias", Bias(module, name))
+
+
+def unseat(model: nn.Module) -> None:
+    """Make parameters again, in their old order, of all experts that are layers and not tuned."""
+    for module in [m for m in model.modules() if not isinstance(m, BaseTunerLayer)]:
+        for name, fused in [(k, m) for k, m in module._modules.items() if isinstance(m, Experts)]:
+            del module._modules[name]
+            module.register_parameter(name, fused.weight)
+            if fused.bias is not None:
+                del module._modules[f"{name}_bias"]
+                module.register_parameter(f"{name}_bias", fused.bias)
+
+
+def stacked(parts: list[Tensor]) -> Tensor:
+    """(e, ...): what each expert has; one and the same tensor of all is kept once."""
+    first = parts[0]
+    return first.expand(len(parts), *first.shape) if all(t is first for t in parts) else torch.stack(parts)

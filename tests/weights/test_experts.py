@@ -1,0 +1,206 @@
+"""Every method on experts that are kept as one parameter: phi of each, as if it were a layer of its own."""
+
+import copy
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch import nn
+from torch.func import functional_call
+from transformers import GptOssConfig, MixtralConfig
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
+from transformers.models.mixtral.modeling_mixtral import MixtralExperts
+
+from cases import CASES, each
+from subspace_tuning.algebra import Live
+from subspace_tuning.method import Params, members
+from subspace_tuning.tuner.penalty import penalty
+from subspace_tuning.weights import Unsupported
+
+SIZES = {"hidden_size": 14, "intermediate_size": 10, "num_local_experts": 4, "num_hidden_layers": 1}
+FUSED = ("gate_up_proj", "down_proj")
+
+
+class Mixture(nn.Module):
+    """A network of the experts of one block; what goes to whom is given. The last expert gets nothing."""
+
+    def __init__(self, experts):
+        super().__init__()
+        self.experts = experts
+
+    def forward(self, x):
+        to = torch.tensor([[0, 1], [2, 1], [0, 2], [1, 2], [0, 1]])[: len(x)]
+        return self.experts(x, to, torch.linspace(0.2, 0.9, to.numel(), dtype=x.dtype).view(to.shape))
+
+
+def mixtral(how="eager"):
+    """Stored (e, m, n), without biases."""
+    return _filled(MixtralExperts(MixtralConfig(**SIZES)), how)
+
+
+def gpt_oss(how="eager"):
+    """Stored (e, n, m), with biases."""
+    return _filled(GptOssExperts(GptOssConfig(**SIZES)), how)
+
+
+def _filled(experts, how):
+    experts.config._experts_implementation = how
+    torch.manual_seed(0)
+    for p in experts.parameters():
+        nn.init.normal_(p, std=0.4)
+    return Mixture(experts)
+
+
+def sits(case, net):
+    on = {f.sits_on for f in members(case.method)}
+    biased = hasattr(net.experts, "down_proj_bias")
+    asks = any(f.calibration for f in members(case.method))
+    return on <= {"weight", "bias"} and (biased or "bias" not in on) and not asks
+
+
+def tuned(case, net, dtype=torch.float64, **values):
+    names = [f"experts.{name}" for name in FUSED]
+    config = case.config(target_modules=names, init_weights=False, **values)
+    return get_peft_model(net.to(dtype), config, autocast_adapter_dtype=False).eval()
+
+
+def rows(dtype=torch.float64):
+    return torch.randn(5, 14, dtype=dtype)
+
+
+def pairs(nets=(mixtral, gpt_oss)):
+    found = [(case, net) for case in CASES for net in nets if sits(case, net())]
+    return pytest.mark.parametrize(("case", "net"), found, ids=lambda v: getattr(v, "__name__", None) or str(v))
+
+
+def dense_truth(case, model, plain, values):
+    """The experts' parameters, each matrix by the method's truth."""
+    made = dict(plain.experts.named_parameters())
+    for name in FUSED:
+        held, turned = values[name], plain.experts.is_transposed
+        bias = made.get(f"{name}_bias")
+        each = []
+        for i, own in enumerate(made[name]):
+            p = {k: v[i] for k, v in held.items()}
+            each.append(case.dense(own if turned else own.T, None if bias is None else bias[i], p))
+        made[name] = torch.stack([W if turned else W.T for W, _ in each])
+        if bias is not None:
+            made[f"{name}_bias"] = torch.stack([b for _, b in each])
+    return made
+
+
+def held(model):
+    layers = {name: getattr(model.base_model.model.experts, name) for name in FUSED}
+    return {name: {k: t for group in layer.held("default") for k, t in group.items()} for name, layer in layers.items()}
+
+
+@pairs()
+def test_outputs_gradients_and_merged_weights_are_the_dense_truth(case, net):
+    plain = net().to(torch.float64)
+    model, x = tuned(case, copy.deepcopy(plain)), rows()
+    if not case.resolved.mergeable:
+        with pytest.raises(ValueError, match="not a map of the weight"):
+            model.merge_adapter()
+        return
+    values = held(model)
+    y = model(x)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert {id(p) for p in trained} == {id(p) for v in values.values() for p in v.values() if p.requires_grad}
+    pull = torch.randn_like(y)
+    got = torch.autograd.grad((y * pull).sum(), trained)
+    truth = dense_truth(case, model, plain, values)
+    want = functional_call(plain.experts, truth, _arguments(plain, x))
+    torch.testing.assert_close(y, want, rtol=1e-9, atol=1e-9)
+    wanted = torch.autograd.grad((want * pull).sum(), trained)
+    for g, w in zip(got, wanted, strict=True):
+        torch.testing.assert_close(g, w, rtol=1e-8, atol=1e-8)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    model.merge_adapter()
+    torch.testing.assert_close(model(x), y, rtol=1e-9, atol=1e-9)
+    model.unmerge_adapter()
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert torch.equal(model(x), y)
+    merged = dict(model.merge_and_unload().experts.named_parameters())
+    assert list(merged) == list(dict(plain.experts.named_parameters()))
+    for name, value in truth.items():
+        torch.testing.assert_close(merged[name], value, rtol=1e-9, atol=1e-9)
+
+
+def _arguments(plain, x):
+    seen = []
+    handle = plain.experts.register_forward_pre_hook(lambda m, args: seen.append(args))
+    plain(x)
+    handle.remove()
+    return seen[0]
+
+
+@pairs()
+def test_a_checkpoint_gives_the_same_output_and_a_start_changes_nothing(case, net, tmp_path):
+    plain = net()
+    model, x = tuned(case, copy.deepcopy(plain), torch.float32), rows(torch.float32)
+    model.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(copy.deepcopy(plain), tmp_path).eval()
+    torch.testing.assert_close(again(x), model(x), rtol=1e-5, atol=1e-5)
+    with again.disable_adapter():
+        assert torch.equal(again(x), plain(x))
+    names = [f"experts.{name}" for name in FUSED]
+    fresh = get_peft_model(copy.deepcopy(plain), case.config(target_modules=names)).eval()
+    torch.testing.assert_close(fresh(x), plain(x), rtol=1e-4, atol=1e-5)
+
+
+@each(case=[c for c in CASES if not {f.sits_on for f in members(c.method)} <= {"weight", "bias"}])
+def test_what_is_no_map_of_the_weight_has_no_seat(case):
+    with pytest.raises(Unsupported, match="experts are weights"):
+        tuned(case, gpt_oss())
+
+
+STEPPING = [c for c in CASES if sits(c, gpt_oss()) and c.resolved.on_step]
+
+
+@each(case=STEPPING)
+def test_a_step_of_training_is_that_of_each_expert_on_its_own(case):
+    """What acts between steps sees each expert's weight, numbers and gradient."""
+    model = tuned(case, gpt_oss(), total_steps=4).train()
+    layer = model.base_model.model.experts.gate_up_proj
+    (clock,) = layer.clocks.values()
+    (model(rows()) ** 2).sum().backward()
+    ((_, seats),) = clock._seats({})
+    assert [s.name.rpartition("gate_up_proj")[2] for s in seats[: layer.base_layer.count]] == [
+        f".{i}" for i in range(4)
+    ]
+    for i, seat in enumerate(seats[:4]):
+        assert torch.equal(seat.W.dense(), layer.base_layer.weight[i])
+        for name, value in seat.values.items():
+            whole = layer.values("default")[name]
+            assert value.data_ptr() == whole[i].data_ptr()
+            assert whole.grad is None or torch.equal(value.grad, whole.grad[i])
+
+
+@each(case=[c for c in CASES if sits(c, gpt_oss()) and c.resolved.penalises])
+def test_a_penalty_is_the_mean_over_the_weights_of_all_experts(case):
+    model = tuned(case, gpt_oss())
+    each = [{k: Live(lambda v=v, i=i: v[i]) for k, v in own.items()} for own in held(model).values() for i in range(4)]
+    terms = [case.resolved.penalty(Params(p), 8) for p in each]
+    if terms[0] is None:
+        assert penalty(model) is None
+    else:
+        torch.testing.assert_close(penalty(model), torch.stack(terms).sum())
+
+
+@each(case=[c for c in CASES if sits(c, gpt_oss())])
+def test_three_steps_move_what_is_trained_and_nothing_else(case):
+    model = get_peft_model(gpt_oss(), case.config(target_modules=["experts.down_proj"], total_steps=4)).train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    trained = {k: p for k, p in model.named_parameters() if p.requires_grad}
+    optimiser = torch.optim.Adam(trained.values(), lr=0.05)
+    for _ in range(3):
+        optimiser.zero_grad()
+        (model(rows(torch.float32)) - 1).square().sum().backward()
+        optimiser.step()
+    for key, value in model.state_dict().items():
+        if key in trained:
+            assert case.resolved.on_step or not torch.equal(value, before[key]), key
+            if not case.resolved.penalises:  # the last expert saw nothing
+                torch.testing.assert_close(value[3], before[key][3], rtol=1e-5, atol=1e-6)
+        elif "subspace_" not in key:
+            assert torch.equal(value, before[key]), key
