@@ -10,6 +10,7 @@ from subspace_tuning.cli import (  # noqa: F401  each adds its commands
     bench,
     cache,
     convert,
+    curve,
     demo,
     export,
     fit,
