@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from subspace_tuning.tuner.saved import named_layers
 
 SIZE = 32  # numbers in a sketch
-ROUNDING = 0.006  # a relative error of the tensors up to which they are the same but for rounding
+ROUNDING = 0.01  # a relative error of the tensors up to which they are the same but for rounding
 
 
 @torch.no_grad()
