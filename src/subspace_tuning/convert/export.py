@@ -166,7 +166,7 @@ class Job:
         with torch.no_grad():
             for name, change in changes.items():
                 frozen = seats(model)[name].frozen
-                if frozen.holds_matrix and not frozen.layer.weight.is_floating_point():
+                if frozen.quantised:
                     raise BadInput(f"{name} is quantised: load the base model in 16 or 32 bits to merge into it")
                 untie(model, frozen.layer)
                 bias, size = ("kept" if change.lost_bias else "unchanged"), change.size()

@@ -149,7 +149,7 @@ def _readers(
 
 def _alone(model: PeftModel, norm: Any, readers: list[LayerWeight], inputs: Probe) -> bool:
     """Whether scaling a norm and unscaling these layers changes no bit of the logits."""
-    if any(not W.layer.weight.is_floating_point() or W.shape[0] != norm.weight.numel() for W in readers):
+    if any(W.quantised or W.shape[0] != norm.weight.numel() for W in readers):
         return False
     signs = torch.randint(2, norm.weight.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     d = torch.exp2(signs.to(torch.float64)).to(norm.weight.device)

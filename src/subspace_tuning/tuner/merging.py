@@ -36,26 +36,29 @@ class Merging:
             for value in (new_weight, new_bias):
                 if value is not None and not torch.isfinite(value).all():
                     raise ValueError(f"NaNs or infinities in the merged weights of {names}; the adapter looks broken")
-        base = self.get_base_layer()
-        for name, value in (("weight", new_weight), ("bias", new_bias)):
-            if value is not None and name not in self._original:
-                self._original[name] = own = getattr(base, name)
-                setattr(base, name, nn.Parameter(own.detach().clone(), own.requires_grad))  # own may be tied
-        self.frozen.assign(new_weight, new_bias)
+        W = self.frozen
+        before = {k: W.part(k) for k, v in (("weight", new_weight), ("bias", new_bias)) if v is not None}
+        try:
+            for name in before:
+                W.renew(name)
+            W.assign(new_weight, new_bias)
+        except Exception:
+            self._place(before)
+            raise
+        self._original = before | self._original
         self.merged_adapters = together
 
     def merged_values(self: Any, adapters: list[str]) -> tuple[Tensor | None, Tensor | None]:
         """phi(W) and the bias after these adapters; None for what they leave alone."""
         W, E, b, _ = self.tuned(adapters)
-        new_weight = None if E is W else E.dense().detach().to(self.weight.dtype)
+        new_weight = None if E is W else E.dense().detach().to(W.dtype)
         new_bias = None if b is None or b.now() is W.own_bias else b.now().detach()
         return new_weight, new_bias
 
     @contextmanager
     def original(self: Any) -> Iterator[None]:
         """Within this, the frozen layer holds its original weight and bias, whatever is merged into it."""
-        base = self.get_base_layer()
-        merged = {name: getattr(base, name) for name in self._original}
+        merged = {name: self.frozen.part(name) for name in self._original}
         self._place(self._original)
         try:
             yield
@@ -63,11 +66,8 @@ class Merging:
             self._place(merged)
 
     def _place(self: Any, values: dict[str, nn.Parameter]) -> None:
-        base = self.get_base_layer()
         for name, value in values.items():
-            if not (now := getattr(base, name)).is_meta:
-                value.data = value.data.to(now)  # where the model has gone meanwhile
-            setattr(base, name, value)
+            self.frozen.put(name, value)
 
     def unmerge(self: Any) -> None:
         """Put the original weight and bias back, bit for bit."""

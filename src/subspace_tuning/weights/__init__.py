@@ -9,14 +9,16 @@ from subspace_tuning.weights.conv1d import Conv1DWeight
 from subspace_tuning.weights.embedding import EmbeddingWeight
 from subspace_tuning.weights.layer import LayerWeight, Part, Unsupported
 from subspace_tuning.weights.linear import LinearWeight
+from subspace_tuning.weights.quantised import quantised
+from subspace_tuning.weights.written import NotTaken
 
-__all__ = ["LayerWeight", "Part", "Unsupported", "has_bias", "weight_of"]
+__all__ = ["LayerWeight", "NotTaken", "Part", "Unsupported", "has_bias", "weight_of"]
 
 
 def weight_of(layer: nn.Module) -> LayerWeight:
     """The layer as a frozen weight. Raises ``Unsupported`` for a layer that has neither a weight matrix nor a bias."""
     if isinstance(layer, nn.Linear):
-        return LinearWeight(layer)
+        return quantised(layer) or LinearWeight(layer)
     if isinstance(layer, Conv1D):
         return Conv1DWeight(layer)
     if isinstance(layer, nn.Conv2d) and (Conv2dWeight.over_patches(layer) or not has_bias(layer)):

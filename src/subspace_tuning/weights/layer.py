@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from subspace_tuning.algebra import Weight
 from subspace_tuning.algebra.precision import plus
+from subspace_tuning.weights.written import check_taken
 
 
 class Unsupported(ValueError):
@@ -20,6 +21,7 @@ class LayerWeight(Weight):
     """The weight of a layer; x @ W goes through the layer's own forward."""
 
     holds_matrix = True
+    quantised = False
 
     def __init__(self, layer: nn.Module):
         self.layer: Any = layer
@@ -75,12 +77,30 @@ class LayerWeight(Weight):
         return own if own.is_floating_point else torch.get_default_dtype()
 
     def assign(self, W: Tensor | None, bias: Tensor | None) -> None:
-        """Write W (n, m) and the bias into the layer; None leaves what is there."""
+        """Write W (n, m) and the bias into the layer; None leaves what is there. Raises NotTaken where it did not take."""
+        stored = None if bias is None else bias.view_as(self.layer.bias)
+        parts = (("weight", None if W is None else self.as_stored(W)), ("bias", stored))
         with torch.no_grad():
-            if W is not None:
-                self.layer.weight.copy_(self.as_stored(W))
-            if bias is not None:
-                self.layer.bias.copy_(bias.view_as(self.layer.bias))
+            for name, value in parts:
+                if value is not None:
+                    held = getattr(self.layer, name)
+                    held.copy_(value)
+                    check_taken(self.layer, name, held, value)
+
+    def part(self, name: str) -> nn.Parameter:
+        """The layer's weight or bias, to be put back later."""
+        return getattr(self.layer, name)
+
+    def put(self, name: str, part: nn.Parameter) -> None:
+        """Put a weight or bias back, on the device and in the precision that the layer has by now."""
+        if not (now := getattr(self.layer, name)).is_meta:
+            part.data = part.data.to(now)
+        setattr(self.layer, name, part)
+
+    def renew(self, name: str) -> None:
+        """Give the layer a weight or bias of its own: the one that it has may be tied, or be put back later."""
+        own = getattr(self.layer, name)
+        setattr(self.layer, name, nn.Parameter(own.detach().clone(), own.requires_grad))
 
     def as_stored(self, W: Tensor) -> Tensor:
         """W (n, m) in the shape of the layer's weight."""

@@ -18,10 +18,7 @@ class LinearWeight(LayerWeight):
         return layer.in_features, layer.out_features
 
     def dense(self) -> Tensor:
-        from peft.utils.integrations import dequantize_module_weight
-
-        weight = self.layer.weight
-        return (weight if weight.is_floating_point() else dequantize_module_weight(self.layer)).T
+        return self.layer.weight.T
 
     def without_bias(self, x: Any) -> Tensor:
         return F.linear(x, self.layer.weight)
