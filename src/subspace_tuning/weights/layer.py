@@ -77,7 +77,7 @@ class LayerWeight(Weight):
         return own if own.is_floating_point else torch.get_default_dtype()
 
     def assign(self, W: Tensor | None, bias: Tensor | None) -> None:
-        """Write W (n, m) and the bias into the layer; None leaves what is there. Raises NotTaken where it did not take."""
+        """Write W (n, m) and the bias into the layer; None leaves what is there. Raises NotTaken."""
         stored = None if bias is None else bias.view_as(self.layer.bias)
         parts = (("weight", None if W is None else self.as_stored(W)), ("bias", stored))
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Whatever is written into a layer is read back and compared: a write that did not take is an error, never a silence."""
+"""What is written into a layer is read back and compared: a write that did not take is an error, never a silence."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def check_survived(kind: str, before: Tensor, wanted: Tensor, after: Tensor, cha
         return
     if not changed and bool(missed > 0.9 * dW):  # scales of outputs may be in the scales of the codes alone
         raise NotTaken(
-            f"nothing of the change survives in {kind}: it is smaller than the steps of the quantised weight; {WAYS_OUT}"
+            f"nothing of the change survives in {kind}: the steps of the quantised weight are larger; {WAYS_OUT}"
         )
     if bool(missed > dW):
         warnings.warn(
-            f"{kind} takes the change with an error of {float(missed / dW):.2g} of its norm, which is worse than without "
+            f"{kind} takes the change with an error of {float(missed / dW):.2g} of its norm, worse than without "
             f"it: {WAYS_OUT}",
             stacklevel=4,
         )
