@@ -18,7 +18,9 @@ class QuantisedWeight(LinearWeight):
     """W_q of a quantised layer; writing W gives it Q(W), a parameter of its own."""
 
     quantised = True
-    plain = nn.Identity
+
+    def _is_plain(self) -> bool:
+        return False
 
     @property
     def kind(self) -> str:
@@ -80,7 +82,7 @@ class Int8Weight(QuantisedWeight):
     """bitsandbytes' Linear8bitLt: rows of codes in -127..127 with a scale each, which the first forward moves away."""
 
     def part(self, name: str) -> Any:
-        part = super().part(name)
+        part: Any = super().part(name)
         if name == "weight" and part.SCB is None:
             part.CB, part.SCB = part.data, self.layer.state.SCB  # the next forward takes them up again
         return part
