@@ -1,4 +1,4 @@
-"""Writes the pages that are made: docs/methods.md, the table of methods in README.md, and docs/floor.md.
+"""Writes the pages that are made: docs/methods.md, docs/floor.md, the tables in README.md and docs/strength.md.
 
     python -m subspace_tuning.docs      or      make docs
 
@@ -21,6 +21,7 @@ from subspace_tuning.files.aside import write
 from subspace_tuning.files.markdown import table, with_table
 from subspace_tuning.method.catalogue import Entry, catalogue
 from subspace_tuning.method.registry import METHODS
+from subspace_tuning.method.strength import rule
 
 PAGE, README, SCORES = "docs/methods.md", "README.md", "docs/data/method_table.json"
 LONGER = "docs/data/method_table_300.json"  # for the methods that 100 steps are too few for
@@ -28,6 +29,7 @@ FLOOR, STEPS, FLOOR_PICTURE = "docs/floor.md", "docs/data/step.json", "docs/pict
 TENSORS, PROFILES = "docs/data/saved.json", "docs/data/profile_*.json"
 COMPILED = "docs/data/compile_step.json"
 MARKER = "<!-- methods -->"
+STRENGTH, RULES = "docs/strength.md", "<!-- rules -->"
 SEARCHED = "\\*"  # marks a learning rate that was searched for
 HEAD = """\
 <!-- made by `make docs` from the registry: edit the methods, not this page -->
@@ -71,6 +73,14 @@ def readme_table() -> str:
     return table(("what is done to W", "methods"), rows)
 
 
+def rules_table() -> str:
+    """What lies between W and phi(W), one line a rule."""
+    rules: dict[str, list[str]] = {}
+    for e in entries():
+        rules.setdefault(rule(METHODS[e.name]), []).append(f"[`{e.name}`](methods.md#{e.name})")
+    return table(("phi_t", "methods"), ((_code(told), " ".join(names)) for told, names in rules.items()))
+
+
 def pages(root: Path) -> dict[Path, str]:
     """Every generated page of a checkout and what it should say."""
     if not (root / README).is_file():
@@ -78,6 +88,8 @@ def pages(root: Path) -> dict[Path, str]:
     scores = [_read(root / path) for path in (SCORES, LONGER) if (root / path).is_file()]
     readme = (root / README).read_text(encoding="utf-8")
     made = {root / PAGE: methods_page(*scores), root / README: with_table(readme, readme_table(), MARKER, README)}
+    strength = (root / STRENGTH).read_text(encoding="utf-8")
+    made[root / STRENGTH] = with_table(strength, rules_table(), RULES, STRENGTH)
     if (root / STEPS).is_file():
         tensors = _read(root / TENSORS)["tensors"] if (root / TENSORS).is_file() else ()
         profiles = [_read(path) for path in sorted(root.glob(PROFILES))]

@@ -40,7 +40,7 @@ def test_the_catalogue_draws_no_random_numbers():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("path", [docs.PAGE, docs.README, docs.FLOOR])
+@pytest.mark.parametrize("path", [docs.PAGE, docs.README, docs.FLOOR, docs.STRENGTH])
 def test_the_committed_pages_are_what_the_registry_generates(path):
     assert (ROOT / path).read_text(encoding="utf-8") == docs.pages(ROOT)[ROOT / path], "run `make docs`"
 
@@ -51,6 +51,16 @@ def test_every_method_is_in_the_pages():
         assert f"### {entry.name}\n" in page
         assert f"[`{entry.name}`](docs/methods.md#{entry.name})" in table
     assert len({line.replace("\\|", "").count("|") for line in table.splitlines()}) == 1
+
+
+def test_every_method_has_a_rule_between_W_and_phi():
+    table = docs.rules_table()
+    for entry in docs.entries():
+        assert f"[`{entry.name}`](methods.md#{entry.name})" in table
+    line = next(row for row in table.splitlines() if row.startswith("| `W + t (phi(W) - W)` |"))
+    assert "`lora`" in line
+    assert "`ssb`" not in line
+    assert "| `R^t W, every rotation by t times its angles` | [`oft`](methods.md#oft) |" in table
 
 
 def test_scores_stand_in_the_page():

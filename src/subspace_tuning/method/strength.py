@@ -46,3 +46,12 @@ def check_dial(method: Method) -> None:
 def at_strength(method: Method, t: float) -> Method:
     """The method whose phi is phi_t; at t = 1 the method itself."""
     return method if t == 1 else AtStrength(method, t)
+
+
+def rule(method: type[Method]) -> str:
+    """How phi_t of a method goes, in its own words: the first line that its ``phi_t`` says."""
+    elsewhere = {"bias": "b + t (b' - b)", "output": "y + t (y' - y)"}
+    if method.sits_on in ("block", "tokens"):
+        return "none: at work whole or not at all"
+    said = (method.phi_t.__doc__ or Method.phi_t.__doc__ or "").strip().splitlines()[0].rstrip(".")
+    return elsewhere.get(method.sits_on, said)
