@@ -102,10 +102,11 @@ class SubspaceCallback(TrainerCallback):
         for layer in self._chosen(model):
             adapters = [a for a in layer.active_adapters if a in layer.methods]
             E = layer.tuned(adapters).E
-            dW = (E.dense() - layer.frozen.dense()).float()
-            for name in self.measures:
-                for key, value in MEASURES[name](layer, dW).items():
-                    found.setdefault(f"subspace/{key}", []).append(value)
+            for _ in layer.each():
+                dW = (E.dense() - layer.frozen.dense()).float()
+                for name in self.measures:
+                    for key, value in MEASURES[name](layer, dW).items():
+                        found.setdefault(f"subspace/{key}", []).append(value)
         return {key: sum(values) / len(values) for key, values in found.items()}
 
     def _chosen(self, model: nn.Module) -> list[SubspaceLayer]:

@@ -15,7 +15,7 @@ from subspace_tuning.method import Method, registry
 from subspace_tuning.method.mpc import WEIGHT, constrain
 from subspace_tuning.tuner.bridge import SUBSPACE
 from subspace_tuning.tuner.from_peft import from_config, from_folder, keywords
-from subspace_tuning.tuner.peft_words import ours
+from subspace_tuning.tuner.peft_words import ours, with_parameters
 
 CARD = """
 ## Loading this adapter
@@ -45,6 +45,8 @@ class SubspaceConfig(PeftConfig):
         whose module has been imported; ``build("package.module:Class")`` imports it.
     mpc, mpc_weight: hold the factors A and B to a pattern (o, d or n); see ``mpc.py``.
     target_modules: names, a regular expression or ``"all-linear"``; None takes the paper's modules.
+        Fused weights of experts go by the parameter's name: ``["experts.gate_up_proj"]``; PEFT's ``target_parameters``
+        names them too.
     exclude_modules, layers_to_transform, layers_pattern, modules_to_save: as in PEFT.
     rank_pattern, alpha_pattern: module name or regular expression -> another rank r or scale alpha.
     method_pattern: module name or regular expression -> another method.
@@ -74,6 +76,8 @@ class SubspaceConfig(PeftConfig):
 
     def __init__(self, method: Any = "ssb", **values: Any):
         known = {f.name: f for f in dataclasses.fields(self)}
+        if parameters := values.pop("target_parameters", None):
+            values["target_modules"] = with_parameters(values.get("target_modules"), parameters)
         of_method = {k: values.pop(k) for k in list(values) if k not in known and k != "requires"}
         if of_method.get("init_lora_weights") is False:
             values.setdefault("init_weights", False)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from functools import partial
 from itertools import count
+from operator import getitem
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -35,10 +37,6 @@ class Tuned(NamedTuple):
     E: Expr  # phi(W)
     b: Live | None
     after: Expr | None  # what becomes of the output
-
-
-def _read(held: Any, name: str) -> Tensor:
-    return held[name]
 
 
 KEPT = 16  # expressions, of different adapters at different strengths
@@ -186,9 +184,13 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
         """The weights that are tuned here: one."""
         return [Part("", self.frozen, lambda t: t)]
 
+    def each(self) -> Iterator[int]:
+        """Put one weight to work after the other: one."""
+        yield 0
+
     def params(self, adapter: str, training: bool = False) -> Params:
         """The parameters and constants of an adapter as phi reads them."""
-        live = {k: Live(partial(_read, group, k)) for group in self.held(adapter) for k in group}
+        live = {k: Live(partial(getitem, group, k)) for group in self.held(adapter) for k in group}
         return Params(live, training)
 
     def constants(self, adapter: str) -> Constants:

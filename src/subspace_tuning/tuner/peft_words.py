@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 SAME = {
@@ -19,7 +21,7 @@ INSTEAD = {
     "trainable_token_indices": "train the embedding whole by modules_to_save=['embed_tokens'], or name it in "
     "target_modules",
     "ensure_weight_tying": "a method on a tied weight changes that module only, and merging unties it",
-    "target_parameters": "methods sit on modules: name them in target_modules",
+    "target_parameters": "name the parameters of experts there, or in target_modules",
     "layer_replication": "replicate the layers of the model before the method is put on it",
     "use_qalora": "method='lora' trains on a quantised weight as it is",
     "alora_invocation_tokens": "a method is at work on every token, or on none: see disable_adapter",
@@ -57,3 +59,13 @@ def ours(method: str, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         else:
             fields[key] = value
     return method, fields
+
+
+def with_parameters(modules: Any, parameters: Iterable[str]) -> Any:
+    """``target_modules`` that name these parameters (of experts) too. Raises ValueError beside "all-linear"."""
+    if modules == "all-linear":
+        raise ValueError("target_parameters goes with names or an expression in target_modules, not with 'all-linear'")
+    if isinstance(modules, str):
+        names = "|".join(map(re.escape, parameters))
+        return rf"(?:{modules})|(?:.*\.)?(?:{names})"
+    return {*(modules or ()), *parameters}
