@@ -13,7 +13,7 @@ from subspace_tuning.tuner.targets import KINDS, default_targets
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.filterwarnings("ignore:no method can sit on")
+@pytest.mark.filterwarnings("ignore:by default no method sits on")
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_kinds_that_are_told_are_the_modules_that_are_taken(name):
     with torch.device("meta"):

@@ -91,7 +91,8 @@ def default_targets(places: str, model: nn.Module, config: PeftConfig | None = N
     if not chosen:
         raise ValueError(_nothing(places, model, weights, modules))
     if left := sorted({f"{w.short} {w.size}" for w in wanted if w.name not in chosen}):
-        warnings.warn(f"no method can sit on {', '.join(left)} of {type(model).__name__}: left out", stacklevel=2)
+        told = f"by default no method sits on {', '.join(left)} of {type(model).__name__}: left out"
+        warnings.warn(f"{told}; weights of experts can be named in target_modules", stacklevel=2)
     return _of_layers(_short(chosen, weights, {name for name, _ in outer_modules(model)}), config)
 
 
