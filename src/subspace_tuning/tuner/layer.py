@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator
 from functools import partial
 from itertools import count
-from operator import getitem
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -37,6 +36,10 @@ class Tuned(NamedTuple):
     E: Expr  # phi(W)
     b: Live | None
     after: Expr | None  # what becomes of the output
+
+
+def _read(held: Any, name: str) -> Tensor:
+    return held[name]
 
 
 KEPT = 16  # expressions, of different adapters at different strengths
@@ -190,7 +193,7 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
 
     def params(self, adapter: str, training: bool = False) -> Params:
         """The parameters and constants of an adapter as phi reads them."""
-        live = {k: Live(partial(getitem, group, k)) for group in self.held(adapter) for k in group}
+        live = {k: Live(partial(_read, group, k)) for group in self.held(adapter) for k in group}
         return Params(live, training)
 
     def constants(self, adapter: str) -> Constants:
