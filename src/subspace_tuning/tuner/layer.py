@@ -22,6 +22,7 @@ from subspace_tuning.method.strength import at_strength
 from subspace_tuning.tuner.at_work import Dial
 from subspace_tuning.tuner.merging import Merging
 from subspace_tuning.tuner.mixed import mixed
+from subspace_tuning.tuner.offload import at_hand, take_back
 from subspace_tuning.tuner.start import Started, check_seat, start
 from subspace_tuning.weights import LayerWeight, Part, weight_of
 
@@ -111,7 +112,7 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
     def add(self, adapter: str, method: Method, init_weights: bool = True) -> None:
         """Create the parameters of a method under an adapter's name. Raises ValueError where it cannot sit here."""
         check_seat(method, self.frozen)
-        with torch.no_grad(), keeping(), self.original():
+        with torch.no_grad(), at_hand(self.get_base_layer()), keeping(), self.original():
             constants, started, stored = self.start(method)
             params = {k: nn.Parameter(value) for k, value in started.items()}
             for value in () if init_weights else params.values():
@@ -153,7 +154,8 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        device = device or self.weight.device
+        if (device := device or self.weight.device).type == "meta":
+            return
         for group in (self.subspace_params, self.subspace_constants, self.subspace_stored):
             held: Any = group[adapter_name] if adapter_name in group else nn.Module()
             if not any(p.is_meta for p in held.parameters()):
@@ -272,9 +274,11 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
     def tuned_forward(self, x: Tensor, adapters: list[str]) -> Tensor:
         """x -> x phi(W) + b by these adapters."""
         self.check_read(adapters)
+        take_back([self.subspace_params, self.subspace_constants, self.subspace_stored])
         W, E, b, after = self.tuned(adapters, self.training)
-        y = E.apply(W.rows(x), None if b is None else b.now())
-        return W.finish(y if after is None else after.apply(y))
+        with at_hand(self.get_base_layer()):
+            y = E.apply(W.rows(x), None if b is None else b.now())
+            return W.finish(y if after is None else after.apply(y))
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Delete an adapter; where it was the only active one, none is: layers do not know what the others hold."""

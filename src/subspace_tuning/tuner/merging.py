@@ -12,6 +12,7 @@ from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
 from subspace_tuning.algebra import NotALinearMap
+from subspace_tuning.tuner.offload import at_hand
 
 
 class Merging:
@@ -29,6 +30,10 @@ class Merging:
         for name in names:
             if not self.methods[name].mergeable:
                 raise NotALinearMap(f"{self.methods[name].describe()} is not a map of the weight; keep it unmerged")
+        with at_hand(self.get_base_layer()):
+            self._merge(names, safe_merge)
+
+    def _merge(self: Any, names: list[str], safe_merge: bool) -> None:
         together = [*self.merged_adapters, *names]  # phi of the original weight, however they were merged
         with self.original():
             new_weight, new_bias = self.merged_values(together)
@@ -74,6 +79,7 @@ class Merging:
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        self._place(self._original)
+        with at_hand(self.get_base_layer()):
+            self._place(self._original)
         self._original.clear()
         self.merged_adapters.clear()

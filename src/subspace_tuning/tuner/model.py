@@ -21,6 +21,7 @@ from subspace_tuning.tuner.clock import Clock
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.experts import layer_on
 from subspace_tuning.tuner.layer import BASE, SubspaceLayer
+from subspace_tuning.tuner.offload import at_hand
 from subspace_tuning.tuner.room import Room
 from subspace_tuning.tuner.routed import copies, routed
 from subspace_tuning.tuner.saved import check_fits, check_name, each_as, named_layers, nameless, of_adapter
@@ -162,7 +163,8 @@ class SubspaceModel(BaseTuner):
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         """Put a module in place of another, wherever else in the model that one stands too."""
         shared = [(m, name) for m in self.model.modules() for name, own in m._modules.items() if own is child]
-        super()._replace_module(parent, child_name, new_module, child)
+        with at_hand(child):  # PEFT moves parameters to where its weight is
+            super()._replace_module(parent, child_name, new_module, child)
         for module, name in shared:
             if module is not new_module:
                 setattr(module, name, new_module)

@@ -1,0 +1,42 @@
+"""Frozen layers whose weights accelerate keeps on the CPU or on disk, and brings in when their forward is called.
+
+An equation also reads W without calling the layer, and parameters of methods live in containers that nothing calls. So
+W is held in memory while an equation is at work on it; the parameters, which are small, are not offloaded at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from accelerate.hooks import remove_hook_from_module
+from torch import nn
+
+
+@contextmanager
+def at_hand(layer: nn.Module) -> Iterator[None]:
+    """Within this, an offloaded layer holds its weight, however often it is called; what was written is kept."""
+    hook: Any = getattr(layer, "_hf_hook", None)
+    if not getattr(hook, "offload", False) or not any(p.is_meta for p in layer.parameters(recurse=False)):
+        yield
+        return
+    hook.pre_forward(layer)
+    brought = dict(layer.named_parameters(recurse=False))
+    hook.offload = False
+    try:
+        yield
+    finally:
+        hook.offload = True
+        held = dict(layer.named_parameters(recurse=False))
+        if any(held[name] is not p for name, p in brought.items()):
+            hook.weights_map = {name: p.detach().to("cpu") for name, p in held.items()}
+        hook.post_forward(layer, None)
+
+
+def take_back(containers: list[nn.ModuleDict]) -> None:
+    """Bring the parameters of methods back that were offloaded with the model."""
+    for container in containers:
+        for module in container.children():
+            if hasattr(module, "_hf_hook"):
+                remove_hook_from_module(module)
