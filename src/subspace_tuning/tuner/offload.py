@@ -18,20 +18,27 @@ from torch import nn
 def at_hand(layer: nn.Module) -> Iterator[None]:
     """Within this, an offloaded layer holds its weight, however often it is called; what was written is kept."""
     hook: Any = getattr(layer, "_hf_hook", None)
-    if not getattr(hook, "offload", False) or not any(p.is_meta for p in layer.parameters(recurse=False)):
+    if not getattr(hook, "offload", False):
         yield
         return
-    hook.pre_forward(layer)
+    away = any(p.is_meta for p in layer.parameters(recurse=False))  # else somebody else has brought it
+    if away:
+        hook.pre_forward(layer)
     brought = dict(layer.named_parameters(recurse=False))
     hook.offload = False
     try:
         yield
     finally:
         hook.offload = True
-        held = dict(layer.named_parameters(recurse=False))
-        if any(held[name] is not p for name, p in brought.items()):
-            hook.weights_map = {name: p.detach().to("cpu") for name, p in held.items()}
-        hook.post_forward(layer, None)
+        if away:
+            _put_away(layer, hook, brought)
+
+
+def _put_away(layer: nn.Module, hook: Any, brought: dict[str, nn.Parameter]) -> None:
+    held = dict(layer.named_parameters(recurse=False))
+    if any(held[name] is not p for name, p in brought.items()):
+        hook.weights_map = {name: p.detach().to("cpu") for name, p in held.items()}
+    hook.post_forward(layer, None)
 
 
 def take_back(containers: list[nn.ModuleDict]) -> None:
