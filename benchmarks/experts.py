@@ -1,6 +1,6 @@
 """A training step with LoRA on the experts of a mixture: ours beside PEFT's ``target_parameters``.
 
-python benchmarks/experts.py [hidden] [inner] [experts] [tokens]: prints seconds and peak memory of each, one process each.
+python benchmarks/experts.py [hidden] [inner] [experts] [tokens]: seconds and peak memory, one process each.
 """
 
 import multiprocessing
