@@ -30,13 +30,14 @@ class FLoRA(Factored):
 
     def phi(self, W: Expr, p: Params) -> Expr:
         p = self.whole(p)
-        return self.extended(W, self.dropped(p.A, p) @ Live.of(_core, p.M.numbers) @ p.B, p)
+        return self.extended(W, self.dropped(p.A, p) @ Live.of(_beside, p.M.numbers, p.B.numbers), p)
 
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
         best = super().project(W, W_star)
         return {**best, "M": best["B"].new_zeros(self.r, self.r)}
 
 
-def _core(M: Tensor) -> Tensor:
-    """I + M."""
-    return wide(M) + torch.eye(len(M), dtype=wide(M).dtype, device=M.device)
+def _beside(M: Tensor, B: Tensor) -> Tensor:
+    """(I + M) B, of which half precision would round 1 + M_ii to 1."""
+    M, B = wide(M), wide(B)
+    return torch.addmm(B, M.to(B.dtype), B)

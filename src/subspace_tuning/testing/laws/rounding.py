@@ -15,6 +15,7 @@ from subspace_tuning.testing.law import law, require
 
 CHANGE = 0.003  # less than half a unit in the last place of 1 in bfloat16
 DRAWS = 5
+HALF_LOST = 0.5  # of an effect, or as much again: numbers that are alike are rounded alike
 
 
 class Precision(NamedTuple):
@@ -84,15 +85,18 @@ class Gain(NamedTuple):
 
     @classmethod
     def of(cls, twins: Twins, name: str, eps: float, outcome: Callable[[Any, int], Tensor]) -> Gain:
-        """Over a few draws, the first at the start of training.
+        """Over a few draws of all other parameters. One that starts at zero is moved from there, its numbers alike: had
+        what they make been rounded, 1.003 to 1, nothing would be left, and no other number could make up for it.
 
-        An entry of dy errs by rounding two entries of y, eps / sqrt(6) of them, one independently of the other; where
-        what a number of the parameter makes is rounded (a matrix that meets the rows), it errs likewise.
+        An entry of dy errs by rounding two entries of y, eps / sqrt(6) of them, one independently of the other; numbers
+        of a parameter that starts at random, where they are rounded to meet the rows, err likewise.
         """
         met = size = outputs = count = 0.0
         start = twins.values()
+        at_random = bool(start[name].any())
         for draw in range(DRAWS):
-            values = {k: p + 0.1 * torch.randn_like(p) * (draw > 0) for k, p in start.items()}
+            values = {k: p + 0.1 * torch.randn_like(p) for k, p in start.items()}
+            values[name] = values[name] if at_random else start[name]
             moved = values | {name: values[name] * (1 + CHANGE) + CHANGE}
             before, after = (twins.outcomes(v, outcome, draw) for v in (values, moved))
             dy = after[1] - before[1]
@@ -102,13 +106,13 @@ class Gain(NamedTuple):
             count += before[1].flatten(0, -2).unique(dim=0).numel()
         twins.set(start)
         size, half = max(size, 1e-300), eps / 6**0.5
-        own = 1 / CHANGE / (DRAWS * start[name].numel()) ** 0.5
+        own = at_random / CHANGE / (DRAWS * start[name].numel()) ** 0.5
         return cls(met / size, half * ((outputs / size) ** 0.5 / count**0.5 + own))
 
     def check(self, what: str) -> None:
         off = abs(self.value - 1)
         require(
-            off < min(0.1 + 4 * self.noise, 0.9),
+            off < HALF_LOST + 4 * self.noise,
             f"{what} has a gain of {self.value:.3f}, expected 1 +- {self.noise:.3f}",
         )
 
