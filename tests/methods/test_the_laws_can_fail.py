@@ -65,7 +65,6 @@ class HasADeadParameter(Sound):
     breaks = (
         MOVED
         | PAIR
-        | SMALL
         | EXACT
         | IN_PLACE
         | TRANSFORMED
@@ -95,7 +94,6 @@ class NeverMoves(Sound):
         | PAIR
         | ROWS
         | DENSE
-        | SMALL
         | HALF
         | DECAY
         | {
