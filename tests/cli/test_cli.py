@@ -11,6 +11,7 @@ import torch
 import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+import tiny_sft
 from command import subspace, words_of
 from subspace_tuning.method.registry import METHODS
 from subspace_tuning.run.predict import Predictor
@@ -57,13 +58,31 @@ def test_a_run_without_output_is_named_for_what_it_says(tmp_path, monkeypatch):
     assert str(run.relative_to(tmp_path)) in out
 
 
+def run_of_a_language_model(folder, path, rows):
+    """Judged by few rows, retention by those it is trained on: the carried texts are not fetched here."""
+    tiny_sft.model(folder / "model", max_position_embeddings=1024)
+    data = tiny_sft.data(folder / "data", rows)
+    text = tiny_sft.write(folder / "text.jsonl", [{"text": "the cat"}])
+    kept = f"retention=[{{judge: bits_per_byte, name: kept, data: {text}}}]"
+    where = [f"model={folder}/model", f"data={data}", f"output={folder}/run", kept]
+    if "task: conversations" in path.read_text():
+        where.append("task=sft")
+    code, out, err = subspace("train", path, *where, "max_steps=2", "save_every=never", "--json")
+    assert code == 0, err
+    assert json.loads(out)["steps"] == 2
+
+
 @pytest.mark.parametrize(
     "path", sorted(p for p in RECIPES.glob("*.yaml") if "task" in yaml.safe_load(p.read_text())), ids=lambda p: p.stem
 )
 def test_every_recipe_runs(tmp_path, path):
     """Shrunk: a tiny model, few rows and steps; the rest as written. Demo and sweeps have tests of their own."""
+    recipe = yaml.safe_load(path.read_text())
+    task = recipe["task"]
+    if task in ("sft", "conversations"):
+        run_of_a_language_model(tmp_path, path, tiny_sft.choices if recipe.get("form") == "cloze" else tiny_sft.chats)
+        return
     model(tmp_path / "model")
-    task = yaml.safe_load(path.read_text())["task"]
     names = {"rte": ("sentence1", "sentence2"), "stsb": ("sentence1", "sentence2")}.get(task, ("text", "other"))
     for part, size in (("train", 40), ("validation", 20)):
         content = [{names[0]: r["text"], names[1]: r["other"], "label": r["label"]} for r in rows(size)]

@@ -14,6 +14,7 @@ from subspace_tuning.cli import (  # noqa: F401  each adds its commands
     demo,
     export,
     fit,
+    language,
     methods,
     modules,
     pack,

@@ -10,8 +10,7 @@ import typer
 
 from subspace_tuning.cli.command import command, print_json
 from subspace_tuning.cli.methods import AsJson
-from subspace_tuning.cli.use import Imports, Strength
-from subspace_tuning.cli.use import _import as import_all
+from subspace_tuning.cli.use import Imports, Strength, import_all
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.text import lines_of, read_text
 

@@ -34,7 +34,8 @@ def tasks(as_json: AsJson = False) -> None:
         typer.secho(t["kind"], bold=True)
         typer.echo(f"  a row     {t['row']}")
         typer.echo(f"  recipe    {', '.join(t['keys'])}")
-        typer.echo(f"  metrics   {', '.join(t['metrics'])} (the first unless metric says another)")
+        metrics = ", ".join(t["metrics"]) or "those of its judgements"
+        typer.echo(f"  metrics   {metrics} (the first unless metric says another)")
         typer.echo(f"  head      {t['head']}, {t['task_type']} for PEFT")
         if t["known"]:
             typer.echo(f"  by name   {', '.join(t['known'])}")

@@ -18,6 +18,7 @@ from subspace_tuning.cli.methods import AsJson
         "subspace train --model roberta-base --task cola --method ssb",
         "subspace train --method lora --set r=4 --set alpha=8 --mpc o seed=1 epochs=5",
         "subspace train recipes/rte.yaml method='ssb|lora' method.r=2 data=path/to/glue",
+        "subspace train --model smollm2",
         "subspace train --task classification data=reviews.csv columns=[text] labels=[bad,good]",
     ],
     then="`subspace predict RUN TEXT` uses it, `subspace analyze RUN` looks at what training did, "
@@ -31,7 +32,7 @@ def train(
     model: Annotated[str | None, typer.Option(help="Hub name or folder; without it the offline MiniLM.")] = None,
     task: Annotated[str | None, typer.Option(help="A kind of task or one known by name; see `subspace tasks`.")] = None,
     method: Annotated[
-        str | None, typer.Option(help="A method's name, a|b, package.module:Class, full or head.")
+        str | None, typer.Option(help="A method's name, a|b, package.module:Class, full, head or none.")
     ] = None,
     rank: Annotated[int | None, typer.Option(help="The method's rank r.")] = None,
     fields: Annotated[list[str] | None, typer.Option("--set", help="A field of the method, such as r=8.")] = None,
@@ -68,6 +69,11 @@ def train(
         return
     if result.floor_ratio is not None:
         typer.echo(f"a step takes {result.floor_ratio:.2f} of the floor")
+    for label, verdict in result.verdicts.items():
+        typer.echo(f"{label}: {verdict['metric']} {verdict['value']:.4f} on {verdict['rows']} rows")
+    for label, change in result.retention.items():
+        before, after = (change[when] for when in ("before", "after"))
+        typer.echo(f"{label}: {change['metric']} {before:.4f} before, {after:.4f} after")
     typer.echo(
         f"{result.metric} {result.score:.4f} ({result.checkpoint} checkpoint) with {result.trainable:,} parameters, "
         f"{result.permille:.2f} per mille of {result.model}\n{RunFolder.of(recipe.resolved()).path}"

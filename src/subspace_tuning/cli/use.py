@@ -35,14 +35,17 @@ def predict(
     texts: Annotated[
         list[str], typer.Argument(help="Texts, or one file with a text a line; pairs are parted by a tab.")
     ],
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer, for language models.")] = None,
     imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge texts by a trained run."""
+    """Judge texts by a trained run, or let a language model answer them."""
     from subspace_tuning.run.predict import Predictor, rows_of
 
-    _import(imports)
+    import_all(imports)
     predictor = Predictor(run)
+    if max_new_tokens is not None:
+        predictor.say_at_most(max_new_tokens)
     found = predictor.answers(rows_of(predictor.task, texts))
     if as_json:
         print_json([{**a._asdict(), "text": a.text[0] if len(a.text) == 1 else a.text} for a in found])
@@ -65,11 +68,11 @@ def merge(
     """Write a run as a plain transformers model: phi(W) in the weights, tokenizer and model card beside them."""
     from subspace_tuning.run.merged import merge as write_merged
 
-    _import(imports)
+    import_all(imports)
     typer.echo(f"written to {write_merged(run, out, strength)}")
 
 
-def _import(modules: list[str] | None) -> None:
+def import_all(modules: list[str] | None) -> None:
     for module in modules or []:
         try:
             importlib.import_module(module)

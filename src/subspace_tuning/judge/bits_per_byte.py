@@ -34,6 +34,10 @@ class BitsPerByte(OfRows):
     window: int = Field(1024, ge=4)
     batch_tokens: PositiveInt = 4096
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        return ("bits_per_byte", "loss", "perplexity")
+
     def judge(self, model: Any, tokenizer: Any, records: Records, progress: Progress) -> Verdict:
         encoding = encode(records, tokenizer, answers=self.answers, ends=False)
         window = min(self.window, limit_of(model) or self.window)

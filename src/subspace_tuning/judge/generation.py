@@ -63,6 +63,10 @@ class Generation(OfRows):
             raise ValueError(f"it is no regular expression ({error})") from error
         return value
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        return self.metrics
+
     def judge(self, model: Any, tokenizer: Any, records: Records, progress: Progress) -> Verdict:
         rows = rows_of(records)
         encoding = encode(records, tokenizer, answers="last", ends=False)

@@ -46,6 +46,11 @@ class Judgement(ABC):
     def label(self) -> str:
         return self.name or self.kind
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The metrics that its verdict will have, where they are known beforehand."""
+        return ()
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class OfRows(Judgement):

@@ -44,6 +44,10 @@ class MultipleChoice(OfRows):
     chat: bool = False
     batch_tokens: PositiveInt = 4096
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        return (RAW, PER_BYTE, PER_TOKEN, "probability", "chance")
+
     def judge(self, model: Any, tokenizer: Any, records: Records, progress: Progress) -> Verdict:
         questions = questions_of(records)
         groups = self._encoded(questions, tokenizer)

@@ -59,7 +59,7 @@ def tell(
         "title": title,
         "made": f"{made} by subspace-tuning {VERSION}",
         "words": [*words.sentences(runs, cells, found), *words.unfinished(standing)],
-        "runs": columns(runs[SHOWN]),
+        "runs": columns(runs[[*SHOWN, *(name for name in runs if name.startswith(("after_", "change_")))]]),
         "cells": columns(cells),
         "ranks": {model: asdict(ranking(of_model)) for model, of_model in _final(runs).groupby("model")},
         "claims": [asdict(verdict) for verdict in found],

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files import assets
 from subspace_tuning.files.text import lines_of, read_text
 from subspace_tuning.rows.kept import digest
 
@@ -49,12 +50,14 @@ class Records:
 
 
 def read(source: str | Path, splits: str | Sequence[str] = JUDGED, subset: str | None = None) -> Records:
-    """The records of a file, of a folder (of its first split that is there), or of a data set of the hub.
+    """The records of a file, of a folder (of its first split that is there), of a data set of the hub, or carried ones.
 
     subset: the configuration of a hub's data set (``ARC-Easy``). Raises BadInput for what is not there or broken.
     """
     splits = (splits,) if isinstance(splits, str) else tuple(splits)
     path = Path(source).expanduser()
+    if str(source) in CARRIED and not path.exists():
+        return Records.of(CARRIED[str(source)](), str(source))
     if path.is_file():
         return Records.of(_read_file(path), str(path))
     if path.is_dir():
@@ -66,6 +69,12 @@ def read(source: str | Path, splits: str | Sequence[str] = JUDGED, subset: str |
     if _ON_HUB.fullmatch(str(source)):
         return _from_hub(str(source), splits, subset)
     raise BadInput(f"there is no data file or folder {source}, and it is no name on the hub such as allenai/ai2_arc")
+
+
+CARRIED: dict[str, Callable[[], list[Record]]] = {  # texts that ordinary packages carry
+    "editorials": lambda: [{"text": text} for text in assets.editorials()],
+    "conversations": lambda: [{"question": asked, "answer": said} for asked, said in assets.conversations()],
+}
 
 
 def sampled(records: Records, size: int | None) -> Records:

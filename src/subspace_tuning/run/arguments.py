@@ -11,6 +11,7 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 from subspace_tuning.errors import BadInput, as_bad_input, nearest
 from subspace_tuning.run.folder import RunFolder
 from subspace_tuning.run.recipe import Recipe
+from subspace_tuning.tasks.language import LENGTH
 
 OWN = {  # arguments that the run itself decides, and what in a recipe says them
     **{"output_dir": "output", "learning_rate": "learning_rate", "seed": "seed", "bf16": "bf16"},
@@ -19,11 +20,20 @@ OWN = {  # arguments that the run itself decides, and what in a recipe says them
     **{"eval_strategy": "evaluate_every", "eval_steps": "evaluate_every", "eval_delay": "evaluate_every"},
     **{"save_strategy": "save_every", "save_steps": "save_every", "load_best_model_at_end": "checkpoint"},
     **{"metric_for_best_model": "metric", "greater_is_better": "metric", "logging_steps": "log_every"},
+    **{"max_length": "max_length", "packing": "packing", "beta": "beta"},
 }
 FIXED = (  # arguments without which a run could not be judged, watched or resumed
     *("save_total_limit", "save_only_model", "ignore_data_skip", "resume_from_checkpoint", "auto_find_batch_size"),
     *("restore_callback_states_from_checkpoint", "logging_strategy", "logging_nan_inf_filter", "label_names"),
     *("prediction_loss_only", "batch_eval_metrics", "push_to_hub", "remove_unused_columns", "full_determinism"),
+    *(
+        "dataset_kwargs",
+        "eval_packing",
+        "padding_free",
+        "completion_only_loss",
+        "assistant_only_loss",
+        "dataset_text_field",
+    ),
     *("include_for_metrics", "eval_do_concat_batches", "save_on_each_node"),
 )
 
@@ -43,7 +53,8 @@ def arguments(recipe: Recipe, folder: RunFolder) -> TrainingArguments:
         if key in FIXED:
             raise BadInput(f"trainer: {key!r} is set so that a run can be judged and resumed; leave it out")
     with as_bad_input((ValueError, TypeError, ImportError)):
-        made = kind(**{**_values(recipe, folder), **own, **recipe.trainer})
+        length = {"max_length": recipe.max_length or LENGTH} if "max_length" in known else {}
+        made = kind(**{**_values(recipe, folder), **length, **own, **recipe.trainer})
         _try_out(made)
     return made
 
@@ -53,6 +64,7 @@ def _values(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     evaluate = {"epoch": "epoch", "end": "no"}.get(str(recipe.evaluate_every), "steps")
     save_every = recipe.evaluate_every if recipe.checkpoint == "best" else recipe.save_every
     values: dict[str, Any] = {
+        "gradient_checkpointing": recipe.gradient_checkpointing,
         "output_dir": str(folder.checkpoints),
         "seed": recipe.seed,
         "learning_rate": recipe.learning_rate,
@@ -83,7 +95,7 @@ def _values(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
     if recipe.gradient_checkpointing:
-        values |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+        values["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
     return values
 
 

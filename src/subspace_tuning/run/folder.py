@@ -4,6 +4,7 @@ config.yaml     the resolved recipe
 metrics.jsonl   one line a log or evaluation
 log.txt         in a sweep: what it printed; error.txt: how it last failed
 checkpoints/    while it runs: what resuming needs
+verdicts.json   of language models: every judgement, with each row's own values
 adapter/        the trained parameters and the head (model/ for full fine-tuning)
 result.json     written last: a folder that has it is finished
 """
@@ -56,6 +57,8 @@ class Result:
     finished: str = ""  # when, UTC
     floor_ratio: float | None = None  # time of a step over the floor's, where it was asked for
     scores: dict[str, float] = field(default_factory=dict)  # by every metric of the task's kind
+    verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)  # of each judgement, without the rows' own values
+    retention: dict[str, dict[str, Any]] = field(default_factory=dict)  # of each: metric, before, after, difference
 
     @classmethod
     def from_json(cls, text: str) -> Result:
@@ -172,7 +175,7 @@ class RunFolder:
             return
         self.recipe()  # raises for a config.yaml of something else
         with writing(self.path):
-            for name in ("result.json", "metrics.jsonl", "log.txt", "error.txt"):
+            for name in ("result.json", "verdicts.json", "metrics.jsonl", "log.txt", "error.txt"):
                 (self.path / name).unlink(missing_ok=True)
             for name in ("checkpoints", "adapter", "model"):
                 with suppress(FileNotFoundError):
@@ -193,10 +196,11 @@ class RunFolder:
         with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
-    def finish(self, result: Result, kind: str, save: Callable[[Path], None]) -> None:
-        """Write the weights with ``save`` into ``kind``/ (adapter or model), then the result."""
-        with whole_folder(self.path / kind) as folder:
-            save(folder)
+    def finish(self, result: Result, kind: str | None, save: Callable[[Path], None]) -> None:
+        """Write the weights with ``save`` into ``kind``/ (adapter, model; None: there are none), then the result."""
+        if kind is not None:
+            with whole_folder(self.path / kind) as folder:
+                save(folder)
         write(self.path / "result.json", result.to_json() + "\n")
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
@@ -210,6 +214,7 @@ def name_of(recipe: Recipe) -> str:
 def _fits(value: Any, kind: str) -> bool:
     """Whether a value read from JSON is of the kind that an annotation names."""
     kinds: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
-    kinds |= {"dict[str, str]": (dict,), "dict[str, float]": (dict,), "float | None": (int, float, type(None))}
+    kinds |= dict.fromkeys(("dict[str, str]", "dict[str, float]", "dict[str, dict[str, Any]]"), (dict,))
+    kinds |= {"float | None": (int, float, type(None))}
     fits = isinstance(value, kinds[kind]) and (kind == "bool" or not isinstance(value, bool))
     return fits and not (isinstance(value, int) and abs(value) >= 1 << 63)

@@ -7,7 +7,7 @@ from typing import Any
 
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.files.aside import free, whole_folder
-from subspace_tuning.files.assets import DEFAULT, location
+from subspace_tuning.files.assets import DEFAULT, SMALL_LM, location
 from subspace_tuning.run.folder import Result, RunFolder
 from subspace_tuning.run.predict import Predictor
 from subspace_tuning.run.recipe import Recipe
@@ -31,9 +31,9 @@ model = pipeline("{pipeline}", "path/to/this/folder")
 
 | | |
 |---|---|
-| {metric} on the validation split | {score:.4f} |
+| {metric} on the rows held out for it | {score:.4f} |
 | weights judged | the {checkpoint} checkpoint |
-| trained parameters | {trainable:,} of {total:,} ({permille:.2f} per mille), and the classification head |
+| trained parameters | {trainable:,} of {total:,} ({permille:.2f} per mille){head} |
 | seed | {seed} |{strength}
 
 Made with [subspace-tuning](https://pypi.org/project/subspace-tuning/) {version}; recipe:
@@ -87,11 +87,14 @@ def _card(recipe: Recipe, result: Result, strength: float) -> str:
     base = public_name(result.model)
     kind = recipe.task_object().pipeline
     dial = "" if strength == 1 else f"\n| strength of the method in these weights | {strength:g} (judged at 1) |"
-    said = {**vars(result), "model": base, "strength": dial}
+    head = ", and the head" if result.trainable_with_head > result.trainable else ""
+    said = {**vars(result), "model": base, "strength": dial, "head": head}
     return CARD.format(recipe=recipe.dump(), version=version, pipeline=kind, **said)
 
 
 def public_name(model: str) -> str:
     """What others call a model: its name on the hub, or the last part of a path, which is nobody's business."""
-    named = {DEFAULT: "sentence-transformers/all-MiniLM-L6-v2"}.get(model, model)
+    named = {DEFAULT: "sentence-transformers/all-MiniLM-L6-v2", SMALL_LM: "HuggingFaceTB/SmolLM2-135M-Instruct"}.get(
+        model, model
+    )
     return Path(named).name if Path(named).is_dir() else named

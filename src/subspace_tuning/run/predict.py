@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from subspace_tuning.errors import BadInput
 from subspace_tuning.files.text import lines_of, read_text
 from subspace_tuning.run.folder import RunFolder
 from subspace_tuning.run.pretrained import attach, load_model, load_processor
+from subspace_tuning.run.recipe import NONE
 from subspace_tuning.tasks import Answer, Task
+from subspace_tuning.tasks.language import LanguageTask
 from subspace_tuning.tasks.table import SUFFIXES
 from subspace_tuning.tasks.task import Row
 
@@ -25,12 +28,13 @@ class Predictor:
         self.folder = folder = RunFolder(run)
         self.recipe = folder.recipe()
         self.task: Task = self.recipe.task_object()
-        weights = folder.weights()
-        whole = weights.name == "model"
-        model: Any = load_model(str(weights) if whole else self.recipe.model, self.task).model
+        weights = None if self.recipe.method == NONE else folder.weights()
+        whole = weights is None or weights.name == "model"
+        where = str(weights) if weights is not None and whole else self.recipe.model
+        model: Any = load_model(where, self.task, dtype=self.recipe.dtype).model
         self.tokenizer = load_processor(self.recipe.model, self.task.processor)
         self.task.join(model, self.tokenizer)
-        self.model = model if whole else attach(model, weights)
+        self.model = model if weights is None or whole else attach(model, weights)
         self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     def __call__(self, texts: Sequence[tuple[str, ...] | str]) -> list[Answer]:
@@ -38,6 +42,12 @@ class Predictor:
         rows = [(text,) if isinstance(text, str) else text for text in texts]
         lines = ["\t".join(row) if any(part.strip() for part in row) else "" for row in rows]
         return self.answers(self.task.questions(lines, [f"text {i}" for i in range(1, len(rows) + 1)]))
+
+    def say_at_most(self, tokens: int) -> None:
+        """Set the length of answers. Raises BadInput for a task that writes none."""
+        if not isinstance(self.task, LanguageTask):
+            raise BadInput(f"task: {self.task.name} writes no text; leave out --max-new-tokens")
+        self.task = replace(self.task, max_new_tokens=tokens)
 
     def answers(self, rows: Sequence[Row | None]) -> list[Answer]:
         """An answer for each row; None is a row without words."""

@@ -22,8 +22,9 @@ from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.files.adapter_folder import CONFIG, read_config
 from subspace_tuning.files.assets import DEFAULT, SMALL_LM, location
 from subspace_tuning.files.checkpoint import shards
-from subspace_tuning.run.recipe import HEAD, Recipe
+from subspace_tuning.run.recipe import FULL, HEAD, Recipe
 from subspace_tuning.tasks import Task, texts
+from subspace_tuning.tasks.language import LanguageTask
 from subspace_tuning.tuner.adapter import SOFT, read
 from subspace_tuning.tuner.budget import is_in
 from subspace_tuning.tuner.config import SubspaceConfig
@@ -37,14 +38,21 @@ class Pretrained(NamedTuple):
     head: list[str]  # modules that the checkpoint did not carry
 
 
-def load_model(name: str, task: Task, seed: int = 0) -> Pretrained:
-    """The checkpoint with a head for the task, which starts from the seed. Reads safetensors only, never pickles."""
+DTYPES = {None: "auto", "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def load_model(name: str, task: Task, seed: int = 0, dtype: str | None = None) -> Pretrained:
+    """The checkpoint with a head for the task, which starts from the seed. Reads safetensors only, never pickles.
+
+    dtype: fp32, bf16 or fp16, to which each tensor is taken as it is read; None: as the checkpoint has it.
+    """
     shards(Path(location(name)))  # transformers opens whatever an index names
     try:
         torch.manual_seed(seed)
         model, info = getattr(transformers, task.head).from_pretrained(
             location(name),
             **task.config(),
+            dtype=DTYPES[dtype],
             use_safetensors=True,
             trust_remote_code=False,
             ignore_mismatched_sizes=True,
@@ -96,8 +104,8 @@ def check_inputs(recipes: Iterable[Recipe]) -> None:
     recipes = list(recipes)
     for name in dict.fromkeys(recipe.model for recipe in recipes):
         check_model(name)
-    for data in dict.fromkeys(recipe.data for recipe in recipes if recipe.data):
-        if not Path(data).expanduser().exists():
+    for task, data in dict.fromkeys((recipe.task_object(), recipe.data) for recipe in recipes if recipe.data):
+        if not Path(data).expanduser().exists() and not isinstance(task, LanguageTask):  # which may be on the hub
             raise BadInput(f"there is no data file or folder {Path(data).expanduser().absolute()}")
 
 
@@ -132,8 +140,8 @@ def adapt(pretrained: Pretrained, recipe: Recipe) -> nn.Module:
     """The model ready to train: the method's parameters and the head; without a method everything, or the head."""
     model, head = pretrained
     if recipe.is_plain:
-        for name, parameter in model.named_parameters() if recipe.method == HEAD else ():
-            parameter.requires_grad_(is_in(name, head))
+        for name, parameter in model.named_parameters() if recipe.method != FULL else ():
+            parameter.requires_grad_(recipe.method == HEAD and is_in(name, head))
         return model
     torch.manual_seed(recipe.seed)
     return put_on(model, config_of(recipe, head))

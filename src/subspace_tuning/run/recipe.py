@@ -25,6 +25,7 @@ from subspace_tuning.files.text import UTF8, known_encoding, read_text
 from subspace_tuning.method import Composition, Method
 from subspace_tuning.method.mpc import WEIGHT
 from subspace_tuning.method.registry import from_data, load, to_data
+from subspace_tuning.run.judgements import check_judgements
 from subspace_tuning.run.yaml_words import holds_texts, parse
 from subspace_tuning.tasks import KINDS, Task, task_of
 from subspace_tuning.tasks.glue import GLUE
@@ -32,9 +33,11 @@ from subspace_tuning.tasks.registry import keys
 from subspace_tuning.tuner.patterns import Patterns
 
 FULL = "full"  # full fine-tuning: a baseline, no method of the registry
-HEAD = "head"  # a linear probe, the other baseline: the head alone is trained
+HEAD = "head"  # a linear probe, another baseline: the head alone is trained
+NONE = "none"  # the base as it is, judged like the others
+PLAIN = (FULL, HEAD, NONE)
 _DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C where PyYAML has it: four times as fast
-PLAIN_LEARNING_RATES = {FULL: 5e-5, HEAD: 1e-2}
+PLAIN_LEARNING_RATES = {FULL: 5e-5, HEAD: 1e-2, NONE: 1.0}  # none takes no step
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -45,14 +48,15 @@ class Recipe(BaseModel):
 
     # what
     model: str = assets.DEFAULT
-    task: str = "movie_reviews"
+    task: str = "movie_reviews"  # conversations where the model is smollm2
     data: str | None = None
     encoding: str = UTF8  # of data in text files
     # ... and what else the task's kind takes: columns, label, labels, metric
     train_samples: PositiveInt | None = None
     eval_samples: PositiveInt | None = None
     hold_out: bool = False
-    max_length: PositiveInt | None = None  # in tokens; 128, or what the tokenizer allows
+    max_length: PositiveInt | None = None  # in tokens; 128 (language models: 1024), or what the tokenizer allows
+    dtype: Literal["fp32", "bf16", "fp16"] | None = None  # of the base; None: as its checkpoint has it
 
     # by which method
     method: Any = "ssb"
@@ -91,10 +95,21 @@ class Recipe(BaseModel):
     report_to: list[str] = []
     trainer: dict[str, Any] = {}
 
+    # how language models are judged (judge/): the first of evaluate gives the score, the base's retention is compared
+    evaluate: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    retention: list[dict[str, Any]] = []
+
     floor: bool = False  # time a step against the floor before training
 
     # where
     output: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_task(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("model") == assets.SMALL_LM and values.get("task") is None:
+            return {**values, "task": "conversations"}
+        return values
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
@@ -103,18 +118,23 @@ class Recipe(BaseModel):
         if self.early_stopping and self.checkpoint != "best":
             raise ValueError("early_stopping keeps the best checkpoint; set checkpoint: best")
         if self.is_plain and (self.mpc or self.target_modules):
-            trained = "every weight" if self.method == FULL else "the head alone"
+            trained = {FULL: "every weight", HEAD: "the head alone", NONE: "nothing"}[self.method]
             raise ValueError(f"method: {self.method} trains {trained}; leave out mpc and target_modules")
         if self.weight_decay and not self.is_plain and (reason := self.method_object().no_decay):
             raise ValueError(
                 f"weight_decay: {self.weight_decay:g} does not lead back to the base model: {reason}; set it to 0"
             )
+        if self.method == FULL and self.dtype in ("bf16", "fp16"):
+            raise ValueError(
+                f"method: full changes the base's own weights, and most steps are too small for dtype: {self.dtype}; "
+                "leave it out, and set bf16: true to compute in bf16"
+            )
         return self
 
     @property
     def is_plain(self) -> bool:
-        """Whether the model is trained as it is, all of it or its head, without a method of the registry."""
-        return self.method in (FULL, HEAD)
+        """Whether the model is taken as it is, all of it, its head or nothing trained: no method of the registry."""
+        return self.method in PLAIN
 
     def task_object(self) -> Task:
         """The task with what the recipe says of it. Raises BadInput for one that does not exist."""
@@ -142,16 +162,18 @@ class Recipe(BaseModel):
         task = self.task_object()
         known_encoding(self.encoding)
         Patterns(self)
+        check_judgements(self.evaluate, self.retention, task)
         with as_bad_input():
             load(self.method)
         method = None if self.is_plain else self.method_object()
-        rate, batch_size, epochs = _paper_values(self.task)
+        rate, batch_size, epochs = _paper_values(self.task) or (None, task.usual["batch_size"], task.usual["epochs"])
         own_rate = PLAIN_LEARNING_RATES[self.method] if method is None else rate or method.learning_rate
         filled = {
             "method": self.method if method is None else to_data(method),
             "learning_rate": self.learning_rate or own_rate,
             "batch_size": self.batch_size or batch_size,
             "epochs": self.epochs or epochs,
+            "evaluate": self.evaluate or [dict(judgement) for judgement in task.judgements] or None,
             **(task.to_data() if self.task in KINDS else {"metric": task.metric}),
         }
         return self.model_copy(update=filled)
@@ -172,10 +194,10 @@ def _label(method: Method) -> str:
 
 
 @cache
-def _paper_values(task: str) -> tuple[float | None, int, float]:
+def _paper_values(task: str) -> tuple[float | None, int, float] | None:
     """Learning rate, batch size and epochs of the paper for a GLUE task (arXiv:2407.05417, Tables V and VI)."""
     if task not in GLUE:
-        return None, 32, 3.0
+        return None
     with (files("subspace_tuning") / "data" / "glue_hyperparameters.csv").open(encoding="utf-8") as file:
         rows = {row["task"]: row for row in csv.DictReader(line for line in file if not line.startswith("#"))}
     row = rows[task]
@@ -261,4 +283,4 @@ def override(data: dict[str, Any], changes: list[str]) -> dict[str, Any]:
     return data
 
 
-__all__ = ["FULL", "HEAD", "Recipe", "make", "override", "read"]
+__all__ = ["FULL", "HEAD", "NONE", "Recipe", "make", "override", "read"]

@@ -24,9 +24,10 @@ from subspace_tuning.errors import BadInput, Interrupted, RunFailed, is_out_of_m
 from subspace_tuning.run.arguments import arguments
 from subspace_tuning.run.checkpoints import Checkpoints, step_of
 from subspace_tuning.run.folder import Result, RunFolder
+from subspace_tuning.run.judging import Judges
 from subspace_tuning.run.pretrained import Pretrained, adapt, load_model, load_processor
 from subspace_tuning.run.prompts import WholePrompts
-from subspace_tuning.run.recipe import Recipe
+from subspace_tuning.run.recipe import NONE, Recipe
 from subspace_tuning.run.saving import Saving, broke_down, is_finite
 from subspace_tuning.run.stop import Stop
 from subspace_tuning.run.trainer import made_for
@@ -38,7 +39,7 @@ from subspace_tuning.tuner.reached import Bypassed
 from subspace_tuning.version import VERSION
 
 Row = dict[str, Any]
-Load = Callable[[str, Task, int], Pretrained]
+Load = Callable[..., Pretrained]  # as load_model
 FLOOR_BATCHES = 3
 
 
@@ -107,8 +108,14 @@ def _run(
 ) -> Result:
     task = recipe.task_object()
     train_rows, _ = encoded(recipe, task)
-    pretrained = load_pretrained(recipe.model, task, recipe.seed)
+    judges = Judges(recipe) if recipe.evaluate else None
+    pretrained = load_pretrained(recipe.model, task, recipe.seed, recipe.dtype)
     fit_to_data(pretrained, recipe)
+    if torch.accelerator.is_available():
+        cast(Any, pretrained.model).to(torch.accelerator.current_accelerator())
+    before = judges.before(pretrained.model) if judges else {}
+    if recipe.method == NONE:
+        return judged_as_it_is(recipe, folder, pretrained, judges)
     model = adapt(pretrained, recipe)
     watch, stop, checkpoints = Watch(folder), Stop(), Checkpoints(folder.checkpoints)
     trainer = trainer_of(recipe, folder, model, [WholePrompts(), watch, Saving(folder, stop), *callbacks])
@@ -134,12 +141,33 @@ def _run(
         raise Interrupted(stop.asked, f"trained, not judged yet; the same command does that in {folder.path}")
     if not is_finite(model):
         raise broke_down("the trained weights are no numbers", trainer.args, checkpoints)
-    scores = task.judge(trainer)
-    result = result_of(
-        recipe, task, model, pretrained, scores[task.metric], trainer.state.global_step, start, watch, began
-    )
-    result = replace(result, floor_ratio=ratio, scores=scores)
+    judged = None if judges is None else judges.after(trainer.model, before)
+    scores = task.judge(trainer) if judged is None else {}
+    metric = judged.metric if judged else task.metric or next(iter(scores))
+    score = judged.score if judged else scores[metric]
+    result = result_of(recipe, task, model, pretrained, score, trainer.state.global_step, start, watch, began)
+    result = replace(result, metric=metric, floor_ratio=ratio, scores=scores)
+    if judged is not None:
+        judged.write(folder)
+        result = replace(result, **judged.told())
     folder.finish(result, "model" if recipe.is_plain else "adapter", lambda path: save(trainer, recipe, path))
+    return result
+
+
+def judged_as_it_is(recipe: Recipe, folder: RunFolder, pretrained: Pretrained, judges: Judges | None) -> Result:
+    """A run that trains nothing: what the base comes to by the same judgements."""
+    if judges is None:
+        raise BadInput(
+            f"method: {NONE} judges the base as it is, and task: {recipe.task} needs a head that is trained; "
+            "take method: head"
+        )
+    watch, began = Watch(folder), time.perf_counter()
+    model = adapt(pretrained, recipe)
+    judged = judges.after(model, judges.before(model))
+    result = result_of(recipe, recipe.task_object(), model, pretrained, judged.score, 0, 0, watch, began)
+    judged.write(folder)
+    result = replace(result, metric=judged.metric, **judged.told())
+    folder.finish(result, None, lambda path: None)
     return result
 
 

@@ -19,7 +19,7 @@ from subspace_tuning.method import Composition, Method
 from subspace_tuning.method.registry import from_data, load, to_data
 from subspace_tuning.run import recipe as recipes
 from subspace_tuning.run.folder import name_of
-from subspace_tuning.run.recipe import FULL, HEAD, PLAIN_LEARNING_RATES, Recipe
+from subspace_tuning.run.recipe import NONE, PLAIN, PLAIN_LEARNING_RATES, Recipe
 from subspace_tuning.sweep.labels import rank, without_rank
 from subspace_tuning.sweep.recipe import Exclusion, MethodEntry, SweepRecipe
 from subspace_tuning.version import VERSION
@@ -99,6 +99,11 @@ class Cell:
         return self.some.method_label
 
     @property
+    def takes_steps(self) -> bool:
+        """Whether there is a learning rate to tune: the base as it is has none."""
+        return self.some.method != NONE
+
+    @property
     def own_rate(self) -> float:
         """The learning rate that the recipe gives, else the method's."""
         given = self.values.get("learning_rate")
@@ -165,7 +170,8 @@ class Plan:
     def _made(self, cell: Cell, kind: str, wanted: tuple[tuple[int, float | None], ...]) -> list[Run]:
         """Runs are asked for often, and a recipe takes its time to be checked: each is made once."""
         if (cell, kind, wanted) not in self._runs:
-            recipes = [cell.recipe(seed, rate, hold_out=kind == TUNING) for seed, rate in wanted]
+            more = self.sweep.tuning.fields if kind == TUNING and self.sweep.tuning else {}
+            recipes = [cell.recipe(seed, rate, hold_out=kind == TUNING, **more) for seed, rate in wanted]
             self._runs[cell, kind, wanted] = [Run.of(recipe, kind, self.folder) for recipe in recipes]
         return self._runs[cell, kind, wanted]
 
@@ -176,6 +182,9 @@ def _cells(sweep: SweepRecipe) -> Iterator[Cell]:
     contenders = [(entry, method) for entry in sweep.entries for method in _ranked(entry, sweep)]
     for model, task, (entry, method) in product(models, sweep.task_fields, contenders):
         cell = Cell({**sweep.base, **task, **entry.fields, "model": model, "method": method}, None)
+        if entry.method == NONE:  # takes no step
+            yield cell
+            continue
         rates = entry.learning_rates or sweep.learning_rates
         factors = sweep.tuning.factors if sweep.tuning and not entry.learning_rates else None
         if factors:
@@ -185,7 +194,7 @@ def _cells(sweep: SweepRecipe) -> Iterator[Cell]:
 
 def _ranked(entry: MethodEntry, sweep: SweepRecipe) -> list[Any]:
     """The method at each rank; as it is where it has none or says its own."""
-    if entry.method in (FULL, HEAD):
+    if entry.method in PLAIN:
         return [entry.method]
     with as_bad_input():
         load(entry.method)

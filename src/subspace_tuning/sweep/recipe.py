@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from subspace_tuning.errors import BadInput, nearest
-from subspace_tuning.run.recipe import Seed, known_keys, read, texts_in, told, words
+from subspace_tuning.run.recipe import NONE, Seed, known_keys, read, texts_in, told, words
 
 AXES = ("model", "task", "method", "seed", "output", "hold_out")  # fields of a run that the sweep itself decides
 _STRICT = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
@@ -85,6 +85,7 @@ class Tuning(BaseModel):
     factors: list[PositiveFloat] | None = Field(default=None, min_length=1)  # times the method's own learning rate
     seeds: list[Seed] = Field(default=[17], min_length=1)
     search: Literal["grid"] | Optuna = "grid"
+    fields: dict[str, Any] = {}  # of a recipe, for tuning runs alone, such as fewer rows to judge by
 
     @model_validator(mode="after")
     def _fits_together(self) -> Tuning:
@@ -124,6 +125,7 @@ class SweepRecipe(BaseModel):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} names a value twice: {values}")
         if self.tuning is not None:
+            _check_fields("tuning's", self.tuning.fields, allowed=())
             self._tunes_fairly(self.tuning)
         return self
 
@@ -138,12 +140,13 @@ class SweepRecipe(BaseModel):
             raise ValueError(
                 "learning_rates is an axis of final runs, tuning chooses their rate; leave one of them out"
             )
-        lists = {_name(entry.method): entry.learning_rates for entry in self.entries if entry.learning_rates}
+        trained = [entry for entry in self.entries if entry.method != NONE]
+        lists = {_name(entry.method): entry.learning_rates for entry in trained if entry.learning_rates}
         if tuning.search != "grid":
             if lists:
                 raise ValueError(f"optuna searches every method's rate; leave out the learning_rates of {min(lists)}")
             return
-        without = [_name(entry.method) for entry in self.entries if not entry.learning_rates]
+        without = [_name(entry.method) for entry in trained if not entry.learning_rates]
         if tuning.factors is None and without:
             raise ValueError(f"tuning has no factors and {without[0]} no learning_rates of its own; give one of them")
         budgets = {name: len(rates) for name, rates in lists.items() if rates}

@@ -6,6 +6,7 @@ The run folders are the truth; nothing is kept beside them. DuckDB answers queri
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,8 @@ def gather(folder: Path, say: Callable[[str], None] = lambda text: None) -> pand
     Columns: run (its folder, relative to the given one), method (the label without the rank, lora+mpc_o), label, r
     (missing for methods without a rank), task, model, seed, metric, score, learning_rate, trainable, total, permille,
     category, steps, seconds, seconds_per_step, peak_memory_mb, device, threads, kind (final, or tuning for runs judged
-    by held-out training rows), config_hash. Of runs with the same config the one that ended last counts, once.
+    by held-out training rows), config_hash; for each judgement of retention after_NAME and change_NAME (after less
+    before). Of runs with the same config the one that ended last counts, once.
     A result that cannot be read is left out, and ``say`` is told so. Raises BadInput where the folder is missing.
     """
     import pandas
@@ -41,14 +43,23 @@ def gather(folder: Path, say: Callable[[str], None] = lambda text: None) -> pand
             earlier = latest.get(key)
             if earlier is None or values["finished"] >= earlier["finished"]:
                 latest[key] = values | {"run": os.path.relpath(path, folder)}
-    table = pandas.DataFrame(list(latest.values()), columns=[*COLUMNS, "hold_out"])
+    rows = [values | kept_of(values["retention"]) for values in latest.values()]
+    kept = list(dict.fromkeys(name for values in rows for name in kept_of(values["retention"])))
+    table = pandas.DataFrame(rows, columns=[*COLUMNS, "hold_out", *kept])
     table["label"] = table["method"]
     named = {label: (without_rank(label), rank(label)) for label in table["label"].unique()}
     table["method"] = [named[label][0] for label in table["label"]]
     table["r"] = pandas.array([named[label][1] for label in table["label"]], dtype="Int64")
     table["kind"] = ["tuning" if held else "final" for held in table["hold_out"]]
     order = ["task", "model", "method", "r", "seed", "run"]
-    return table[list(COLUMNS)].astype(COLUMNS).sort_values(order, ignore_index=True)
+    return table[[*COLUMNS, *kept]].astype(COLUMNS).sort_values(order, ignore_index=True)
+
+
+def kept_of(retention: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """What a run kept of the base's abilities, as columns: how good it is at each, and how much that has changed."""
+    named = {re.sub(r"\W+", "_", label): change for label, change in retention.items()}
+    measures = {"after": "after", "change": "difference"}
+    return {f"{column}_{name}": change[key] for name, change in named.items() for column, key in measures.items()}
 
 
 def _read(path: Path, say: Callable[[str], None]) -> dict[str, Any] | None:

@@ -90,7 +90,7 @@ class Searched:
         every: Any = max(1, steps // self.search.evaluations) if steps else "epoch"
         # A trial that was cut off before it got its rate takes the method's own.
         rate = trial.params.get(RATE, cell.own_rate)
-        recipe = cell.recipe(tuning.seeds[0], rate, hold_out=True, evaluate_every=every)
+        recipe = cell.recipe(tuning.seeds[0], rate, hold_out=True, **{**tuning.fields, "evaluate_every": every})
         place = Trial(str(self.plan.folder / JOURNAL), key, trial.number)
         return Run.of(recipe, TUNING, self.plan.folder, place)
 
@@ -134,7 +134,8 @@ class _Asha(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:  # ready: nothing to save by stopping
             return
-        evaluations = sum(self._metric in line for line in state.log_history)  # also those before it was interrupted
-        self._trial.report(metrics[self._metric], evaluations)
+        metric = self._metric if self._metric in metrics else "eval_loss"  # language models are judged last
+        evaluations = sum(metric in line for line in state.log_history)  # also those before it was interrupted
+        self._trial.report(metrics[metric] if metric == self._metric else -metrics[metric], evaluations)
         if self._trial.should_prune():
             raise CutShort(f"after {state.global_step} of {state.max_steps} steps")

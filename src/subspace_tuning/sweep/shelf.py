@@ -33,22 +33,23 @@ def train_kept(run: Run) -> Result:
             torch.cuda.empty_cache()
 
 
-def kept(name: str, task: Task, seed: int = 0) -> Pretrained:
+def kept(name: str, task: Task, seed: int = 0, dtype: str | None = None) -> Pretrained:
     """What ``load_model`` returns, without reading again what this process has read."""
-    whole, head = _whole(name, task), _head(name, task, seed)
+    whole, head = _whole(name, task, dtype), _head(name, task, seed, dtype)
     model = copy.deepcopy(whole.model)
     model.load_state_dict(head, strict=False)
     return Pretrained(model, list(whole.head))
 
 
 @lru_cache(maxsize=1)
-def _whole(name: str, task: Task) -> Pretrained:
-    return load_model(name, task)
+def _whole(name: str, task: Task, dtype: str | None) -> Pretrained:
+    return load_model(name, task, dtype=dtype)
 
 
 @lru_cache(maxsize=64)
-def _head(name: str, task: Task, seed: int) -> Head:
+def _head(name: str, task: Task, seed: int, dtype: str | None) -> Head:
     """The parameters that the checkpoint does not carry."""
-    made = _whole(name, task) if seed == 0 else load_model(name, task, seed)
+    whole = _whole(name, task, dtype)
+    made = load_model(name, task, seed, dtype) if seed and whole.head else whole
     state = made.model.state_dict()
     return {key: value.clone() for key, value in state.items() if key.startswith(tuple(f"{h}." for h in made.head))}

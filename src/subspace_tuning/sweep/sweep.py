@@ -61,7 +61,7 @@ class Sweep:
         finals = [run for cell in self.plan.cells for run in self.final_runs(cell)]
         stages = [_stage("final", finals, len(finals) + sum(self._unknown(cell) for cell in self.plan.cells))]
         if self.search:
-            trials = self.search.trials * len(self.plan.cells)
+            trials = self.search.trials * len(self._tuned)
             begun = (self.plan.folder / JOURNAL).is_file()
             stages.insert(0, Stage("tuning", trials, trials - self._search().unfinished if begun else 0, 0))
         elif self.recipe.tuning is not None:
@@ -69,9 +69,14 @@ class Sweep:
             stages.insert(0, _stage("tuning", tuning, len(tuning)))
         return stages
 
+    @property
+    def _tuned(self) -> list[Cell]:
+        """The cells whose learning rate is chosen by tuning."""
+        return [] if self.recipe.tuning is None else [cell for cell in self.plan.cells if cell.takes_steps]
+
     def final_runs(self, cell: Cell) -> list[Run]:
         """The final runs of a cell, none while its rate is to be chosen."""
-        if self.recipe.tuning is None:
+        if cell not in self._tuned:
             return self.plan.final_runs(cell, cell.rates or (None,))
         rate = self.choices.of(cell)
         return [] if rate is None else self.plan.final_runs(cell, (rate,))
@@ -105,25 +110,25 @@ class Sweep:
     def _work(self, pool: Pool, progress: Progress, until: float | None) -> list[str]:
         if self.recipe.tuning is not None:
             work_off(self._tuning(), pool, self.recipe.retries, progress, until)
-            for cell in self.plan.cells:
+            for cell in self._tuned:
                 self.choices.make(cell)
         finals = [run for cell in self.plan.cells for run in self.final_runs(cell) if not run.is_finished]
         work_off(Listed(finals), pool, self.recipe.retries, progress, until)
-        return [str(c) for c in self.plan.cells if self.recipe.tuning is not None and self.choices.of(c) is None]
+        return [str(cell) for cell in self._tuned if self.choices.of(cell) is None]
 
     def _tuning(self) -> Source:
         if self.search:
             return self._search()
-        open_cells = [cell for cell in self.plan.cells if self.choices.of(cell) is None]
+        open_cells = [cell for cell in self._tuned if self.choices.of(cell) is None]
         return Listed(run for cell in open_cells for run in self.plan.tuning_runs(cell) if not run.is_finished)
 
     def _search(self) -> Searched:
         assert self.search is not None
-        return Searched(self.plan, [cell for cell in self.plan.cells if self.choices.of(cell) is None], self.search)
+        return Searched(self.plan, [cell for cell in self._tuned if self.choices.of(cell) is None], self.search)
 
     def _unknown(self, cell: Cell) -> int:
         """Final runs of a cell whose rate is not chosen."""
-        chosen = self.recipe.tuning is None or self.choices.of(cell) is not None
+        chosen = cell not in self._tuned or self.choices.of(cell) is not None
         return 0 if chosen else len(self.plan.final_runs(cell, (None,)))
 
     def _open(self) -> None:

@@ -37,7 +37,9 @@ def load(
     hold_out: judge by rows split off the training rows, and leave the validation rows untouched (for searches).
     encoding: of the files that are text.
     """
-    if source is not None:
+    if source is not None and (found := task.elsewhere(source)) is not None:
+        train, validation = found
+    elif source is not None:
         train, validation = _from_disk(task, Path(source).expanduser(), encoding)
     elif task.fetch is not None:
         train, validation = task.fetch(task)

@@ -46,6 +46,8 @@ class Task(ABC):
     task_type: ClassVar[str]  # what PEFT calls it
     pipeline: ClassVar[str]  # what transformers' pipelines call it
     metrics: ClassVar[Mapping[str, Metric]]  # the greater the better; the first is the usual one
+    judgements: ClassVar[Sequence[Mapping[str, Any]]] = ()  # of the usual run (judge/), instead of ``judge``
+    usual: ClassVar[Mapping[str, Any]] = {"batch_size": 32, "epochs": 3.0}  # values of a recipe that says none
 
     metric: str = ""  # by which runs are compared
     name: str = field(default="", metadata=BY_CODE)  # of a task known by name; otherwise its kind's
@@ -77,6 +79,10 @@ class Task(ABC):
     def read(self, path: Path, encoding: str = UTF8) -> list[Row]:
         """The checked rows of a file. Raises BadInput with the place at fault."""
         return self.rows(read_table(path, encoding))
+
+    def elsewhere(self, source: str) -> tuple[list[Row], list[Row] | None] | None:
+        """Training and validation rows of a source that is no file or folder; None where the kind knows none."""
+        return None
 
     @abstractmethod
     def rows(self, table: Table) -> list[Row]:
