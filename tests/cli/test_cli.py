@@ -138,7 +138,7 @@ def test_merged_model_is_a_plain_one_and_says_the_same(made, tmp_path, run):
     assert ours.score == pytest.approx(sure.max().item(), abs=1e-5)
     assert pipeline("text-classification", str(tmp_path / "merged"))("a film")[0]["label"] in ("bad", "good")
     card = (tmp_path / "merged" / "README.md").read_text()
-    assert "accuracy on the validation split" in card
+    assert "accuracy on the rows held out for it" in card
     assert "seed: 0" in card
 
 
