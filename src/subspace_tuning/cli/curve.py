@@ -9,8 +9,7 @@ import typer
 
 from subspace_tuning.cli.command import command, print_json
 from subspace_tuning.cli.methods import AsJson
-from subspace_tuning.cli.use import Imports, Run
-from subspace_tuning.cli.use import import_all
+from subspace_tuning.cli.use import Imports, Run, import_all
 from subspace_tuning.errors import BadInput
 
 
