@@ -46,13 +46,14 @@ def _blocks(text: str) -> dict[str, str]:
 
 def _word(key: str, block: str) -> str:
     """``method=ssb``, quoted for a shell; nothing for what a recipe has anyway."""
-    if key == FROM_THE_FOLDER or key not in Recipe.model_fields:
+    if key == FROM_THE_FOLDER:
         return ""
     try:
         value = yaml.safe_load(block)[key]
     except (yaml.YAMLError, TypeError, KeyError):
         return ""
-    if value == Recipe.model_fields[key].default:
+    known = Recipe.model_fields.get(key)  # other keys are the task's, which may leave them out
+    if value == (None if known is None else known.default):
         return ""
     if isinstance(value, dict) and list(value) == ["name"]:
         value = value["name"]
