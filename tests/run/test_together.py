@@ -190,3 +190,16 @@ def test_every_command_says_an_error_of_the_disk_in_a_sentence(home, tmp_path, m
             assert ended == (1 if code == errno.ENOSPC else 2), (words, err)
             assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1, (words, err)
             assert os.listdir(out) == [], words
+
+
+def test_a_run_killed_before_its_first_file_stood_is_begun_again(home, tmp_path):
+    """What the dead process was making lies there, and nothing else does."""
+    recipe_of_it = make(values_of(home, tmp_path, max_steps=1))
+    killed = (
+        "import os, pathlib, signal, sys; from subspace_tuning.files.aside import whole_file\n"
+        "with whole_file(pathlib.Path(sys.argv[1], 'config.yaml')): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", killed, recipe_of_it.output], check=False)
+    assert [path.suffix for path in (tmp_path / "run").iterdir()] == [".aside"]
+    assert run(recipe_of_it).steps == 1
+    assert not list((tmp_path / "run").glob(".*"))

@@ -22,6 +22,11 @@ ABANDONED = 24 * 3600.0  # seconds after which what a process elsewhere began ha
 _ASIDE = re.compile(r"\..*\.(?P<mark>[0-9a-f]{8}-\d+-[0-9a-f]{8})-[0-9a-f]{8}\.aside")
 
 
+def is_aside(path: Path) -> bool:
+    """Whether that is what somebody is making, or was when he died, and nobody's yet."""
+    return _ASIDE.fullmatch(path.name) is not None
+
+
 def write(path: Path, content: str | bytes) -> None:
     """Write a file aside, then rename it."""
     with whole_file(path) as aside:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from subspace_tuning.errors import BadInput, writing
-from subspace_tuning.files.aside import whole_folder, write
+from subspace_tuning.files.aside import is_aside, whole_folder, write
 from subspace_tuning.files.checkpoint import trained
 from subspace_tuning.files.claims import CLAIM, held
 from subspace_tuning.run.recipe import Recipe, make, read
@@ -154,7 +154,7 @@ class RunFolder:
                 raise BadInput(
                     f"{self.path} holds a run of another config; name another output, or start it over with --again"
                 )
-        elif self.path.is_dir() and any(path.name != CLAIM for path in self.path.iterdir()):
+        elif self.path.is_dir() and any(path.name != CLAIM and not is_aside(path) for path in self.path.iterdir()):
             raise BadInput(f"{self.path} is not empty and not a run; name another output")
 
     def open(self, recipe: Recipe) -> None:
