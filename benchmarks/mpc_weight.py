@@ -27,7 +27,7 @@ from subspace_tuning.run.demo import Demo
 from subspace_tuning.run.side_by_side import run_all
 
 FOLDER = Path("runs/mpc-weight")
-WEIGHTS = [0.0, 0.036, 0.36, 3.6]
+WEIGHTS = [0.0, 0.0036, 0.012, 0.036, 0.12, 0.36]
 SEEDS = [1, 2]
 
 

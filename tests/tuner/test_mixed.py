@@ -1,5 +1,7 @@
 """Laws of a batch whose rows go by different adapters: each row as it would go alone, gradients too."""
 
+import copy
+
 import pytest
 import torch
 from peft import get_peft_model
@@ -77,6 +79,54 @@ def test_many_adapters_of_one_method_are_as_each_alone(name):
     with torch.no_grad():
         got = model(**inputs, adapter_names=names).logits
         torch.testing.assert_close(got, alone(model, inputs, names), rtol=1e-4, atol=1e-5)
+
+
+def ways_of_half_precision(name):
+    """A layer with four adapters of one method on a half-precision base, and the same in double precision."""
+    fields = {f: 2 for f in ("r", "init_r") if f in getattr(METHODS[name], "__dataclass_fields__", {})}
+    config = SubspaceConfig(method=build(name, fields), target_modules=["0"])
+    base = torch.nn.Sequential(torch.nn.Linear(48, 48)).to(torch.bfloat16).double()
+    exact = get_peft_model(base, config, adapter_name="a0", autocast_adapter_dtype=False).eval()
+    for other in ("a1", "a2", "a3"):
+        exact.add_adapter(other, config, autocast_adapter_dtype=False)
+    rough = copy.deepcopy(exact).float()
+    rough.base_model.model[0].base_layer.to(torch.bfloat16)
+    return rough, exact
+
+
+@each(
+    name=sorted(n for n, m in METHODS.items() if m.sits_on in ("weight", "output", "bias") and not m.calibration),
+    several=[False, True],
+)
+@torch.no_grad()
+def test_small_changes_count_in_half_precision(name, several):
+    """All parameters moved by 0.003 move a mixed batch as they move each adapter's own, stacked or not."""
+    rough, exact = ways_of_half_precision(name)
+    names = [f"a{i % 4 if several else i % 2}" for i in range(32)]
+    x = torch.randn(32, 5, 48, dtype=torch.bfloat16)
+
+    def outputs():
+        with routed(rough, names):
+            mixed = rough(x)
+        return [mixed.double(), one_by_one(rough, names, x).double(), one_by_one(exact, names, x.double())]
+
+    before = outputs()
+    for model in (rough, exact):
+        for key, p in model.named_parameters():
+            if "subspace_params" in key:
+                p.add_(0.003)
+    mixed, alone, exactly = (after - start for after, start in zip(outputs(), before, strict=True))
+    noise = torch.finfo(torch.bfloat16).eps / 6**0.5 * before[-1].norm() / exactly.norm() / exactly.numel() ** 0.5
+    gains = [(dy * exactly).sum() / exactly.square().sum() for dy in (mixed, alone)]
+    assert abs(gains[0] - gains[1]) < 0.1 + 4 * noise
+
+
+def one_by_one(model, names, x):
+    rows = []
+    for name, row in zip(names, x.unsqueeze(1), strict=True):
+        model.set_adapter(name)
+        rows.append(model(row))
+    return torch.cat(rows)
 
 
 @each(method=METHODS_HERE)
