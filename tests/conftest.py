@@ -1,5 +1,6 @@
 """Every test starts from the same seed, on one thread, without a network."""
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,6 +14,11 @@ from transformers.utils import logging
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
     config.addinivalue_line("filterwarnings", "ignore:.*acts between steps of training:UserWarning")
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()  # accelerate collects after every training, and would look at thousands of tests each time
 
 
 @pytest.fixture(autouse=True)

@@ -99,11 +99,9 @@ def test_wherever_it_was(home, tmp_path, event):
     cut_and_resumed(values, [(event, step) for step in (1, 5, 6, 8, 11)], tmp_path, whole)
 
 
-STARTED = [
-    name for name, cls in sorted(METHODS.items()) if cls.sits_on != "tokens" and (cls().stored(16, 16) or cls.on_step)
-]
+AT_WORK = {name: cls() for name, cls in sorted(METHODS.items()) if cls.sits_on != "tokens"}
+STARTED = [name for name, method in AT_WORK.items() if method.stored(16, 16) or method.on_step or method.calibration]
 STARTED += [{"name": "lora", "init": init} for init in ("eva", "lora_ga", "corda")]
-STARTED += ["fishmask"] if "fishmask" not in STARTED else []
 
 
 @pytest.mark.parametrize("name", STARTED)
