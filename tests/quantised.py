@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,7 +42,14 @@ def quanto(layer: nn.Linear, bits: str = "qint8") -> nn.Module:
 
 
 def quanto4(layer: nn.Linear) -> nn.Module:
+    from optimum.quanto.library.extensions import get_extension
+
+    get_extension("quanto_cpp")._lib = SimpleNamespace(unpack=_unpack)  # compiling its own takes a minute
     return quanto(layer, "qint4")
+
+
+def _unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
+    return torch.cat([(packed >> bits * i) & (2**bits - 1) for i in range(8 // bits)])
 
 
 def torchao8(layer: nn.Linear) -> nn.Module:
