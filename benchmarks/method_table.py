@@ -18,9 +18,9 @@ chance, and for the probe that all are compared with, a small grid was searched,
 
     python benchmarks/method_table.py --rates --only NAME ... [--factors 3 10 30]
 
---only, --steps and --seeds make it smaller, --folder writes it elsewhere. Finished runs are not run again, so an
-interrupted table goes on where it stopped. Writes docs/data/method_table.json (and method_rates.json), with the number
-of steps in the name where it is not 100.
+--only runs some methods, the others keep their published rows; --steps and --seeds make it smaller, --folder writes it
+elsewhere. Finished runs are not run again, so an interrupted table goes on where it stopped. Writes
+docs/data/method_table.json (and method_rates.json), with the number of steps in the name where it is not 100.
 """
 
 import argparse
@@ -118,10 +118,12 @@ def make_table(names: list[str], given: Namespace) -> None:
         if result is not None:
             ended.setdefault(recipe.method, {})[recipe.seed] = result
     results = {name: [found[seed] for seed in sorted(found)] for name, found in ended.items()}
-    if HEAD not in results:
+    place_of_table = place(given.folder, TABLE, given.steps)
+    rows = {r["method"]: r for r in published(place_of_table)}
+    rows |= {n: row(n, found) | {"searched": n in rates} for n, found in results.items()}
+    if HEAD not in rows:
         raise SystemExit("the linear probe failed: there is nothing to compare with")
-    rows = sorted((row(n, found) | {"searched": n in rates} for n, found in results.items()), key=lambda r: -r["score"])
-    some, command = results[HEAD][0], "python benchmarks/method_table.py"
+    some, command = next(iter(results.values()))[0], "python benchmarks/method_table.py"
     command += "" if given.steps == STEPS else f" --steps {given.steps}"
     about = (
         f"{given.steps} steps of batch {BATCH} on movie-review sentences, MiniLM ({some.total / 1e6:.1f} M weights), "
@@ -131,18 +133,23 @@ def make_table(names: list[str], given: Namespace) -> None:
         "for the probe, and for methods whose own rate left them at chance after so few steps. "
         f"Made by `{command}`."
     )
-    probe = mean(r.score for r in results[HEAD])
-    table = {"about": about, "metric": some.metric, "probe": probe, "versions": some.versions, "results": rows}
-    table["failed"] = sorted(set(names) - set(results))
-    keep_seconds(table, place(given.folder, TABLE, given.steps))
-    save(place(given.folder, TABLE, given.steps), table)
+    table = {"about": about, "metric": some.metric, "probe": rows[HEAD]["score"], "versions": some.versions}
+    table["results"] = sorted(rows.values(), key=lambda r: -r["score"])
+    table["failed"] = sorted(set(names) - set(rows))
+    keep_seconds(table, place_of_table)
+    save(place_of_table, table)
     print(measured(table))
+
+
+def published(path: Path) -> list[dict[str, Any]]:
+    """The rows of the table before: methods that are not run again keep theirs."""
+    return json.loads(path.read_text())["results"] if path.is_file() else []
 
 
 def keep_seconds(table: dict[str, Any], path: Path) -> None:
     """Of the table before, what --seconds has measured."""
-    before = json.loads(path.read_text()) if path.is_file() else {"results": []}
-    known = {row["method"]: row["seconds_per_step"] for row in before["results"]}
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    known = {row["method"]: row["seconds_per_step"] for row in published(path)}
     for row in table["results"]:
         row["seconds_per_step"] = known.get(row["method"])
     if "timed" in before:

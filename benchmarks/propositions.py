@@ -6,6 +6,7 @@ Usage, from the repository's root:
 
     python benchmarks/propositions.py [--workers 2]     train what is missing, fit, measure; the page and its picture
     python benchmarks/propositions.py --steps 2 --seeds 2 --only ssl lora flora --folder runs/tried     a small one
+    python benchmarks/propositions.py --renew NAME ...   train these again; fits and all other rows stay
 
 Runs are those of benchmarks/method_table.py, with its learning rates, where it has them. Finished runs and fits are not
 made again. Writes docs/data/propositions.json, docs/propositions.md, docs/pictures/propositions.png and .svg.
@@ -43,6 +44,7 @@ NONE, PATTERNS = "none", ("none", "o", "d")
 SEATS = ".subspace_params."
 LAYERS = r"encoder\.layer\."  # no method sits on embeddings
 KEYS = ("score", "loss")
+DATA = "propositions.json"
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,9 @@ class Outcome:
     loss: float
     seats: frozenset[str]
     residuals: Patterns | None  # of A and B, mean over layers
+
+
+Done = dict[tuple[str, str], list[Outcome]]  # (family, pattern) -> what training came to, by seeds
 
 
 def contender(family: str, pattern: str, seed: int, rates: dict[str, float], given: Namespace) -> Contender:
@@ -154,16 +159,21 @@ class Measured:
     def add(self, c: Contender, outcome: Outcome) -> None:
         self.found.setdefault((c.family, c.pattern), {})[c.seed] = outcome
 
-    def complete(self, seeds: int) -> dict[tuple[str, str], list[Outcome]]:
+    def complete(self, seeds: int) -> Done:
         """Those of which every seed came through."""
         return {k: [v[s] for s in sorted(v)] for k, v in self.found.items() if len(v) == seeds}
 
 
-def of_families(done: dict[tuple[str, str], list[Outcome]], fitted: list[dict[str, Family]]) -> list[dict[str, Any]]:
-    """The families as the table of methods trains them (AdaLoRA with its own regulariser)."""
+def trained_with(name: str) -> str:
+    """The pattern of a family as the table of methods trains it: AdaLoRA has a regulariser of its own."""
+    return "o" if name == "adalora" else NONE
+
+
+def of_families(done: Done, fitted: list[dict[str, Family]]) -> list[dict[str, Any]]:
+    """The families as the table of methods trains them."""
     rows = []
     for name in fitted[0]:
-        runs = done.get((name, "o" if name == "adalora" else NONE))
+        runs = done.get((name, trained_with(name)))
         if runs:
             reach = [captured(fit[name], run.seats) for fit, run in zip(fitted, runs, strict=True)]
             rows.append(
@@ -180,7 +190,7 @@ def of_families(done: dict[tuple[str, str], list[Outcome]], fitted: list[dict[st
     return sorted(rows, key=lambda row: -row["captured"]["mean"])
 
 
-def of_patterns(done: dict[tuple[str, str], list[Outcome]]) -> list[dict[str, Any]]:
+def of_patterns(done: Done) -> list[dict[str, Any]]:
     """LoRA and its kin with each pattern, and how far their A and B ended from what the patterns ask."""
     rows = []
     for name in HELD:
@@ -253,29 +263,40 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--folder", type=Path, default=Path(SCORES).parents[1], help="where docs/ is")
+    parser.add_argument("--renew", nargs="*", default=[], help="families whose published trainings are made again")
     given = parser.parse_args()
     assets.default_model(), assets.movie_reviews()
+    names = [m.name for m in choose(given.renew or given.only or None, None)[0]]
+    wanted, done = trained(names, [] if given.renew else [FULL, HEAD], given)
+    data = renewed(names, done, given) if given.renew else whole(names, wanted, done, given)
+    data["failed"] = sorted({f"{c.family} {c.pattern}" for c in wanted} - {f"{a} {b}" for a, b in done})
+    save(given.folder / "data" / DATA, data)
+    page.write_page(data, given.folder)
+    print(page.text(data))
+
+
+def trained(names: list[str], beside: list[str], given: Namespace) -> tuple[list[Contender], Done]:
+    """The contenders, and of those that all seeds came through what training came to."""
     rates = rates_in(place(given.folder / "data", RATES, given.steps))
-    names = [m.name for m in choose(given.only or None, None)[0]]
     asked = [(name, p) for name in names for p in (PATTERNS if name in HELD else (NONE,))]
-    wanted = [
-        contender(name, pattern, seed, rates, given)
-        for seed in range(given.seeds)
-        for name, pattern in [(FULL, NONE), (HEAD, NONE), *asked]
-    ]
+    pairs = [*((name, NONE) for name in beside), *asked]
+    wanted = [contender(name, pattern, seed, rates, given) for seed in range(given.seeds) for name, pattern in pairs]
     measured = Measured()
     by_place = {c.recipe.output: c for c in wanted}
     for recipe, result in run([c.recipe for c in wanted], given.workers):
         if result is not None:
             measured.add(by_place[recipe.output], outcome_of(result, Path(recipe.output or "")))
-    done = measured.complete(given.seeds)
+    return wanted, measured.complete(given.seeds)
+
+
+def whole(names: list[str], wanted: list[Contender], done: Done, given: Namespace) -> dict[str, Any]:
+    """Everything, from trainings and fits."""
     if (FULL, NONE) not in done or (HEAD, NONE) not in done:
         raise SystemExit("full fine-tuning or the linear probe failed: there is no W* or nothing to compare with")
     full = [RunFolder(c.recipe.output or "") for c in wanted if c.family == FULL]
     fitted = [fits(names, seed, folder.path, given) for seed, folder in enumerate(full)]
     some = done[FULL, NONE][0].result
-    rows, held = of_families(done, fitted), of_patterns(done)
-    data = {
+    return {
         "about": (
             f"MiniLM ({some.total / 1e6:.1f} M weights) on movie-review sentences: {given.steps} steps of batch "
             f"{BATCH}, {BASE['eval_samples']} sentences to judge by, {given.seeds} seeds, {some.device}."
@@ -284,16 +305,28 @@ def main() -> None:
         "seeds": given.seeds,
         "versions": some.versions,
         **{title: scores_of(done[method, NONE]) for title, method in (("full", FULL), ("probe", HEAD))},
+        **told_of(of_families(done, fitted), of_patterns(done)),
+    }
+
+
+def renewed(names: list[str], done: Done, given: Namespace) -> dict[str, Any]:
+    """What is published, with these families' trainings in place of theirs; W* and the fits to it stay."""
+    data = json.loads((given.folder / "data" / DATA).read_text(encoding="utf-8"))
+    again = {name: scores_of(done[name, trained_with(name)]) for name in names if (name, trained_with(name)) in done}
+    held = [row for row in data["patterns"] if (row["family"], row["mpc"]) not in done] + of_patterns(done)
+    held.sort(key=lambda row: (HELD.index(row["family"]), PATTERNS.index(row["mpc"])))
+    return data | told_of([row | again.get(row["family"], {}) for row in data["families"]], held)
+
+
+def told_of(rows: list[dict[str, Any]], held: list[dict[str, Any]]) -> dict[str, Any]:
+    """What follows from the families' rows and from those with patterns."""
+    return {
         "families": rows,
         "equal_reach": equal_reach(rows),
         "patterns": held,
         "with_and_without_mpc": with_and_without(held),
         "rank_correlations": correlations(rows, held),
-        "failed": sorted({f"{c.family} {c.pattern}" for c in wanted} - {f"{a} {b}" for a, b in done}),
     }
-    save(given.folder / "data" / "propositions.json", data)
-    page.write_page(data, given.folder)
-    print(page.text(data))
 
 
 if __name__ == "__main__":
