@@ -94,7 +94,8 @@ def test_trained_saved_and_opened_again(method, make, tmp_path):
     tuned = get_peft_model(model, config(method))
     tuned(**inputs).sample.square().mean().backward()
     trained = {k: p for k, p in tuned.named_parameters() if p.grad is not None and p.grad.any()}
-    assert trained and all("subspace_params" in k for k in trained)
+    assert trained
+    assert all("subspace_params" in k for k in trained)
     torch.optim.SGD(trained.values(), lr=0.1).step()
     tuned.save_pretrained(tmp_path)
     again = PeftModel.from_pretrained(make()[0], tmp_path)
