@@ -44,8 +44,8 @@ its config.json alone, and the names to give as `target_modules` for another cho
 
 A model of several towers is taken by its language tower, where it has one (LLaVA, PaliGemma, Qwen2-VL, BLIP-2);
 towers that are peers (CLIP, SigLIP) are both taken. Heads are left out, by `all-linear` too. Experts that transformers
-keeps as parameters of three dimensions are told by `subspace modules` and left out with a warning. Where a kind of
-place is missing, the error lists what the blocks hold.
+keeps as parameters of three dimensions are taken like other weights, by `all-linear` too; methods that sit on outputs
+leave them out with a warning. Where a kind of place is missing, the error lists what the blocks hold.
 
 Not found, and why: ResNet holds convolutions alone; SqueezeBERT's matrices are convolutions in one dimension; XLNet
 keeps attention's weights as parameters of no layer, and WavLM reads its attention's weights without calling them, so

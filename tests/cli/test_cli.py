@@ -281,8 +281,8 @@ def test_modules_shows_blocks_from_a_config_alone(tmp_path):
     assert code == 0, err
     assert re.search(r"^layers\.0 x 32$", out, re.M)
     assert re.search(r"self_attn\.q_proj +query +32 x 32 +query_value, all$", out, re.M)
-    assert re.search(r"mlp\.experts\.down_proj +down +8 x 24 x 32 +a parameter, on which no method sits", out)
-    assert "target_modules=['self_attn.k_proj', 'self_attn.v_proj']" in out
+    assert re.search(r"mlp\.experts\.down_proj +down +8 x 24 x 32 +all; one parameter of all experts$", out, re.M)
+    assert "target_modules=['self_attn.k_proj', 'self_attn.v_proj', 'mlp.experts.gate_up_proj']" in out
     code, out, _ = subspace("modules", tmp_path / "config.json", "--json")
     (block,) = json.loads(out)["blocks"]
     assert {line["role"] for line in block["lines"] if line["part"] == "attention"} == {

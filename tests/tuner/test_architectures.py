@@ -15,6 +15,7 @@ from subspace_tuning.methods import Houlsby, VeRA
 from subspace_tuning.testing.cases import adapter_parameters
 from subspace_tuning.tuner.structure import read
 from subspace_tuning.tuner.targets import all_linear
+from subspace_tuning.weights.experts import Experts, with_experts
 
 METHODS = {"ssb": SSB(), "lora": LoRA(r=2), "houlsby": Houlsby(r=2), "bitfit": BitFit(), "vera": VeRA(r=2)}
 WEIGHTS = {"ssb", "lora", "houlsby", "vera"}
@@ -99,11 +100,13 @@ def steps(tuned, inputs, want, name, method):
 def test_all_linear_leaves_the_head_out(name):
     model, _ = made(name)
     found = all_linear(model)
-    plain = {k for k, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    modules = dict(with_experts(model))
+    plain = {k for k, module in modules.items() if isinstance(module, nn.Linear | Conv1D | Experts)}
     assert found <= plain
+    assert found >= {k for k, module in modules.items() if isinstance(module, Experts)}
     base = model.base_model_prefix
     assert all(k.startswith(f"{base}.") or not hasattr(model, base) or "pooler" in k for k in found)
-    assert not any(tuple(model.get_submodule(k).weight.shape) == (2, 16) for k in found)
+    assert not any(tuple(modules[k].weight.shape) == (2, 16) for k in found)
 
 
 def test_the_meta_device_reads_alike():

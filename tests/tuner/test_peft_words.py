@@ -37,7 +37,10 @@ def test_every_default_of_loras_config_is_understood():
         ({"bias": "lora_only"}, r"'lora\|bitfit'"),
         ({"trainable_token_indices": [1, 2]}, "modules_to_save"),
         ({"ensure_weight_tying": True}, "merging unties it"),
-        ({"target_parameters": ["experts.gate_up_proj"], "target_modules": "all-linear"}, "not with 'all-linear'"),
+        (
+            {"target_parameters": ["experts.gate_up_proj"], "target_modules": "all-linear"},
+            "leave target_parameters out",
+        ),
         ({"layer_replication": [(0, 2)]}, "replicate the layers"),
         ({"init_lora_weights": "gaussian"}, "here init is one of pissa, orthogonal"),
         ({"alhpa": 3}, "did you mean 'alpha'"),

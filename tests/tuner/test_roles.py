@@ -167,6 +167,5 @@ def test_keys_and_values_in_two_steps_are_taken_where_they_are_made():
         "self_attn.kv_b_proj": KV,
         "self_attn.o_proj": OUTPUT,
     }
-    with pytest.warns(UserWarning, match=r"no method sits on mlp.experts.gate_up_proj 2 x 16 x 24"):
-        taken = default_targets("key_value_ff", model)
-    assert taken == {"self_attn.kv_b_proj", "mlp.up_proj", "mlp.shared_experts.up_proj"}
+    taken = default_targets("key_value_ff", model)
+    assert taken == {"self_attn.kv_b_proj", "mlp.up_proj", "mlp.shared_experts.up_proj", "mlp.experts.gate_up_proj"}

@@ -9,17 +9,18 @@ import torch
 from architectures import ARCHITECTURES
 from subspace_tuning.tuner.sheet import by_kind, sheet
 from subspace_tuning.tuner.targets import KINDS, default_targets
+from subspace_tuning.weights.experts import with_experts
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.filterwarnings("ignore:by default no method sits on")
+@pytest.mark.filterwarnings("ignore:left out")
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_kinds_that_are_told_are_the_modules_that_are_taken(name):
     with torch.device("meta"):
         model = ARCHITECTURES[name].model(name)
     found = sheet(model)
-    every = {k for k, _ in model.named_modules()}
+    every = {k for k, _ in with_experts(model)}
     for kind in KINDS:
         told = {line.name for b in found.blocks if b.by_default for line in b.lines if kind in line.kinds}
         if not told:
@@ -39,8 +40,8 @@ def test_blocks_that_are_alike_are_told_once():
     assert (dense.count, sparse.count) == (1, 1)
     experts = [line for line in sparse.lines if line.part == "experts"]
     assert [(line.role, line.copies, line.is_layer, line.kinds) for line in experts] == [
-        ("gate+up", 2, False, ()),
-        ("down", 2, False, ()),
+        ("gate+up", 2, False, ("key_value_ff", "all")),
+        ("down", 2, False, ("all",)),
     ]
 
 

@@ -72,5 +72,5 @@ def _told(line: Line) -> str:
         run = ", ".join(f"{role} {width}" for role, width in line.fused.run)
         notes.append(f"columns: {line.fused.groups} x ({run})")
     if not line.is_layer:
-        notes[0] = "a parameter, on which no method sits"
+        notes.append("one parameter of all experts")
     return f"{told:66} {'; '.join(notes)}"

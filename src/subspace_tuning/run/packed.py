@@ -31,6 +31,8 @@ from subspace_tuning.run.train import fit_to_data, result_of, trainer_of
 from subspace_tuning.run.watch import Watch
 from subspace_tuning.tasks.labelled import LabelledTexts
 from subspace_tuning.tuner.clock import clocks_of
+from subspace_tuning.tuner.experts import SubspaceExperts
+from subspace_tuning.tuner.model import layers
 from subspace_tuning.tuner.routed import routed
 
 DATA = ("task", "data", "encoding", "train_samples", "eval_samples", "hold_out")
@@ -161,6 +163,11 @@ def _joint_model(recipes: list[Recipe]) -> tuple[PeftModel, Pretrained]:
     pretrained = load_model(recipes[0].model, task, recipes[0].seed)
     fit_to_data(pretrained, recipes[0])
     model: Any = adapt(pretrained, recipes[0])
+    if any(isinstance(layer, SubspaceExperts) for layer in layers(model)):
+        raise BadInput(
+            "packed runs give each row of a batch its own adapter, and fused experts take the tokens of all at once: "
+            "train them one by one, or leave the experts out by exclude_modules"
+        )
     for i, recipe in enumerate(recipes[1:], 1):
         fresh = load_model(recipe.model, task, recipe.seed)
         fit_to_data(fresh, recipe)

@@ -12,6 +12,10 @@ comes back to its output.
 
 They are kept in single precision on the model's device until the pass is over: about two to three times the memory of
 the tuned weights.
+
+Fused experts have a statistic each, of the examples whose tokens are sent there. Their rows do not say which example
+they come from, or which are padding: so each example makes a pass of its own, without its padding. An expert that no
+token reaches starts from what all experts of its parameter saw.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from tqdm.auto import tqdm
 
 from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.tuner.model import layers
+from subspace_tuning.weights.experts import Experts
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
@@ -85,29 +90,32 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, loss: Loss | None = N
     loss: (model, batch) -> loss, for models that return none of their own.
 
     The model runs in eval mode, without dropout; no parameter's ``.grad`` is touched. Raises ValueError where no
-    adapter asks for a calibration, and where there is nothing to learn from.
+    adapter asks for a calibration, where there is nothing to learn from, and where experts are asked and a batch does
+    not say what its examples are.
     """
     asking = [layer for layer in layers(model) if any(layer.methods[a].calibration for a in _active(layer))]
     if not asking:
         raise ValueError("no active adapter asks for a calibration; methods that do: fishmask, lora(init='eva'), ...")
-    found = {layer: _statistics(layer) for layer in asking}
-    needs_gradient = any(s.needs_gradient for stats in found.values() for s in stats.values())
+    found = {layer: [_statistics(layer) for _ in layer.parts] for layer in asking}
+    needs_gradient = any(s.needs_gradient for each in found.values() for s in each[0].values())
+    apart = any(isinstance(layer.base_layer, Experts) for layer in asking)
     training = model.training
     model.eval()
     try:
-        for batch in tqdm(batches, desc="calibrating", leave=False, disable=None if progress else True):
+        shown = tqdm(batches, desc="calibrating", leave=False, disable=None if progress else True)
+        for batch in (one for given in shown for one in (_examples(given) if apart else [given])):
             with _watched(found, _mask(batch)) as anchor, torch.set_grad_enabled(needs_gradient):
                 value = (loss or _own_loss)(model, _moved(batch, _device(model)))
                 if needs_gradient:
                     _reach(value, anchor)
     finally:
         model.train(training)
-    for layer, statistics in found.items():
-        if any(s.count == 0 for s in statistics.values()):
-            raise ValueError("the calibration saw no data reach some tuned layers; give calibrate() a batch or more")
-        means = {name: s.mean for name, s in statistics.items()}
+    for layer, each in found.items():
+        means = _means(each)
         for adapter in _active(layer):
-            layer.restart(adapter, layer.methods[adapter].calibrated(layer.frozen, means))
+            method = layer.methods[adapter]
+            values = [method.calibrated(part.W, own) for part, own in zip(layer.parts, means, strict=True)]
+            layer.restart(adapter, layer.together(values))
 
 
 def _active(layer: SubspaceLayer) -> list[str]:
@@ -119,21 +127,33 @@ def _statistics(layer: SubspaceLayer) -> dict[str, Statistic]:
     return {name: STATISTICS[name]() for name in names}
 
 
+def _means(each: list[dict[str, Statistic]]) -> list[dict[str, Tensor]]:
+    """Of the weights of a layer one by one; one that saw nothing has the mean of what all saw."""
+    seen = {name: sum(own[name].count for own in each) for name in each[0]}
+    if not all(seen.values()):
+        raise ValueError("the calibration saw no data reach some tuned layers; give calibrate() a batch or more")
+    common: dict[str, Tensor] = {}
+    for name in seen:
+        if any(not own[name].count for own in each):
+            common[name] = torch.as_tensor(sum(own[name].total for own in each) / seen[name])
+    return [{name: s.mean if s.count else common[name] for name, s in own.items()} for own in each]
+
+
 @contextmanager
-def _watched(found: dict[SubspaceLayer, dict[str, Statistic]], mask: Tensor | None) -> Iterator[Tensor]:
+def _watched(found: dict[SubspaceLayer, list[dict[str, Statistic]]], mask: Tensor | None) -> Iterator[Tensor]:
     """While it lasts, the layers feed their statistics. Gradients flow to the anchor that it yields, through each of
     the layers' outputs, as if it were added to them.
     """
     anchor = torch.zeros((), requires_grad=True)
 
-    def watch(statistics: dict[str, Statistic], layer: Any, args: tuple[Any, ...], y: Tensor) -> Tensor:
-        x = layer.frozen.rows(args[0])
-        x = (x if isinstance(x, Tensor) else x.unfold()).detach()
+    def watch(each: list[dict[str, Statistic]], layer: Any, args: tuple[Any, ...], y: Tensor) -> Tensor:
+        shares = layer.shares(*args)
 
         def feed(dy: Tensor, of_gradient: bool = True) -> None:
-            for statistic in statistics.values():
-                if statistic.needs_gradient == of_gradient:
-                    _feed(statistic, x, layer.frozen.unfinish(dy), None if of_gradient else mask)
+            for i, x, of in shares:
+                for statistic in each[i].values():
+                    if statistic.needs_gradient == of_gradient:
+                        _feed(statistic, x, of(dy), None if of_gradient else mask)
 
         feed(y.detach(), of_gradient=False)
         if torch.is_grad_enabled():
@@ -141,7 +161,7 @@ def _watched(found: dict[SubspaceLayer, dict[str, Statistic]], mask: Tensor | No
             y.register_hook(feed)
         return y
 
-    handles = [layer.register_forward_hook(partial(watch, statistics)) for layer, statistics in found.items()]
+    handles = [layer.register_forward_hook(partial(watch, each)) for layer, each in found.items()]
     try:
         yield anchor
     finally:
@@ -169,6 +189,25 @@ def _reach(value: Any, anchor: Tensor) -> None:
 
 def _own_loss(model: nn.Module, batch: Any) -> Any:
     return getattr(model(**batch), "loss", None)
+
+
+def _examples(batch: Any) -> Iterator[Any]:
+    """The examples of a batch, each as a batch of one without its padding. Raises ValueError for what has no rows."""
+    held = batch if hasattr(batch, "items") else {"": batch}
+    tensors = {k: v for k, v in held.items() if isinstance(v, Tensor) and v.dim()}
+    if len({len(v) for v in tensors.values()}) != 1:
+        raise ValueError(
+            "experts are calibrated example by example: give calibrate() batches as a tensor, or a mapping of tensors, "
+            "with a row an example"
+        )
+    mask = _mask(batch)
+    for i in range(len(next(iter(tensors.values())))):
+        kept = None if mask is None or mask.dim() != 2 else mask[i].bool()
+        one = {
+            k: v[i : i + 1] if kept is None or v.shape[:2] != mask.shape else v[i : i + 1, kept]  # type: ignore[union-attr]
+            for k, v in tensors.items()
+        }
+        yield {**held, **one} if held is batch else one[""]
 
 
 def _mask(batch: Any) -> Tensor | None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from subspace_tuning.algebra import Live
 from subspace_tuning.method import Method, Params, members
-from subspace_tuning.tuner.layer import SubspaceLayer
+from subspace_tuning.tuner.layer import Share, SubspaceLayer
 from subspace_tuning.tuner.reading import Reading, Route
 from subspace_tuning.tuner.start import Started, start
 from subspace_tuning.weights import LayerWeight, Part, Unsupported
@@ -59,6 +59,14 @@ class SubspaceExperts(SubspaceLayer):
         """The weights of the experts, one by one."""
         return [Part(str(i), ExpertWeight(self.fused, i), partial(_at, i)) for i in range(self.fused.count)]
 
+    def together(self, each: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {k: stacked([one[k] for one in each]) for k in each[0]}
+
+    def shares(self, x: Tensor, *args: Any) -> list[Share]:
+        """Of the rows of one expert, as if they were of one example."""
+        routes: list[Route] = args[0]
+        return [Share(r.expert, x[r.start : r.stop].detach().unsqueeze(0), partial(_rows, r)) for r in routes]
+
     def each(self, experts: Iterable[int] | None = None) -> Iterator[int]:
         """Put one expert to work after the other."""
         fused = self.fused
@@ -75,10 +83,8 @@ class SubspaceExperts(SubspaceLayer):
                 raise Unsupported(
                     f"{part.name} sits on a module's {part.sits_on}, and experts are weights; leave it out"
                 )
-            if part.calibration:
-                raise Unsupported(f"{part.name} starts from data, which experts are not looked at for; leave it out")
         each = [start(method, self.frozen, self.weight) for _ in self.each()]
-        return Started(*({k: stacked([one[i][k] for one in each]) for k in each[0][i]} for i in range(3)))
+        return Started(*(self.together([one[i] for one in each]) for i in range(3)))
 
     def shapes(self, adapter: str) -> dict[str, tuple[int, ...]]:
         return {k: (len(self.parts), *shape) for k, shape in super().shapes(adapter).items()}
@@ -97,7 +103,7 @@ class SubspaceExperts(SubspaceLayer):
             mine = {k.removesuffix(f"@{part.name}"): v for k, v in values.items() if k.endswith(f"@{part.name}")}
             mine = mine or {k: part.of(v) for k, v in values.items()}
             each.append(method.unpacked(mine, {k: part.of(v) for k, v in constants.items()}, *size))
-        return {k: torch.stack([one[k] for one in each]) for k in each[0]}
+        return self.together(each)
 
     def params(self, adapter: str, training: bool = False) -> Params:
         """The parameters and constants of an adapter as phi reads them: those of the expert that is at work."""
@@ -204,6 +210,10 @@ class SubspaceExperts(SubspaceLayer):
 
 def _at(i: int, t: Tensor) -> Tensor:
     return t[i]
+
+
+def _rows(route: Route, y: Tensor) -> Tensor:
+    return y[route.start : route.stop].unsqueeze(0)
 
 
 def _read(value: Any) -> Any:

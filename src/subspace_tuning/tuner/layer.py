@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,6 +37,16 @@ class Tuned(NamedTuple):
     E: Expr  # phi(W)
     b: Live | None
     after: Expr | None  # what becomes of the output
+
+
+class Share(NamedTuple):
+    """What one of a layer's weights, by its number, has of its input: rows (b, ..., n). ``of`` takes its part of an
+    output.
+    """
+
+    part: int
+    x: Tensor
+    of: Callable[[Tensor], Tensor]
 
 
 def _read(held: Any, name: str) -> Tensor:
@@ -188,6 +198,15 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
     def parts(self) -> list[Part]:
         """The weights that are tuned here: one."""
         return [Part("", self.frozen, lambda t: t)]
+
+    def together(self, each: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What each of the weights has, as the layer holds it."""
+        return each[0]
+
+    def shares(self, x: Tensor, *args: Any) -> list[Share]:
+        """What each of the weights has of the layer's input and output."""
+        rows = self.frozen.rows(x)
+        return [Share(0, (rows if isinstance(rows, Tensor) else rows.unfold()).detach(), self.frozen.unfinish)]
 
     def each(self) -> Iterator[int]:
         """Put one weight to work after the other: one."""

@@ -64,7 +64,9 @@ def ours(method: str, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 def with_parameters(modules: Any, parameters: Iterable[str]) -> Any:
     """``target_modules`` that name these parameters (of experts) too. Raises ValueError beside "all-linear"."""
     if modules == "all-linear":
-        raise ValueError("target_parameters goes with names or an expression in target_modules, not with 'all-linear'")
+        raise ValueError(
+            "target_modules='all-linear' takes all fused experts: leave target_parameters out, or name both"
+        )
     if isinstance(modules, str):
         names = "|".join(map(re.escape, parameters))
         return rf"(?:{modules})|(?:.*\.)?(?:{names})"

@@ -43,12 +43,11 @@ _ASIDE = re.compile(
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight by its name below the block, W in R^{n x m}; parameters of their own are no layers of their own."""
+    """A weight by its name below the block, W in R^{n x m}."""
 
     name: str
     n: int
     m: int
-    is_layer: bool = True
 
     @property
     def stem(self) -> str:

@@ -60,10 +60,11 @@ class Sheet:
 
 def sheet(model: nn.Module) -> Sheet:
     """What is known of the blocks of a model; the meta device will do."""
-    weights, tower, layers = read(model), language_tower(model), sits(model)
+    weights, tower = read(model), language_tower(model)
+    layers = {kind: sits(model, kind) for kind in KINDS}
 
     def line(w: BlockWeight) -> Line:
-        kinds = tuple(kind for kind, holds in KINDS.items() if w.name in layers and holds(w))
+        kinds = tuple(kind for kind, holds in KINDS.items() if w.name in layers[kind] and holds(w))
         return Line(w.short, w.part, w.role, w.n, w.m, kinds, w.is_layer, w.copies, fused(model, w, weights))
 
     lines = {

@@ -17,13 +17,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.pytorch_utils import Conv1D
 
 from subspace_tuning.tuner.roles import DOWN, EXPERTS, GATE, GATE_UP, UP, Weight, roles
+from subspace_tuning.weights.experts import Experts, with_experts
 
 
 @dataclass(frozen=True)
 class BlockWeight:
     """A weight of a block, W in R^{n x m}, and what it is for.
 
-    name: the module's, in the model; of a parameter that is no layer (fused experts), the parameter's.
+    name: the module's, in the model; of fused experts, the parameter's.
     block: the block that it is in, by the block's own name in the model.
     part: attention, cross-attention, feed-forward, experts, state-space, other.
     role: query, key, value, output; up, gate, down; in, out; with + where one weight serves several.
@@ -59,15 +60,14 @@ def read(model: nn.Module) -> list[BlockWeight]:
         spaces = [name[len(block) + 1 :] for name, module in inside.items() if hasattr(module, "A_log")]
         known = roles(layers, spaces)
         found += [BlockWeight(f"{block}.{w.name}", block, *known[w.name], w.n, w.m) for w in layers]
-        for name, module in inside.items():
-            found += _parameters(name, block, module)
+        found += [_experts(name, block, module) for name, module in inside.items() if isinstance(module, Experts)]
     return found
 
 
 def outer_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """All modules by name, those that are tuned as what they were before."""
+    """All modules by name, those that are tuned as what they were before; fused experts count as modules."""
     inside: list[str] = []
-    for name, module in model.named_modules():
+    for name, module in with_experts(model):
         if any(name.startswith(prefix) for prefix in inside):
             continue
         if isinstance(module, BaseTunerLayer):
@@ -96,25 +96,18 @@ def _layer(name: str, module: nn.Module) -> Weight | None:
         return Weight(name, m.nx, m.nf)
     if isinstance(module, nn.Conv1d) and m.kernel_size == (1,):
         return Weight(name, m.in_channels, m.out_channels)
-    if isinstance(module, nn.Embedding | nn.Bilinear) or any(True for _ in module.children()):
+    if isinstance(module, nn.Embedding | nn.Bilinear | Experts) or any(True for _ in module.children()):
         return None
     n, out = getattr(module, "in_features", None), getattr(module, "out_features", None)
     return Weight(name, n, out) if isinstance(n, int) and isinstance(out, int) else None
 
 
-def _parameters(name: str, block: str, module: nn.Module) -> Iterator[BlockWeight]:
-    """Experts that a module keeps as one parameter (experts, ., .)."""
-    if "expert" not in type(module).__name__.lower() and "expert" not in name.rpartition(".")[2]:
-        return
-    for own, p in module.named_parameters(recurse=False):
-        if p.dim() != 3:
-            continue
-        kind = own.lower()
-        role = GATE_UP if "gate_up" in kind else DOWN if "down" in kind or kind in ("w2", "wo") else UP
-        role = GATE if kind.startswith("gate_proj") else role
-        copies, *size = p.shape
-        n, m = size if getattr(module, "is_transposed", False) else reversed(size)
-        yield BlockWeight(f"{name}.{own}", block, EXPERTS, role, n, m, False, copies)
+def _experts(name: str, block: str, fused: Experts) -> BlockWeight:
+    """Experts that a module keeps as one parameter."""
+    kind = name.rpartition(".")[2].lower()
+    role = GATE_UP if "gate_up" in kind else DOWN if "down" in kind or kind in ("w2", "wo") else UP
+    role = GATE if kind.startswith("gate_proj") else role
+    return BlockWeight(name, block, EXPERTS, role, *fused.size, False, fused.count)
 
 
 def language_tower(model: nn.Module) -> str:

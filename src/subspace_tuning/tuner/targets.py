@@ -8,8 +8,8 @@ sublayer_outputs  the last weights of attention and of feed-forward (Houlsby ada
 ff_output     the last weight of the feed-forward (Pfeiffer adapters)
 key           the key weight of each self-attention, where methods that sit on a block have their parameters (MAM)
 
-Blocks and roles are read off the model (structure.py, roles.py). A model of several towers is taken by its language
-tower, where it has one.
+Blocks and roles are read off the model (structure.py, roles.py), fused experts among them. A model of several towers is
+taken by its language tower, where it has one. What sits on outputs leaves experts out, which have none of their own.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from subspace_tuning.method import members
 from subspace_tuning.tuner.heads import heads, is_in
 from subspace_tuning.tuner.roles import (
     ATTENTION,
@@ -45,8 +46,10 @@ from subspace_tuning.tuner.roles import (
 )
 from subspace_tuning.tuner.structure import BlockWeight, language_tower, outer_modules, read
 from subspace_tuning.weights import Unsupported, has_bias, weight_of
+from subspace_tuning.weights.experts import Experts
 
 POOLERS = {"pooler"}
+ON_OUTPUTS = {"sublayer_outputs", "ff_output", "key"}  # where methods go that sit on outputs or blocks
 SHOWN = 24
 # modules that read the weights of their children and never call them, which nothing but a forward pass would show
 READERS = {"MultiheadAttention": ("out_proj",), "WavLMAttention": ("q_proj", "k_proj", "v_proj", "out_proj")}
@@ -87,26 +90,30 @@ def default_targets(places: str, model: nn.Module, config: PeftConfig | None = N
         return _of_layers(_with_bias(model, modules, getattr(config, "modules_to_save", None) or ()), config)
     weights = [w for w in read(model) if within(w.name, tower)]
     wanted = [w for w in weights if KINDS[places](w)]
-    chosen = {w.name for w in wanted if w.is_layer and _can_sit(modules.get(w.name))}
+    mapped = _maps_weights(places, config)
+    chosen = {w.name for w in wanted if _can_sit(modules.get(w.name), mapped)}
     if not chosen:
         raise ValueError(_nothing(places, model, weights, modules))
-    if left := sorted({f"{w.short} {w.size}" for w in wanted if w.name not in chosen}):
-        told = f"by default no method sits on {', '.join(left)} of {type(model).__name__}: left out"
-        warnings.warn(f"{told}; weights of experts can be named in target_modules", stacklevel=2)
+    _tell_left({w.short: w.size for w in wanted if w.name not in chosen}, model, config)
     return _of_layers(_short(chosen, weights, {name for name, _ in outer_modules(model)}), config)
 
 
 def all_linear(model: nn.Module, config: PeftConfig | None = None) -> set[str]:
-    """Every linear layer of a model but those of its head; poolers, which come before the head, are taken."""
+    """Every linear layer and fused weight of experts of a model but its head; poolers come before it and are taken."""
     head = {name for name in heads(model) if not POOLERS & set(name.split("."))}
     head |= set(getattr(config, "modules_to_save", None) or ())
-    linear = {name for name, module in outer_modules(model) if isinstance(module, nn.Linear | Conv1D)}
-    return {name for name in linear if not is_in(name, head)}
+    modules = {name: module for name, module in outer_modules(model) if not is_in(name, head)}
+    experts = {name: fused for name, fused in modules.items() if isinstance(fused, Experts)}
+    if not _maps_weights("all", config):
+        _tell_left({name: f"{e.count} x {e.size[0]} x {e.size[1]}" for name, e in experts.items()}, model, config)
+        experts = {}
+    return {name for name, module in modules.items() if isinstance(module, nn.Linear | Conv1D)} | set(experts)
 
 
-def sits(model: nn.Module) -> set[str]:
-    """Names of the layers that methods on weights can sit on."""
-    return {name for name, layer in _called(dict(outer_modules(model))).items() if _can_sit(layer)}
+def sits(model: nn.Module, places: str) -> set[str]:
+    """Names of the layers that methods can sit on whose default modules are of this kind."""
+    mapped = _maps_weights(places, None)
+    return {name for name, layer in _called(dict(outer_modules(model))).items() if _can_sit(layer, mapped)}
 
 
 def _called(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
@@ -119,7 +126,24 @@ def _called(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
     return found
 
 
-def _can_sit(layer: nn.Module | None) -> bool:
+def _maps_weights(places: str, config: Any) -> bool:
+    """Whether a method sits on weights or biases alone; by its places where no config says which one it is."""
+    if config is None:
+        return places not in ON_OUTPUTS
+    return all(part.sits_on in ("weight", "bias") for part in members(config.resolved()))
+
+
+def _tell_left(left: dict[str, str], model: nn.Module, config: Any) -> None:
+    """Warn of weights, name -> size, that the method has no seat on."""
+    if left:
+        told = ", ".join(f"{name} {size}" for name, size in sorted(left.items())[:SHOWN])
+        who = "the method" if config is None else config.resolved().name
+        warnings.warn(f"left out: {told} of {type(model).__name__}, where {who} finds no seat", stacklevel=3)
+
+
+def _can_sit(layer: nn.Module | None, mapped: bool) -> bool:
+    if isinstance(layer, Experts) and not mapped:
+        return False
     try:
         return layer is not None and weight_of(layer).holds_matrix
     except Unsupported:
@@ -156,7 +180,7 @@ def _nothing(places: str, model: nn.Module, weights: list[BlockWeight], modules:
     """Why a model has no place of a kind, what its blocks hold, and what could be named instead."""
     kind = getattr(getattr(model, "config", None), "model_type", None) or type(model).__name__
     held = list(dict.fromkeys(f"{w.short} {w.size} ({w.role or w.part})" for w in weights))
-    layers = list(dict.fromkeys(w.short for w in weights if w.is_layer and _can_sit(modules.get(w.name))))
+    layers = list(dict.fromkeys(w.short for w in weights if _can_sit(modules.get(w.name), places not in ON_OUTPUTS)))
     layers = layers or [name for name, module in modules.items() if isinstance(module, nn.Linear | Conv1D)]
     names = ", ".join(f"'{name}'" for name in layers[:SHOWN])
     told = f"its blocks hold {', '.join(held[:SHOWN])}" if held else "it has no repeated blocks with matrices"

@@ -7,6 +7,7 @@ from subspace_tuning.weights.bias import BiasOnly, has_bias
 from subspace_tuning.weights.conv import Conv2dWeight
 from subspace_tuning.weights.conv1d import Conv1DWeight
 from subspace_tuning.weights.embedding import EmbeddingWeight
+from subspace_tuning.weights.experts import Experts, ExpertWeight
 from subspace_tuning.weights.layer import LayerWeight, Part, Unsupported
 from subspace_tuning.weights.linear import LinearWeight
 from subspace_tuning.weights.quantised import quantised
@@ -29,6 +30,8 @@ def weight_of(layer: nn.Module) -> LayerWeight:
                 f"{type(layer).__name__} scales its embeddings in forward, which no method takes account of"
             )
         return EmbeddingWeight(layer)
+    if isinstance(layer, Experts):
+        return ExpertWeight(layer)
     if has_bias(layer):
         return BiasOnly(layer)
     raise Unsupported(

@@ -24,6 +24,7 @@ class Experts(nn.Module):
         super().__init__()
         self.weight, self.bias, self.turned = weight, bias, turned
         self.at = 0
+        self.among: tuple[str, ...] = ()  # the parameters that its module had, in their order
 
     @property
     def count(self) -> int:
@@ -124,6 +125,7 @@ class Bias(nn.Module):
 
 def seat(module: nn.Module, name: str, fused: Experts) -> None:
     """Make a layer of a parameter of experts, under the parameter's name, so that it can be tuned."""
+    fused.among = tuple(module._parameters)
     del module._parameters[name]
     module.add_module(name, fused)
     if fused.bias is not None:
@@ -140,6 +142,9 @@ def unseat(model: nn.Module) -> None:
             if fused.bias is not None:
                 del module._modules[f"{name}_bias"]
                 module.register_parameter(f"{name}_bias", fused.bias)
+            held = module._parameters
+            for key in [k for k in fused.among if k in held]:
+                held[key] = held.pop(key)
 
 
 def stacked(parts: list[Tensor]) -> Tensor:
