@@ -32,8 +32,8 @@ class BlockDiag(Leaf):
         x = x if isinstance(x, Tensor) else x.unfold()
         D, (n, _) = now(self.blocks).to(x.dtype), self.shape
         count, b, _ = D.shape
-        padded = pad(x, (0, count * b - n)).unflatten(-1, (count, b))
-        y = torch.einsum("...kb,kbc->...kc", padded, D).flatten(-2)[..., :n]
+        whole = x if n == count * b else pad(x, (0, count * b - n))  # which copies, though there be nothing to add
+        y = torch.einsum("...kb,kbc->...kc", whole.unflatten(-1, (count, b)), D).flatten(-2)[..., :n]
         return plus(plus(x, y), bias)
 
     @property

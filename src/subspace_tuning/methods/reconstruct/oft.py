@@ -1,12 +1,14 @@
 """OFT: rotate the neurons of a weight."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from subspace_tuning.algebra import BlockDiag, Expr, Live
+from subspace_tuning.algebra.precision import plainly
 from subspace_tuning.linalg.powers import rotation_power
 from subspace_tuning.method import Method, Params, Start, zeros
 from subspace_tuning.method.registry import register
@@ -64,9 +66,35 @@ def _below(b: int) -> int:
 
 def _turns(q: Tensor, b: int, count: int) -> Tensor:
     """R_i - I (count, b, b) of each rotation."""
+    return (_cayley if plainly() else _Cayley.apply)(q, b, count)
+
+
+def _cayley(q: Tensor, b: int, count: int) -> Tensor:
     Q = _skew(q, b, count)
-    eye = torch.eye(b, dtype=Q.dtype, device=Q.device)
-    return torch.linalg.solve(eye - Q, 2 * Q)  # (I + Q) (I - Q)^{-1} - I
+    return torch.linalg.solve(_eye(Q) - Q, 2 * Q)  # (I + Q) (I - Q)^{-1} - I
+
+
+class _Cayley(torch.autograd.Function):
+    """dR = (I + R) dQ (I + R) / 2, since (I - Q)^{-1} = (I + R) / 2: backward keeps what the rows keep anyway."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, b: int, count: int) -> Tensor:
+        turns = _cayley(q, b, count)
+        ctx.save_for_backward(turns)
+        ctx.many = len(q)
+        return turns
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (turns,), b = ctx.saved_tensors, grads[0].shape[-1]
+        S = (turns + 2 * _eye(turns)).mT
+        dQ = S @ grads[0] @ S / 2
+        rows, cols = torch.tril_indices(b, b, -1, device=dQ.device)
+        return (dQ - dQ.mT)[:, rows, cols].flatten()[: ctx.many], None, None
+
+
+def _eye(like: Tensor) -> Tensor:
+    return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
 
 
 def _turns_t(q: Tensor, b: int, count: int, t: float) -> Tensor:
