@@ -27,7 +27,7 @@ PAGE, README, SCORES = "docs/methods.md", "README.md", "docs/data/method_table.j
 LONGER = "docs/data/method_table_300.json"  # for the methods that 100 steps are too few for
 FLOOR, STEPS, FLOOR_PICTURE = "docs/floor.md", "docs/data/step.json", "docs/pictures/floor.svg"
 TENSORS, PROFILES = "docs/data/saved.json", "docs/data/profile_*.json"
-COMPILED = "docs/data/compile_step.json"
+COMPILED, LLAMA = "docs/data/compile_step.json", "docs/data/step_llama.json"
 MARKER = "<!-- methods -->"
 STRENGTH, RULES = "docs/strength.md", "<!-- rules -->"
 SEARCHED = "\\*"  # marks a learning rate that was searched for
@@ -93,8 +93,8 @@ def pages(root: Path) -> dict[Path, str]:
     if (root / STEPS).is_file():
         tensors = _read(root / TENSORS)["tensors"] if (root / TENSORS).is_file() else ()
         profiles = [_read(path) for path in sorted(root.glob(PROFILES))]
-        compiled = _read(root / COMPILED) if (root / COMPILED).is_file() else None
-        made[root / FLOOR] = floor.page(_read(root / STEPS), tensors, profiles, compiled)
+        others = [_read(root / path) if (root / path).is_file() else None for path in (COMPILED, LLAMA)]
+        made[root / FLOOR] = floor.page(_read(root / STEPS), tensors, profiles, *others)
     return made
 
 

@@ -12,6 +12,18 @@ from subspace_tuning.files.markdown import table
 
 Line = dict[str, Any]
 TOLD = 3.0  # milliseconds
+HEADER = (
+    "contender",
+    "time",
+    "reach",
+    "FLOPs",
+    "saved",
+    "reach",
+    "MB saved",
+    "peak MB",
+    "start-up s",
+    "bytes on disk",
+)
 HEAD = """\
 <!-- made by `make docs` from docs/data/step.json -->
 # How close to the floor
@@ -66,24 +78,13 @@ def page(
     tensors: Sequence[Line] = (),
     profiles: Sequence[dict[str, Any]] = (),
     compiled: dict[str, Any] | None = None,
+    llama: dict[str, Any] | None = None,
 ) -> str:
-    """docs/floor.md; with the tensors that LoRA keeps, profiles of steps and figures of compiled ones, if there are."""
-    header = (
-        "contender",
-        "time",
-        "reach",
-        "FLOPs",
-        "saved",
-        "reach",
-        "MB saved",
-        "peak MB",
-        "start-up s",
-        "bytes on disk",
-    )
+    """docs/floor.md; with a language model's shape, what LoRA keeps, profiles and compiled steps, where there are."""
     vera = next((f"{c['flops_ratio']:.2f}" for c in data["contenders"] if c["name"] == "vera"), "1.1")
-    rows = table(header, map(_row, data["contenders"]))
     tail = TAIL.replace("{vera}", vera).replace("{peft}", _beside_peft(data["contenders"]))
-    parts = [HEAD, _about(data), rows, _compiled(compiled) if compiled else "", tail]
+    parts = [HEAD, _about(data, "subspace bench step --output docs/data/step.json"), _rows(data)]
+    parts += [_llama(llama) if llama else "", _compiled(compiled) if compiled else "", tail]
     parts += [_profiled(profiles) if profiles else "", _listed(tensors) if tensors else ""]
     return "".join(parts)
 
@@ -101,6 +102,16 @@ def _beside_peft(contenders: Sequence[Line]) -> str:
             )
     found = "; ".join(f"of the time of {peer}: {', '.join(shares)}" for peer, shares in told.items())
     return f"{found[:1].upper()}{found[1:]}." if found else "Not timed."
+
+
+def _rows(data: dict[str, Any]) -> str:
+    return table(HEADER, map(_row, data["contenders"]))
+
+
+def _llama(data: dict[str, Any]) -> str:
+    made = "subspace bench step llama --batch 4 --output docs/data/step_llama.json"
+    told = "RMSNorm, SwiGLU, grouped queries. The loss over the vocabulary keeps most of the floor's bytes. "
+    return "\n## At the shape of a language model\n\n" + told + _about(data, made) + _rows(data)
 
 
 def _compiled(data: dict[str, Any]) -> str:
@@ -152,14 +163,14 @@ def _listed(tensors: Sequence[Line]) -> str:
     return "\n" + head + table(("MB", "shape", "in the floor", "kept by"), cells)
 
 
-def _about(data: dict[str, Any]) -> str:
+def _about(data: dict[str, Any], command: str) -> str:
     s = data["setting"]
     timed = any(c["time_ratio"] is not None for c in data["contenders"])
     shape = f"{s['config']['model_type']}, width {s['config'].get('hidden_size')}, {s['layers']} blocks"
     size = f"batch {s['batch']} x {s['length']}, {s['dtype']}, r = {s['rank']}"
     where = f"{data['device']}, {data['threads']} threads, torch {data['torch']}, {s['rounds']} rounds"
     told = where if timed else f"torch {data['torch']}; times are not measured yet"
-    return f"{shape}, random weights, {size}; {told}. Made by `subspace bench step --output docs/data/step.json`.\n\n"
+    return f"{shape}, random weights, {size}; {told}. Made by `{command}`.\n\n"
 
 
 def _row(c: Line) -> tuple[str, ...]:

@@ -28,6 +28,17 @@ ROBERTA_BASE = {
     "max_position_embeddings": 514,
     "type_vocab_size": 1,
 }
+SMOLLM2_135M = {
+    "model_type": "llama",
+    "hidden_size": 576,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "intermediate_size": 1536,
+    "vocab_size": 49152,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}
+SHAPES = {"roberta": ROBERTA_BASE, "llama": SMOLLM2_135M}
 
 
 @dataclass(frozen=True)
@@ -163,14 +174,15 @@ def to_data(setting: Setting, lines: Sequence[Line], device: str) -> dict[str, A
     }
 
 
-def read_config(path: Path | None) -> dict[str, Any]:
-    """A model's config.json; without one the shape of RoBERTa-base."""
-    if path is None:
-        return dict(ROBERTA_BASE)
+def read_config(model: str) -> dict[str, Any]:
+    """One of SHAPES by its name, or a model's config.json."""
+    if model in SHAPES:
+        return dict(SHAPES[model])
+    path = Path(model)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BadInput(f"cannot read the model's config {path}: {error}") from error
+        raise BadInput(f"cannot read the model's config {path}: {error}; name one, or {' or '.join(SHAPES)}") from error
     if not isinstance(data, dict) or "model_type" not in data:
         raise BadInput(f"{path} is not the config.json of a transformers model: it names no model_type")
     return {k: v for k, v in data.items() if k not in ("architectures", "transformers_version", "torch_dtype")}

@@ -16,7 +16,9 @@ bench_app = typer.Typer(
 app.add_typer(bench_app)
 
 
-Config = Annotated[Path | None, typer.Argument(help="A model's config.json; without it the shape of RoBERTa-base.")]
+Config = Annotated[
+    str, typer.Argument(help="roberta or llama for the shape of RoBERTa-base or of SmolLM2-135M, or a model's config.json.")
+]
 Layers = Annotated[int, typer.Option(min=1, help="Blocks of the model.")]
 Size = Annotated[int, typer.Option(min=1)]
 
@@ -26,13 +28,14 @@ Size = Annotated[int, typer.Option(min=1)]
     group=bench_app,
     examples=[
         "subspace bench step",
+        "subspace bench step llama --batch 4",
         "subspace bench step config.json --layers 2 --methods ssb,lora,dora --rounds 11",
         "subspace bench step --methods ssb,lora --no-peers --untimed --json",
         "subspace bench step --methods vera --modules query,value",
     ],
 )
 def step(
-    model: Config = None,
+    model: Config = "roberta",
     layers: Layers = 4,
     methods: Annotated[
         str | None,
@@ -126,7 +129,7 @@ def _row(line: dict[str, Any]) -> list[str]:
 )
 def saved(
     method: Annotated[str, typer.Argument(help="A method's name as `bench step` takes it, or floor or full.")],
-    model: Config = None,
+    model: Config = "roberta",
     layers: Layers = 2,
     batch: Size = 8,
     length: Size = 128,
@@ -158,7 +161,7 @@ def saved(
 )
 def profile(
     method: Annotated[str, typer.Argument(help="A method's name as `bench step` takes it, or full.")],
-    model: Config = None,
+    model: Config = "roberta",
     layers: Layers = 4,
     batch: Size = 8,
     length: Size = 128,
