@@ -17,7 +17,8 @@ app.add_typer(bench_app)
 
 
 Config = Annotated[
-    str, typer.Argument(help="roberta or llama for the shape of RoBERTa-base or of SmolLM2-135M, or a model's config.json.")
+    str,
+    typer.Argument(help="roberta or llama for the shape of RoBERTa-base or of SmolLM2-135M, or a model's config.json."),
 ]
 Layers = Annotated[int, typer.Option(min=1, help="Blocks of the model.")]
 Size = Annotated[int, typer.Option(min=1)]
