@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files.table import read_table, table_of
 from subspace_tuning.tasks.labels import classes
-from subspace_tuning.tasks.table import read_table, table_of
 
 FORMATS = ["csv", "tsv", "jsonl", "json", "columns.json", "parquet"]
 NAMES = [

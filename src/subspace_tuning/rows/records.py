@@ -1,10 +1,7 @@
-"""Records, mappings from column to value: from jsonl, json, parquet, csv or tsv, or from a data set of the hub."""
+"""Records, mappings from column to value: rows of a table's file, or of a data set of the hub."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -14,7 +11,7 @@ from typing import Any
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files import assets
-from subspace_tuning.files.text import lines_of, read_text
+from subspace_tuning.files.table import SUFFIXES, Table, read_table
 from subspace_tuning.rows.kept import digest
 
 Record = dict[str, Any]
@@ -38,6 +35,13 @@ class Records:
             raise BadInput(f"{name} is empty: expected at least one row")
         return Records(name, list(rows), list(range(len(rows))))
 
+    @staticmethod
+    def of_table(table: Table) -> Records:
+        """A record leaves out what is missing in its row."""
+        names, columns = list(table.columns), table.columns.values()
+        rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        return Records.of([{k: v for k, v in row.items() if v is not None} for row in rows], table.name)
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -59,13 +63,13 @@ def read(source: str | Path, splits: str | Sequence[str] = JUDGED, subset: str |
     if str(source) in CARRIED and not path.exists():
         return Records.of(CARRIED[str(source)](), str(source))
     if path.is_file():
-        return Records.of(_read_file(path), str(path))
+        return Records.of_table(read_table(path))
     if path.is_dir():
-        files = (path / f"{split}{suffix}" for split in splits for suffix in READERS)
+        files = (path / f"{split}{suffix}" for split in splits for suffix in SUFFIXES)
         found = next(filter(Path.is_file, files), None)
         if found is None:
-            raise BadInput(f"{path} has no file {'|'.join(splits)} that ends in {', '.join(READERS)}")
-        return Records.of(_read_file(found), str(found))
+            raise BadInput(f"{path} has no file {'|'.join(splits)} that ends in {', '.join(SUFFIXES)}")
+        return Records.of_table(read_table(found))
     if _ON_HUB.fullmatch(str(source)):
         return _from_hub(str(source), splits, subset)
     raise BadInput(f"there is no data file or folder {source}, and it is no name on the hub such as allenai/ai2_arc")
@@ -85,80 +89,6 @@ def sampled(records: Records, size: int | None) -> Records:
     random.Random(SHUFFLE).shuffle(order)
     chosen = order[:size]
     return Records(records.name, [records.rows[i] for i in chosen], [records.numbers[i] for i in chosen])
-
-
-def _read_file(path: Path) -> list[Record]:
-    if path.suffix not in READERS:
-        raise BadInput(f"cannot read {path}: expected a file that ends in {', '.join(READERS)}")
-    if path.stat().st_size == 0:
-        raise BadInput(f"the data file {path} is empty: it has no rows and no columns")
-    try:
-        return READERS[path.suffix](path)
-    except BadInput:
-        raise
-    except Exception as error:  # each format's parser has its own kinds
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise BadInput(f"cannot read the data file {path} as {path.suffix[1:]}: {said[0]}") from error
-
-
-def _json_lines(path: Path) -> list[Record]:
-    rows = []
-    for number, line in enumerate(lines_of(read_text(path)), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise BadInput(f"{path}, line {number} is not JSON: {error}") from error
-        rows.append(_record(row, f"{path}, line {number}"))
-    return rows
-
-
-def _json(path: Path) -> list[Record]:
-    data = json.loads(read_text(path))
-    if isinstance(data, dict) and data and all(isinstance(column, list) for column in data.values()):
-        if len({len(column) for column in data.values()}) > 1:
-            raise BadInput(f"{path} has columns of different lengths: {', '.join(data)}")
-        data = [dict(zip(data, row, strict=True)) for row in zip(*data.values(), strict=True)]
-    if not isinstance(data, list):
-        raise BadInput(f"{path} holds {type(data).__name__}, expected a list of objects, one a row")
-    return [_record(row, f"{path}, row {number}") for number, row in enumerate(data)]
-
-
-def _record(row: Any, place: str) -> Record:
-    if not isinstance(row, dict):
-        raise BadInput(f"{place} holds {type(row).__name__}, expected an object with named columns")
-    return row
-
-
-def _parquet(path: Path) -> list[Record]:
-    import pyarrow.parquet
-
-    return pyarrow.parquet.read_table(path).to_pylist()
-
-
-def _separated(delimiter: str) -> Callable[[Path], list[Record]]:
-    def rows(path: Path) -> list[Record]:
-        text = read_text(path)
-        csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # texts may be longer than 128 KB
-        names, *rest = filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
-        if len(set(names)) < len(names):
-            raise BadInput(f"{path} has two columns of one name: {', '.join(names)}")
-        for number, fields in enumerate(rest):
-            if len(fields) != len(names):
-                raise BadInput(f"{path}, row {number} has {len(fields)} fields, expected {', '.join(names)}")
-        return [dict(zip(names, fields, strict=True)) for fields in rest]
-
-    return rows
-
-
-READERS: dict[str, Callable[[Path], list[Record]]] = {
-    ".parquet": _parquet,
-    ".jsonl": _json_lines,
-    ".json": _json,
-    ".csv": _separated(","),
-    ".tsv": _separated("\t"),
-}
 
 
 def _from_hub(name: str, splits: Sequence[str], subset: str | None) -> Records:

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files.table import SUFFIXES
 from subspace_tuning.files.text import lines_of, read_text
 from subspace_tuning.run.folder import RunFolder
 from subspace_tuning.run.pretrained import attach, load_model, load_processor
 from subspace_tuning.run.recipe import NONE
 from subspace_tuning.tasks import Answer, Task
 from subspace_tuning.tasks.language import LanguageTask
-from subspace_tuning.tasks.table import SUFFIXES
 from subspace_tuning.tasks.task import Row
 
 

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from subspace_tuning.files.table import Table
 from subspace_tuning.tasks.labelled import LabelledTexts
 from subspace_tuning.tasks.labels import checked_names, classes
 from subspace_tuning.tasks.metrics import accuracy, f1, matthews_correlation
 from subspace_tuning.tasks.registry import register
-from subspace_tuning.tasks.table import Table
 from subspace_tuning.tasks.task import Answer
 
 

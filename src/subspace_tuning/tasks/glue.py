@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files.table import table_of
 from subspace_tuning.tasks.classification import Classification
 from subspace_tuning.tasks.registry import know
 from subspace_tuning.tasks.regression import Regression
-from subspace_tuning.tasks.table import table_of
 from subspace_tuning.tasks.task import Row, Task
 
 HUB = "nyu-mll/glue"

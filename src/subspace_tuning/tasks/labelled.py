@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files.table import Table
 from subspace_tuning.tasks import texts
-from subspace_tuning.tasks.table import Table
 from subspace_tuning.tasks.task import Answer, Inputs, Metric, Task
 
 BATCH = 32  # texts at a time in prediction

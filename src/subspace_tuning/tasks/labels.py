@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from subspace_tuning.errors import BadInput, nearest
-from subspace_tuning.tasks.table import Table
+from subspace_tuning.files.table import Table
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")  # 007, -1, 2.0
 _CLASS_NUMBER = re.compile(r"(0|[1-9]\d{0,8})(\.0*)?")

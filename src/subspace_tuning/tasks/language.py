@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import PositiveInt
 
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files.table import Table, read_table
 from subspace_tuning.files.text import UTF8
 from subspace_tuning.judge.generate import generate
 from subspace_tuning.judge.ready import judged, limit_of
@@ -22,7 +23,6 @@ from subspace_tuning.rows.forms import USER
 from subspace_tuning.rows.records import JUDGED
 from subspace_tuning.rows.spans import Kind, Span, written
 from subspace_tuning.tasks import texts
-from subspace_tuning.tasks.table import Table
 from subspace_tuning.tasks.task import Answer, Inputs, Metric, Row, Task
 
 if TYPE_CHECKING:
@@ -61,13 +61,10 @@ class LanguageTask(Task):
     # rows
 
     def read(self, path: Path, encoding: str = UTF8) -> list[Row]:
-        return self.checked(read_records(path))
+        return self.rows(read_table(path, encoding))
 
     def rows(self, table: Table) -> list[Row]:
-        names, columns = list(table.columns), table.columns.values()
-        return self.checked(
-            Records.of([dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)], table.name)
-        )
+        return self.checked(Records.of_table(table))
 
     def elsewhere(self, source: str) -> tuple[list[Row], list[Row] | None] | None:
         if Path(source).expanduser().exists():

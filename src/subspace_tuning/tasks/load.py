@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files.table import SUFFIXES
 from subspace_tuning.files.text import UTF8
-from subspace_tuning.tasks.table import SUFFIXES
 from subspace_tuning.tasks.task import Row, Task
 
 HELD_OUT = 1000  # rows that are split off where a task has no validation split of its own, at most a fifth

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from subspace_tuning.files.table import Table
 from subspace_tuning.tasks.labelled import LabelledTexts
 from subspace_tuning.tasks.labels import numbers
 from subspace_tuning.tasks.metrics import pearson, spearman
 from subspace_tuning.tasks.registry import register
-from subspace_tuning.tasks.table import Table
 from subspace_tuning.tasks.task import Answer, Inputs
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from subspace_tuning.errors import BadInput, nearest
+from subspace_tuning.files.table import Table, read_table
 from subspace_tuning.files.text import UTF8
-from subspace_tuning.tasks.table import Table, read_table
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from subspace_tuning.errors import BadInput
-from subspace_tuning.tasks.table import Table
+from subspace_tuning.files.table import Table
 
 USUAL_LENGTH = 128  # tokens of a text, or of a pair together
 _POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "wpe")  # tables with a row a position
