@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-import transformers as hf
 from peft import PeftModel, get_peft_model
 from torch import nn
 from torch.func import functional_call
@@ -13,6 +12,7 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 from cases import CASES, each
+from mixtures import MODELS, mixture
 from subspace_tuning import SubspaceConfig
 from subspace_tuning.algebra import Live
 from subspace_tuning.method import Params, members
@@ -208,21 +208,6 @@ def test_three_steps_move_what_is_trained_and_nothing_else(case):
             assert torch.equal(value, before[key]), key
 
 
-MODELS = {
-    "mixtral": hf.MixtralConfig,
-    "qwen2_moe": hf.Qwen2MoeConfig,
-    "qwen3_moe": hf.Qwen3MoeConfig,
-    "gpt_oss": hf.GptOssConfig,
-    "deepseek_v3": hf.DeepseekV3Config,
-    "olmoe": hf.OlmoeConfig,
-    "llama4_text": hf.Llama4TextConfig,
-}
-SMALL = {"hidden_size": 16, "intermediate_size": 24, "moe_intermediate_size": 12, "num_hidden_layers": 2}
-SMALL |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "vocab_size": 40, "eos_token_id": 2}
-SMALL |= {"num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "pad_token_id": 0}
-SMALL |= {"shared_expert_intermediate_size": 12, "intermediate_size_mlp": 24, "interleave_moe_layer_step": 1}
-SMALL |= {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
-SMALL |= {"n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "max_position_embeddings": 32}
 HOW = [(name, how) for name in MODELS for how in ("eager", "batched_mm", "grouped_mm")]
 HOW.remove(("llama4_text", "grouped_mm"))  # has one way of its own
 HOW.remove(("llama4_text", "batched_mm"))
@@ -230,12 +215,7 @@ HOW.remove(("llama4_text", "batched_mm"))
 
 @pytest.mark.parametrize(("name", "how"), HOW)
 def test_real_mixtures_compute_merged_what_they_compute_unmerged(name, how):
-    torch.manual_seed(0)
-    sizes = {k: v for k, v in SMALL.items() if (name, k) != ("deepseek_v3", "head_dim")}
-    net = hf.AutoModelForCausalLM.from_config(MODELS[name](**sizes), experts_implementation=how).eval()
-    for p in net.parameters():
-        if p.dim() > 1:
-            nn.init.normal_(p, std=0.3)
+    net = mixture(name, how)
     ids, before = torch.randint(4, 40, (2, 7)), {k: v.clone() for k, v in net.state_dict().items()}
     plain = net(input_ids=ids).logits
     config = SubspaceConfig(method="ssb|dora", r=2, target_parameters=[f"experts.{name}" for name in FUSED])

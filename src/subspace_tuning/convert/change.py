@@ -14,6 +14,7 @@ from subspace_tuning.algebra import Diag, Expr, NotALinearMap, Product, Weight
 from subspace_tuning.linalg.svd import SVD, svd
 from subspace_tuning.method import Params
 from subspace_tuning.tuner.layer import SubspaceLayer
+from subspace_tuning.weights import Part
 
 Factors = tuple[Tensor, Tensor]
 
@@ -105,18 +106,18 @@ class Change:
         return Change(self.dense() + other.dense(), db, grain)
 
 
-def change(layer: SubspaceLayer, adapters: Sequence[str]) -> Change:
-    """What these adapters, one applied after the other and each at its strength, make of a layer.
+def change(layer: SubspaceLayer, adapters: Sequence[str], part: Part | None = None) -> Change:
+    """What these adapters, one applied after the other and each at its strength, make of a layer, or one of its parts.
 
     Raises NotALinearMap where it is no matrix.
     """
-    W, E, db = _phi(layer, adapters)
+    W, E, db = _phi(layer, adapters, part or layer.parts[0])
     return Change(None, db) if E is None else _from(W, E, db)
 
 
 def behind_scales(layer: SubspaceLayer, adapters: Sequence[str]) -> tuple[Tensor, Change] | None:
     """d (n,) and what is left to change in W, where phi(W) = diag(d) R: scales of the inputs come first. Else None."""
-    W, E, db = _phi(layer, adapters)
+    W, E, db = _phi(layer, adapters, layer.parts[0])
     if not isinstance(E, Product):
         return None
     scales = [f.d for f in takewhile(lambda f: isinstance(f, Diag), E.chain) if isinstance(f, Diag)]
@@ -124,11 +125,11 @@ def behind_scales(layer: SubspaceLayer, adapters: Sequence[str]) -> tuple[Tensor
     return (reduce(torch.mul, scales), _from(W, Product(rest, E.scale), db)) if scales and rest else None
 
 
-def _phi(layer: SubspaceLayer, adapters: Sequence[str]) -> tuple[Weight, Expr | None, Tensor | None]:
+def _phi(layer: SubspaceLayer, adapters: Sequence[str], part: Part) -> tuple[Weight, Expr | None, Tensor | None]:
     """W and phi(W) in double precision, None on a layer without a matrix, and the change of the bias."""
     if layer.merged:
         raise ValueError("the layer's weight is merged already; call unmerge_adapter() first")
-    frozen = layer.frozen
+    frozen = part.W
     W: Weight = Weight(exact(frozen.dense())) if frozen.holds_matrix else frozen
     E: Expr = W
     b = before = None if frozen.own_bias is None else exact(frozen.own_bias)
@@ -136,7 +137,7 @@ def _phi(layer: SubspaceLayer, adapters: Sequence[str]) -> tuple[Weight, Expr | 
         method = layer.at_work(adapter)
         if not method.mergeable:
             raise NotALinearMap(f"{method.describe()} is not a map of the weight alone; it stays an adapter")
-        p = Params({k: exact(group[k]) for group in layer.held(adapter) for k in group})
+        p = Params({k: exact(part.of(value)) for k, value in layer.values(adapter).items()})
         E, b = method.phi(E, p), method.bias(b, p)
     db = None if b is before or b is None or before is None else b - before
     return W, E if frozen.holds_matrix else None, db

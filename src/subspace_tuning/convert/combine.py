@@ -12,7 +12,7 @@ from peft import PeftModel
 from subspace_tuning.convert.certificate import Certificate
 from subspace_tuning.convert.change import Change
 from subspace_tuning.convert.export import Job, checked
-from subspace_tuning.convert.layers import answers_with, changes_of, check_finite, dial, methods_of, seats
+from subspace_tuning.convert.layers import answers_with, changes_of, check_finite, dial, frozen_weights, methods_of
 from subspace_tuning.convert.lora import Wanted
 from subspace_tuning.convert.probe import probe
 from subspace_tuning.convert.source import Source, opened
@@ -60,8 +60,7 @@ def combine(
         changes = reduce(_plus, ({k: w * c for k, c in changes_of(model, [a]).items()} for w, a in terms))
     check_finite(changes)
     inputs = probe(model, sources[0].tokenizer, texts)
-    frozen = {name: layer.frozen for name, layer in seats(model).items()}
-    before = answers_with(model, frozen, changes, inputs)
+    before = answers_with(model, frozen_weights(model), changes, inputs)
     job = Job(out, to, wanted or Wanted(), [str(a) for a in adapters], methods_of(model), sources[0], inputs)
     return job.run(model, changes, before)
 

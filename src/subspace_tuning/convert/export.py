@@ -25,12 +25,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from subspace_tuning.convert import lora
+from subspace_tuning.convert import lora, lora_experts
 from subspace_tuning.convert.certificate import CARD, CERTIFICATE, MERGED_CARD, PEFT_CARD, Certificate, Layer
 from subspace_tuning.convert.change import Change
 from subspace_tuning.convert.fold import SCALES, Plan, plan
-from subspace_tuning.convert.layers import changes_of, dial, methods_of, seats, untie, without
-from subspace_tuning.convert.lora import Wanted
+from subspace_tuning.convert.layers import changes_of, dial, frozen_weights, methods_of, seats, untie, without
+from subspace_tuning.convert.lora import Fitted, Wanted
 from subspace_tuning.convert.probe import Differences, Probe, answers, differences, probe
 from subspace_tuning.convert.source import Source, opened
 from subspace_tuning.convert.to_peft import as_peft, compared, type_of
@@ -120,29 +120,37 @@ class Job:
                 layers[name] = Layer(change.shape, None, not change.lost_bias, float(change.lost_bias), False, bias)
                 continue
             layers[name] = Layer(change.shape, fitted.rank, fitted.exact, fitted.error, fitted.rounding, bias)
-            if fitted.rank:
-                fits[name] = fitted
+            fits[name] = fitted
         self._refuse(layers)
-        if not fits:
+        if not any(fitted.rank for fitted in fits.values()):
             raise BadInput(f"{self.given[0]} changes no weight matrix, so there is nothing that a LoRA could hold")
+        self._write_lora(model, fits, folder)
+        return layers
+
+    def _write_lora(self, model: PeftModel, fits: dict[str, Fitted], folder: Path) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".* is saved as it was trained")  # phi_t is what is written
             kept = get_peft_model_state_dict(model)  # heads and other modules that were saved whole
         weights = {k: v.detach().cpu().contiguous() for k, v in kept.items() if ".subspace_" not in k}
-        inner: Any = model.get_base_model()
-        for name, fitted in fits.items():
-            weights |= lora.stored(name, inner.get_submodule(name).get_base_layer(), fitted)
         about: Any = model.peft_config[model.active_adapters[0]]
         base = self.source.base if Path(self.source.base).is_dir() else public_name(self.source.base)
-        named = {"base_model_name_or_path": base, "task_type": about.task_type, "revision": about.revision}
-        ranks = {name: fitted.rank for name, fitted in fits.items()}
-        config = lora.lora_config(self.source.make_base(), ranks, modules_to_save=about.modules_to_save, **named)
+        named = {"base_model_name_or_path": base, "modules_to_save": about.modules_to_save}
+        named |= {"task_type": about.task_type, "revision": about.revision}
+        plain, fused = lora_experts.apart(seats(model), fits)
+        ranks = {name: fits[name].rank for name in plain}
+        for name, layer in plain.items():
+            weights |= lora.stored(name, layer, fits[name])
+        if fused:
+            of_experts = {name: stack.rank for name, stack in fused.items()}
+            config, theirs = lora_experts.placed(self.source.make_base, ranks, of_experts, **named)
+            weights |= lora_experts.stored(theirs, fused)
+        else:
+            config = lora.lora_config(self.source.make_base(), ranks, **named)
         config.save_pretrained(str(folder))
         save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
         (folder / "README.md").write_text(
             CARD.format(base=public_name(self.source.base), made=self._made()), encoding="utf-8"
         )
-        return layers
 
     def _peft(self, model: PeftModel, changes: dict[str, Change], folder: Path) -> dict[str, Layer]:
         """PEFT's own type, or a LoRA of the exact factors; the layers are judged by what PEFT merges."""
@@ -163,9 +171,10 @@ class Job:
 
     def _merged(self, model: PeftModel, changes: dict[str, Change], folder: Path) -> dict[str, Layer]:
         layers = {}
+        weights = frozen_weights(model)
         with torch.no_grad():
             for name, change in changes.items():
-                frozen = seats(model)[name].frozen
+                frozen = weights[name]
                 if frozen.quantised:
                     raise BadInput(f"{name} is quantised: load the base model in 16 or 32 bits to merge into it")
                 untie(model, frozen.layer)

@@ -23,6 +23,7 @@ from subspace_tuning.convert.change import Change, behind_scales, exact
 from subspace_tuning.convert.layers import seats, without, write
 from subspace_tuning.convert.probe import Probe, answers
 from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
+from subspace_tuning.weights.experts import Experts
 
 SCALES = ("weight", "norm")
 TRIED = 2  # rows of the probe on which a fold is tried out
@@ -77,7 +78,7 @@ def plan(model: PeftModel, inputs: Probe) -> Plan:
     held, layers = seats(model), _layers(model)
     found = {}
     for name, layer in held.items():
-        if layer.frozen.holds_matrix:
+        if layer.frozen.holds_matrix and not isinstance(layer.base_layer, Experts):  # whose router reads the norm too
             split = behind_scales(layer, [a for a in model.active_adapters if a in layer.methods])
             if split is not None:
                 found[name] = split

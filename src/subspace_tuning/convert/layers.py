@@ -16,7 +16,7 @@ from subspace_tuning.convert.probe import Probe, answers
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.tuner.strength import set_strength
-from subspace_tuning.weights import LayerWeight
+from subspace_tuning.weights import LayerWeight, Part
 
 LARGEST = torch.finfo(torch.float32).max
 
@@ -25,6 +25,11 @@ def seats(model: nn.Module) -> dict[str, SubspaceLayer]:
     """The tuned layers of a PEFT model, under their names in the base model."""
     inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     return {name: module for name, module in inner.named_modules() if isinstance(module, SubspaceLayer)}
+
+
+def frozen_weights(model: nn.Module) -> dict[str, LayerWeight]:
+    """The frozen weights that are tuned, under their names in the base model; experts one by one."""
+    return {part.under(name): part.W for name, layer in seats(model).items() for part in layer.parts}
 
 
 @contextmanager
@@ -59,10 +64,10 @@ def dial(model: nn.Module, strength: float, adapter: str) -> None:
 
 
 @torch.no_grad()
-def change_of(name: str, layer: SubspaceLayer, adapters: Sequence[str]) -> Change:
+def change_of(name: str, layer: SubspaceLayer, adapters: Sequence[str], part: Part | None = None) -> Change:
     """What these adapters make of a layer. Raises BadInput where it cannot be written into a weight."""
     try:
-        made = change(layer, adapters)
+        made = change(layer, adapters, part)
     except NotALinearMap as error:
         raise BadInput(f"{name}: {error}") from error
     check_finite({name: made})
@@ -70,11 +75,13 @@ def change_of(name: str, layer: SubspaceLayer, adapters: Sequence[str]) -> Chang
 
 
 def changes_of(model: nn.Module, adapters: Sequence[str]) -> dict[str, Change]:
-    """What these adapters make of each layer. Raises BadInput where it cannot be written into a weight."""
+    """What these adapters make of each weight. Raises BadInput where it cannot be written into one."""
     found = {}
-    for name, layer in seats(model).items():
+    for path, layer in seats(model).items():
         if held := [a for a in adapters if a in layer.methods]:
-            found[name] = change_of(name, layer, held)
+            for part in layer.parts:
+                name = part.under(path)
+                found[name] = change_of(name, layer, held, part)
     if not found:
         raise BadInput("the adapter tunes no layer's weight or bias; prompts and prefixes cannot be exported")
     return found

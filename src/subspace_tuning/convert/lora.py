@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -84,19 +84,26 @@ def fit(change: Change, wanted: Wanted) -> Fitted:
     return Fitted(A, B, whole, missed / size if size else 0.0, missed <= change.grain)
 
 
-def lora_config(model: nn.Module, ranks: Mapping[str, int], **values: Any) -> LoraConfig:
-    """The config of a LoRA adapter with these ranks, each with scale 1, on these modules of a model."""
+def lora_config(
+    model: nn.Module, ranks: Mapping[str, int], parameters: Collection[str] = (), **values: Any
+) -> LoraConfig:
+    """The config of a LoRA adapter with these ranks, each with scale 1, on these modules of a model.
+
+    parameters: those among the names that are parameters' (PEFT's ``target_parameters``), short or whole.
+    """
     r = max(ranks.values())
     others = {name: rank for name, rank in sorted(ranks.items(), key=lambda p: -len(p[0])) if rank != r}
     patterns = {re.escape(name): rank for name, rank in others.items()}
-    kinds = [isinstance(model.get_submodule(name), Conv1D) for name in ranks]
+    modules = [name for name in ranks if not any(f".{name}".endswith(f".{own}") for own in parameters)]
+    kinds = [isinstance(model.get_submodule(name), Conv1D) for name in modules]
     return LoraConfig(
         r=r,
         lora_alpha=r,
-        target_modules=targets(model, list(ranks)),
+        target_modules=targets(model, modules) if modules else [],
+        target_parameters=sorted(parameters) or None,
         rank_pattern=patterns,
         alpha_pattern=dict(patterns),
-        fan_in_fan_out=all(kinds),
+        fan_in_fan_out=bool(kinds) and all(kinds),
         inference_mode=True,
         **values,
     )

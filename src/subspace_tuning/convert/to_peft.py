@@ -33,6 +33,7 @@ from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.tuner.peft_kind import Kind, Unequal
 from subspace_tuning.tuner.peft_kinds import KINDS
 from subspace_tuning.weights import weight_of
+from subspace_tuning.weights.experts import Experts
 
 ROUNDINGS = 4  # of W, that PEFT's way of merging may take
 
@@ -50,6 +51,8 @@ def as_peft(model: PeftModel, base: PreTrainedModel, base_name: str) -> Theirs:
     layers = {name: layer for name, layer in seats(model).items() if adapter in layer.methods}
     if strengths := {t for layer in layers.values() if (t := layer.strengths.of(adapter)) != 1}:
         raise Unequal(f"at the strength {', '.join(f'{t:g}' for t in strengths)}")
+    if fused := [name for name, layer in layers.items() if isinstance(layer.base_layer, Experts)]:
+        raise Unequal(f"of its types, LoRA alone sits on fused experts such as {fused[0]}")
     methods = {name: _trained_freely(layer.methods[adapter]) for name, layer in layers.items()}
     kind = _kind_for(methods)
     config = _config(kind, methods, base, model.peft_config[adapter])

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.convert.change import Change, exact
-from subspace_tuning.convert.layers import answers_with, change_of, changes_of, seats
+from subspace_tuning.convert.layers import answers_with, change_of, changes_of, frozen_weights
 from subspace_tuning.convert.probe import answers, probe
 from subspace_tuning.convert.source import Source, find_tokenizer, is_adapter, load_base, opened
 from subspace_tuning.errors import BadInput, as_bad_input
@@ -88,7 +88,7 @@ def _by_adapter(source: Source) -> Trained:
 
     def answering() -> Answers:
         model = source.load()
-        frozen = {name: layer.frozen for name, layer in seats(model).items()}
+        frozen = frozen_weights(model)
         changes, inputs = changes_of(model, model.active_adapters), probe(model, source.tokenizer)
 
         def trained_with(further: Mapping[str, Change]) -> Logits:

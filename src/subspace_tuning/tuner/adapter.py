@@ -34,6 +34,7 @@ from subspace_tuning.tuner.patterns import Patterns
 from subspace_tuning.tuner.peft_kinds import KINDS
 from subspace_tuning.tuner.soft_prompts import NOT_LOOKED_AT, SOFT, soft_config
 from subspace_tuning.weights import LayerWeight, weight_of
+from subspace_tuning.weights.experts import ExpertWeight, apart, with_experts
 
 INSIDE = ("base_layer", "original_module", "modules_to_save")  # parts of a tuned model that the base model lacks
 GROUPS = ("subspace_params", "subspace_stored")
@@ -74,7 +75,7 @@ class Adapter:
         """Raise BadInput unless each layer that the adapter tunes is one of the model's, and has what it needs."""
         if not isinstance(self.config, SubspaceConfig):
             return
-        layers = {name: module for name, module in _inner(model).named_modules() if _is_own(name)}
+        layers = {name: module for name, module in with_experts(_inner(model)) if _is_own(name)}
         self._patterns.try_on(layers)
         for path, values in self.seats.items():
             if path not in layers:
@@ -83,7 +84,9 @@ class Adapter:
                 kinds, kind = " or ".join(cls.__name__ for cls in equal), type(_frozen(layers[path]).layer).__name__
                 raise self._misfit(f"PEFT's {self.made_by} is ours on {kinds} alone, and {path} is a {kind}")
             with self._at(path):
-                self._check_seat(path, values, _frozen(layers[path]))
+                W = _frozen(layers[path])
+                for own in apart(values, W.layer.count) if isinstance(W, ExpertWeight) else [values]:
+                    self._check_seat(path, own, W)
         chosen = self._targets(layers)
         if chosen is not None and (lost := sorted(chosen - set(self.seats))):
             raise self._misfit(f"it lacks the parameters of {lost[0]}" + _more(lost))
@@ -94,7 +97,7 @@ class Adapter:
 
     def named_as(self, model: nn.Module) -> Adapter:
         """The same adapter by the names of a model of today, where PEFT saved it with an older transformers."""
-        own = {name for name, _ in _inner(model).named_modules()}
+        own = {name for name, _ in with_experts(_inner(model))}
         if self.made_by not in KINDS or own.issuperset(self.seats):
             return self
         today = renaming(_inner(model))

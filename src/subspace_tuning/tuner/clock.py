@@ -149,7 +149,7 @@ class Clock:
             if method.on_step and trained:
                 held, seats = layer.values(self.adapter), found.setdefault(method.describe(), (method, []))[1]
                 for part in layer.parts:
-                    name = f"{layer.path}.{part.name}".rstrip(".")
+                    name = part.under(layer.path)
                     values = PartValues(held, part.of) if part.name else Values(held)
                     memory = _on(values.device, memories.setdefault(name, {}))
                     seats.append(LayerSeat(name, WholeWeight(part.W), values, memory))

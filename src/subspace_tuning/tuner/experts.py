@@ -21,7 +21,7 @@ from subspace_tuning.tuner.layer import Share, SubspaceLayer
 from subspace_tuning.tuner.reading import Reading, Route
 from subspace_tuning.tuner.start import Started, start
 from subspace_tuning.weights import LayerWeight, Part, Unsupported
-from subspace_tuning.weights.experts import Experts, ExpertWeight, stacked
+from subspace_tuning.weights.experts import Experts, ExpertWeight, apart, stacked
 
 
 def layer_on(base: nn.Module) -> SubspaceLayer:
@@ -97,13 +97,10 @@ class SubspaceExperts(SubspaceLayer):
         return {f"{name}@{i}": value for i, one in enumerate(each) for name, value in one.items()}
 
     def unpacked(self, adapter: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        method, size = self.methods[adapter], self.frozen.shape
-        constants, each = self.constants(adapter), []
-        for part in self.parts:
-            mine = {k.removesuffix(f"@{part.name}"): v for k, v in values.items() if k.endswith(f"@{part.name}")}
-            mine = mine or {k: part.of(v) for k, v in values.items()}
-            each.append(method.unpacked(mine, {k: part.of(v) for k, v in constants.items()}, *size))
-        return self.together(each)
+        method, size, constants = self.methods[adapter], self.frozen.shape, self.constants(adapter)
+        made = [{k: part.of(v) for k, v in constants.items()} for part in self.parts]
+        both = zip(apart(values, self.fused.count), made, strict=True)
+        return self.together([method.unpacked(own, of_W, *size) for own, of_W in both])
 
     def params(self, adapter: str, training: bool = False) -> Params:
         """The parameters and constants of an adapter as phi reads them: those of the expert that is at work."""

@@ -6,7 +6,7 @@ grouped product). ``Experts`` is that parameter as a layer; ``ExpertWeight`` is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -73,8 +73,12 @@ class ExpertWeight(LayerWeight):
     def product(self, x: Any) -> Tensor:
         return F.linear(x, self.dense().T)
 
+    def numbers(self, name: str) -> Tensor:
+        """Of one expert, or else of all."""
+        return getattr(self.layer, name) if self.one is None else getattr(self.layer, name)[self.one]
+
     def as_stored(self, W: Tensor) -> Tensor:
-        """Of all experts, (e, n, m)."""
+        """(n, m) of one expert, or (e, n, m) of all."""
         return W if self.layer.turned else W.mT
 
 
@@ -145,6 +149,24 @@ def unseat(model: nn.Module) -> None:
             held = module._parameters
             for key in [k for k in fused.among if k in held]:
                 held[key] = held.pop(key)
+
+
+def apart(values: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:
+    """What a checkpoint holds of each expert: of tensors (e, ...), or by itself under name@i.
+
+    Raises ValueError where that is not e experts.
+    """
+    own: list[dict[str, Tensor]] = [{} for _ in range(count)]
+    for name, value in values.items():
+        stem, _, at = name.rpartition("@")
+        if stem and at.isdecimal() and int(at) < count:
+            own[int(at)][stem] = value
+        elif stem or not value.dim() or len(value) != count:
+            raise ValueError(f"{name} is of shape {tuple(value.shape)}, expected one for each of {count} experts")
+        else:
+            for one, part in zip(own, value, strict=True):
+                one[name] = part
+    return own
 
 
 def stacked(parts: list[Tensor]) -> Tensor:

@@ -78,14 +78,18 @@ class LayerWeight(Weight):
 
     def assign(self, W: Tensor | None, bias: Tensor | None) -> None:
         """Write W (n, m) and the bias into the layer; None leaves what is there. Raises NotTaken."""
-        stored = None if bias is None else bias.view_as(self.layer.bias)
+        stored = None if bias is None else bias.view_as(self.numbers("bias"))
         parts = (("weight", None if W is None else self.as_stored(W)), ("bias", stored))
         with torch.no_grad():
             for name, value in parts:
                 if value is not None:
-                    held = getattr(self.layer, name)
+                    held = self.numbers(name)
                     held.copy_(value)
                     check_taken(self.layer, name, held, value)
+
+    def numbers(self, name: str) -> Tensor:
+        """The layer's weight or bias as it is stored, to be written into."""
+        return getattr(self.layer, name)
 
     def part(self, name: str) -> nn.Parameter:
         """The layer's weight or bias, to be put back later."""
@@ -113,3 +117,7 @@ class Part(NamedTuple):
     name: str
     W: LayerWeight
     of: Callable[[Tensor], Tensor]
+
+    def under(self, layer: str) -> str:
+        """Its name in a model, given that of the layer."""
+        return f"{layer}.{self.name}" if self.name else layer
