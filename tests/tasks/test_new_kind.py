@@ -69,7 +69,7 @@ def test_a_kind_brings_its_own_trainer_and_arguments(stars, tmp_path, monkeypatc
     parts = stars.parts
     monkeypatch.setattr(stars, "trainer", lambda task: Own)
     monkeypatch.setattr(stars, "arguments", lambda task: (Arguments, {"label_names": ["labels"]}))
-    monkeypatch.setattr(stars, "parts", lambda task, processor: {**parts(task, processor), "own": "own"})
+    monkeypatch.setattr(stars, "parts", lambda task, *given: {**parts(task, *given), "own": "own"})
     monkeypatch.setattr(stars, "judge", judge)
     result = run(recipe(tmp_path, evaluate_every="end"))
     assert seen == ["own"]

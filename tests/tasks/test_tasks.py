@@ -1,6 +1,7 @@
 """Tasks read what they say they read, and judge as the textbooks do."""
 
 import csv
+from dataclasses import dataclass
 from importlib.resources import files
 
 import numpy as np
@@ -116,6 +117,38 @@ def test_rows_held_out_for_a_search_are_not_those_that_finals_are_judged_by(tmp_
     searched, held = load(OWN, str(path), hold_out=True)
     assert not set(held) & set(validation)
     assert sorted(searched + held) == sorted(train)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByText(Classification):
+    """Rows of one text belong together."""
+
+    def group(self, row):
+        return row.texts
+
+
+@pytest.mark.parametrize("size", [7, 40, 120])
+def test_no_group_has_rows_on_both_sides(tmp_path, size):
+    sizes = [1 + i % 5 for i in range(size)]
+    content = [{"text": f"text {i}", "label": 0} for i, times in enumerate(sizes) for _ in range(times)]
+    path = str(jsonl(tmp_path / "a.jsonl", content))
+    train, validation = load(ByText(labels=("bad", "good")), path)
+    assert not set(train) & set(validation)
+    assert len(train) + len(validation) == len(content)
+    assert 0.15 * len(content) < len(validation) <= len(content) / 5
+    few = load(ByText(labels=("bad", "good")), path, train_samples=10).train
+    assert len(few) == 10 or all(few.count(row) == train.count(row) for row in few)
+
+
+def test_one_group_cannot_be_parted(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", [{"text": "x", "label": 0}] * 20)
+    with pytest.raises(BadInput, match="20 rows in 1 groups"):
+        load(ByText(labels=("bad", "good")), str(path))
+
+
+def test_bounds_of_a_kinds_fields_hold():
+    with pytest.raises(BadInput, match="max_new_tokens is -1"):
+        task_of("sft", {"max_new_tokens": -1})
 
 
 def test_metrics_are_the_textbooks():

@@ -117,7 +117,7 @@ def own_rows(recipe: Recipe) -> Records:
     task = recipe.task_object()
     keys = ("train_samples", "eval_samples", "hold_out", "encoding")
     how = tuple((key, getattr(recipe, key)) for key in keys)
-    return _own_rows(task, recipe.data, stamp(recipe.data), how)
+    return _own_rows(task, recipe.data, stamp(task, recipe.data), how)
 
 
 @lru_cache(maxsize=4)

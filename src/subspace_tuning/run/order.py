@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import Sampler
@@ -37,3 +38,9 @@ class Order(Sampler[int]):
         if self.lengths is None:
             return iter(torch.randperm(self.rows, generator=drawn).tolist())
         return iter(get_length_grouped_indices(list(self.lengths), self.batch_size, generator=drawn))
+
+
+def by_length(rows: Any) -> Any:
+    """Inputs to judge by, the longest first: those of a batch are of like length, and memory runs out at once if ever."""
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].get("input_ids", ())))
+    return [rows[i] for i in order]

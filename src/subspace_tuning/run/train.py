@@ -25,6 +25,7 @@ from subspace_tuning.run.arguments import arguments
 from subspace_tuning.run.checkpoints import Checkpoints, step_of
 from subspace_tuning.run.folder import Result, RunFolder
 from subspace_tuning.run.judging import Judges
+from subspace_tuning.run.order import by_length
 from subspace_tuning.run.pretrained import Pretrained, adapt, load_model, load_processor
 from subspace_tuning.run.prompts import WholePrompts
 from subspace_tuning.run.recipe import NONE, Recipe
@@ -178,13 +179,15 @@ def trainer_of(
     task = recipe.task_object()
     processor = load_processor(recipe.model, task.processor)
     train_rows, eval_rows = encoded(recipe, task)
+    if recipe.group_by_length:
+        eval_rows = by_length(eval_rows)
     trainer = made_for(task.trainer())(
         model=model,
         args=arguments(recipe, folder),
         train_dataset=cast(Any, train_rows),  # a list is a dataset
         eval_dataset=cast(Any, eval_rows),
         callbacks=list(callbacks),
-        **task.parts(processor),
+        **task.parts(processor, train_rows, eval_rows),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -253,7 +256,7 @@ def encoded(recipe: Recipe, task: Task) -> tuple[list[Row], list[Row]]:
     """Training and validation rows as the model takes them; kept for the next run with the same data and model."""
     keys = ("train_samples", "eval_samples", "hold_out", "encoding")
     rows = {key: getattr(recipe, key) for key in keys}
-    return _encoded(task, recipe.data, stamp(recipe.data), tuple(rows.items()), recipe.model, recipe.max_length)
+    return _encoded(task, recipe.data, stamp(task, recipe.data), tuple(rows.items()), recipe.model, recipe.max_length)
 
 
 @lru_cache(maxsize=4)

@@ -3,7 +3,8 @@
 - Accumulated micro-batches count as one batch: each loss is weighed by its share of the labels. (Trainer sums the means
   of models that take ``num_items_in_batch``, whether they look at it or not; BERT does not, and its gradient is then as
   many times too large as there are micro-batches.)
-- The order of the rows follows from the seed and the epoch, what a step draws from the seed and the step.
+- The order of the rows follows from the seed and the epoch, what a step draws from the seed and the step; those that it
+  is judged by stay in their order.
 - A checkpoint holds no pickle.
 - A run that had ended when it was interrupted takes no further step.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import SequentialSampler
 from transformers import Trainer
 
 from subspace_tuning.files import state
@@ -49,7 +51,7 @@ class RunTrainer(Trainer):
 
     def _labels(self, batch: Any) -> int | None:
         """How many labels the batch's mean loss is a mean of; None where it has none."""
-        labels = batch.get("labels")
+        labels = batch.get(next(iter(self.label_names), "labels"))
         if labels is None:
             return None
         if labels.is_floating_point():
@@ -66,6 +68,9 @@ class RunTrainer(Trainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return Order(len(rows), seed, lengths, batch_size)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        return SequentialSampler(eval_dataset)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         saved: Any = self.state.stateful_callbacks

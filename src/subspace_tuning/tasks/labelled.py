@@ -7,16 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.table import Table
 from subspace_tuning.tasks import texts
+from subspace_tuning.tasks.forward import outputs
 from subspace_tuning.tasks.task import Answer, Inputs, Metric, Task
-
-BATCH = 32  # texts at a time in prediction
 
 
 class Labelled(NamedTuple):
@@ -79,8 +77,9 @@ class LabelledTexts(Task):
     def check(self, model: Any, processor: Any, inputs: Sequence[Inputs]) -> None:
         texts.check(model, processor, inputs)
 
-    def scores(self, predictions: NDArray, labels: NDArray) -> dict[str, float]:
-        predicted = self.predicted(predictions)
+    def scores(self, predictions: Any, labels: NDArray, judged: Sequence[Inputs] = ()) -> dict[str, float]:
+        logits = predictions[0] if isinstance(predictions, tuple) else predictions  # encoder-decoders say more
+        predicted = self.predicted(logits)
         return {name: metric(predicted, labels, **self.about()) for name, metric in self.metrics.items()}
 
     @abstractmethod
@@ -104,17 +103,9 @@ class LabelledTexts(Task):
             raise BadInput(f"{place} has {len(parts)} part(s); {self.name} wants {' TAB '.join(self.columns)}")
         return Labelled(parts, None)
 
-    @torch.inference_mode()
     def answers(self, model: Any, processor: Any, rows: Sequence[Labelled], max_length: int | None) -> list[Answer]:
         length = texts.max_length(max_length, processor, len(self.columns))
         inputs = self.encode(rows, processor, min(length, texts.positions(model) or length))
         self.check(model, processor, inputs)
-        collate = self.collator(processor)
-        found: list[Answer] = []
-        for first in range(0, len(rows), BATCH):
-            batch = collate([inputs[i] for i in range(first, min(first + BATCH, len(rows)))])
-            logits = model(**{key: value.to(model.device) for key, value in batch.items()}).logits.float().cpu()
-            if not logits.isfinite().all():
-                raise BadInput("the model answers with NaN or infinite numbers; its weights are broken")
-            found += [self.answer(rows[first + i].texts, row) for i, row in enumerate(logits)]
-        return found
+        said = outputs(model, self.collator(processor), inputs)
+        return [self.answer(row.texts, logits) for row, (logits,) in zip(rows, said, strict=True)]

@@ -93,7 +93,7 @@ class LanguageTask(Task):
     def trainer(self) -> type[Trainer]:
         return getattr(_trl(), self.trained_by)
 
-    def parts(self, processor: Any) -> dict[str, Any]:
+    def parts(self, processor: Any, train: Sequence[Inputs], judged: Sequence[Inputs]) -> dict[str, Any]:
         return {"processing_class": processor}
 
     # prediction

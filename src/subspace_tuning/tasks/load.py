@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,10 +47,10 @@ def load(
     else:
         raise BadInput(f"task: {task.name} needs data: a folder with train.* and validation.*, or one file")
     if validation is None:
-        train, validation = _split_off(train)
+        train, validation = _split_off(task, train)
     if hold_out:
-        train, validation = _split_off(train)
-    return Data(_sample(train, train_samples), _sample(validation, eval_samples))
+        train, validation = _split_off(task, train)
+    return Data(_sample(task, train, train_samples), _sample(task, validation, eval_samples))
 
 
 def _from_disk(task: Task, source: Path, encoding: str) -> tuple[list[Row], list[Row] | None]:
@@ -58,43 +59,65 @@ def _from_disk(task: Task, source: Path, encoding: str) -> tuple[list[Row], list
     if not source.is_dir():
         raise BadInput(f"there is no data file or folder {source.absolute()}")
     folder = source / task.name if (source / task.name).is_dir() else source
-    train = _file(folder, "train")
+    train = _file(task, folder, "train")
     if train is None:
-        raise BadInput(f"{folder} has no training rows: expected a file train{'|'.join(SUFFIXES)}")
-    validation = next((file for name in task.validation if (file := _file(folder, name))), None)
+        raise BadInput(f"{folder} has no training rows: expected a file train{'|'.join(task.suffixes)}")
+    validation = next((file for name in task.validation if (file := _file(task, folder, name))), None)
     return task.read(train, encoding), None if validation is None else task.read(validation, encoding)
 
 
-def stamp(source: str | None) -> tuple[tuple[str, int, int], ...]:
+def stamp(task: Task, source: str | None) -> tuple[tuple[str, int, int], ...]:
     """What changes when the files of a source change; for those who keep what they read."""
     if source is None:
         return ()
     path = Path(source).expanduser()
     found = sorted(path.rglob("*.*")) if path.is_dir() else [path]
     return tuple(
-        (str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in found if p.suffix in SUFFIXES and p.is_file()
+        (str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in found if p.suffix in task.suffixes and p.is_file()
     )
 
 
-def _file(folder: Path, name: str) -> Path | None:
-    return next((path for suffix in SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)
+def _file(task: Task, folder: Path, name: str) -> Path | None:
+    return next((path for suffix in task.suffixes if (path := folder / f"{name}{suffix}").is_file()), None)
 
 
-def _split_off(rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    order = _shuffled(rows)
-    held = min(HELD_OUT, len(order) // 5)
-    if held == 0:
-        raise BadInput(f"{len(order)} rows are too few to hold some out; give 5 or more, or a validation file")
-    return [rows[i] for i in order[held:]], [rows[i] for i in order[:held]]
+def _split_off(task: Task, rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Rows to train on, and at most a fifth of all to judge by, of which no group has rows in both."""
+    groups = _shuffled(task, rows)
+    held, rest = _drawn(groups, min(HELD_OUT, len(rows) // 5))
+    if not held:
+        if len(groups) == len(rows):
+            raise BadInput(f"{len(rows)} rows are too few to hold some out; give 5 or more, or a validation file")
+        raise BadInput(
+            f"{len(rows)} rows in {len(groups)} groups that stay together ({task.row}) leave none to hold out, at most a "
+            "fifth of all rows; give more, or a validation file"
+        )
+    return [rows[i] for i in rest], [rows[i] for i in held]
 
 
-def _sample(rows: list[Row], size: int | None) -> list[Row]:
+def _sample(task: Task, rows: list[Row], size: int | None) -> list[Row]:
+    """At most so many rows, in whole groups where one of them is small enough."""
     if size is None or size >= len(rows):
         return rows
-    return [rows[i] for i in _shuffled(rows)[:size]]
+    groups = _shuffled(task, rows)
+    return [rows[i] for i in _drawn(groups, size)[0] or groups[0][:size]]
 
 
-def _shuffled(rows: list[Row]) -> list[int]:
-    order = list(range(len(rows)))
+def _drawn(groups: Sequence[Sequence[int]], size: int) -> tuple[list[int], list[int]]:
+    """The rows of the groups, in turn, that have no more than so many together, and those of the others."""
+    taken: list[int] = []
+    others: list[int] = []
+    for group in groups:
+        (taken if len(taken) + len(group) <= size else others).extend(group)
+    return taken, others
+
+
+def _shuffled(task: Task, rows: list[Row]) -> list[list[int]]:
+    """The numbers of the rows, by group, the groups in a fixed random order."""
+    groups: dict[Hashable, list[int]] = {}
+    for i, row in enumerate(rows):
+        key = task.group(row)
+        groups.setdefault(i if key is None else ("group", key), []).append(i)
+    order = list(groups.values())
     random.Random(SHUFFLE).shuffle(order)
     return order

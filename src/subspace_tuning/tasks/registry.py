@@ -88,7 +88,7 @@ def keys() -> dict[str, Any]:
 
 @cache
 def _types(kind: type[Task]) -> dict[str, Any]:
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)  # with their bounds
     return {key: hints[key] for key in kind.keys()}  # noqa: SIM118
 
 

@@ -6,13 +6,14 @@ From it follow the reading of data, the head, training, judging, prediction, swe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from subspace_tuning.errors import BadInput, nearest
-from subspace_tuning.files.table import Table, read_table
+from subspace_tuning.files.table import SUFFIXES, Table, read_table
 from subspace_tuning.files.text import UTF8
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 Row = Any  # of data, as its kind reads it; hashable kinds of rows can be compared by tests
 Inputs = dict[str, Any]  # one row as the model takes it, with its labels where there are some
+Collate = Callable[[list[Inputs]], Any]  # several inputs as one batch
 Metric = Callable[..., float]
 Fetch = Callable[["Task"], tuple[list[Row], list[Row] | None]]  # training and validation rows
 
@@ -32,6 +34,7 @@ class Answer(NamedTuple):
     score: float | None = None  # how sure the model is, where it says so
 
 
+ABOUT = "about"  # an entry of inputs that no model sees: what metrics and answers want to know of the row
 BY_CODE = {"by_code": True}  # of fields that tasks known by name have, and no recipe says
 
 
@@ -41,6 +44,7 @@ class Task(ABC):
 
     kind: ClassVar[str] = ""  # the name it is registered under
     row: ClassVar[str]  # what a row of data is, in words
+    suffixes: ClassVar[Sequence[str]] = SUFFIXES  # of files of rows
     head: ClassVar[str]  # the class of transformers whose models have the head
     processor: ClassVar[str] = "AutoTokenizer"  # the class of transformers that makes inputs of rows
     task_type: ClassVar[str]  # what PEFT calls it
@@ -92,6 +96,10 @@ class Task(ABC):
     def encode(self, rows: Sequence[Row], processor: Any, max_length: int | None) -> list[Inputs]:
         """What the model takes, with labels where the rows have some."""
 
+    def group(self, row: Row) -> Hashable:
+        """What rows have in common that are held out or drawn together, such as a query; None: a row stands alone."""
+        return None
+
     # the model
 
     def config(self) -> dict[str, Any]:
@@ -120,27 +128,29 @@ class Task(ABC):
 
         return TrainingArguments, {"label_names": ["labels"]}
 
-    def parts(self, processor: Any) -> dict[str, Any]:
-        """What the trainer takes besides model, arguments, rows and callbacks."""
+    def parts(self, processor: Any, train: Sequence[Inputs], judged: Sequence[Inputs]) -> dict[str, Any]:
+        """What the trainer takes besides model, arguments, rows and callbacks.
 
-        def judged(found: Any) -> dict[str, float]:
-            predictions = found.predictions[0] if isinstance(found.predictions, tuple) else found.predictions
-            return self.scores(predictions, found.label_ids)
+        train, judged: the rows as inputs; those that are judged in the order of the predictions.
+        """
+
+        def scored(found: Any) -> dict[str, float]:
+            return self.scores(found.predictions, found.label_ids, judged)
 
         return {
             "data_collator": self.collator(processor),
             "processing_class": processor,
-            "compute_metrics": judged,
+            "compute_metrics": scored,
         }
 
-    def collator(self, processor: Any) -> Callable[[list[Inputs]], Any]:
-        """Several inputs as one batch."""
+    def collator(self, processor: Any) -> Collate:
+        """Several inputs as one batch, without what is only about them."""
         from transformers import DataCollatorWithPadding
 
-        return DataCollatorWithPadding(processor)
+        return seen(DataCollatorWithPadding(processor))
 
-    def scores(self, predictions: Any, labels: Any) -> dict[str, float]:
-        """Every metric of the kind, from what the model put out for all rows."""
+    def scores(self, predictions: Any, labels: Any, judged: Sequence[Inputs] = ()) -> dict[str, float]:
+        """Every metric of the kind, from what the model put out for the rows that it is judged by."""
         raise NotImplementedError(f"{type(self).__name__} has no labels to score by; judge it otherwise")
 
     def judge(self, trainer: Trainer) -> dict[str, float]:
@@ -157,3 +167,12 @@ class Task(ABC):
     @abstractmethod
     def answers(self, model: Any, processor: Any, rows: Sequence[Row], max_length: int | None) -> list[Answer]:
         """What the model says to each row."""
+
+
+def seen(collate: Collate) -> Collate:
+    """Collates what the model sees of the inputs."""
+    return partial(_seen, collate)
+
+
+def _seen(collate: Collate, inputs: list[Inputs]) -> Any:
+    return collate([{key: value for key, value in row.items() if key != ABOUT} for row in inputs])

@@ -1,0 +1,31 @@
+"""What a model puts out for inputs, in prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from subspace_tuning.errors import BadInput
+from subspace_tuning.tasks.task import Collate, Inputs
+
+BATCH = 32  # inputs at a time
+
+
+def outputs(
+    model: Any, collate: Collate, inputs: Sequence[Inputs], names: Sequence[str] = ("logits",)
+) -> Iterator[tuple[Tensor, ...]]:
+    """For each input in turn, its part of the model's outputs of these names; padded as its batch is.
+
+    Raises BadInput where they are no numbers.
+    """
+    for first in range(0, len(inputs), BATCH):
+        batch = collate([inputs[i] for i in range(first, min(first + BATCH, len(inputs)))])
+        with torch.inference_mode():
+            said = model(**{key: value.to(model.device) for key, value in batch.items()})
+        found = [said[name].float().cpu() for name in names]
+        if not all(part.isfinite().all() for part in found):
+            raise BadInput("the model answers with NaN or infinite numbers; its weights are broken")
+        yield from zip(*found, strict=True)
