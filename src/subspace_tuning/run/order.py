@@ -41,6 +41,6 @@ class Order(Sampler[int]):
 
 
 def by_length(rows: Any) -> Any:
-    """Inputs to judge by, the longest first: those of a batch are of like length, and memory runs out at once if ever."""
+    """Inputs to judge by, the longest first: batches are even, and memory that is short runs out at once."""
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].get("input_ids", ())))
     return [rows[i] for i in order]

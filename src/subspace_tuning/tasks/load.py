@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from subspace_tuning.errors import BadInput
-from subspace_tuning.files.table import SUFFIXES
 from subspace_tuning.files.text import UTF8
 from subspace_tuning.tasks.task import Row, Task
 
@@ -89,8 +88,8 @@ def _split_off(task: Task, rows: list[Row]) -> tuple[list[Row], list[Row]]:
         if len(groups) == len(rows):
             raise BadInput(f"{len(rows)} rows are too few to hold some out; give 5 or more, or a validation file")
         raise BadInput(
-            f"{len(rows)} rows in {len(groups)} groups that stay together ({task.row}) leave none to hold out, at most a "
-            "fifth of all rows; give more, or a validation file"
+            f"{len(rows)} rows in {len(groups)} groups that stay together ({task.row}) leave none to hold out, a "
+            "fifth of all rows at most; give more, or a validation file"
         )
     return [rows[i] for i in rest], [rows[i] for i in held]
 
