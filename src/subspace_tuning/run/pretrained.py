@@ -61,7 +61,7 @@ def load_model(name: str, task: Task, seed: int = 0, dtype: str | None = None) -
     except (OSError, ValueError, SafetensorError, KeyError) as error:
         raise cannot_load("model", name, error) from error
     missing = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
-    return Pretrained(model, _outermost(model, missing))
+    return Pretrained(model, _outermost(model, missing) if task.has_head else [])
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

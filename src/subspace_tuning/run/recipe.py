@@ -163,6 +163,8 @@ class Recipe(BaseModel):
         known_encoding(self.encoding)
         Patterns(self)
         check_judgements(self.evaluate, self.retention, task)
+        if self.method == HEAD and not task.has_head:
+            raise BadInput(f"method: {HEAD} trains a new head, and task: {task.name} puts none on the model")
         with as_bad_input():
             load(self.method)
         method = None if self.is_plain else self.method_object()

@@ -131,7 +131,7 @@ def _run(
     set_seed(recipe.seed)
     began = time.perf_counter()
     if checkpoint is None and needs_calibration(model):
-        calibrate(model, calibration_batches(recipe, train_rows, trainer.data_collator))
+        calibrate(model, calibration_batches(recipe, train_rows, trainer.data_collator), loss=trainer.compute_loss)
     ratio = None
     if recipe.floor:
         batches = calibration_batches(recipe, train_rows, trainer.data_collator)
@@ -157,17 +157,21 @@ def _run(
 
 def judged_as_it_is(recipe: Recipe, folder: RunFolder, pretrained: Pretrained, judges: Judges | None) -> Result:
     """A run that trains nothing: what the base comes to by the same judgements."""
-    if judges is None:
+    task = recipe.task_object()
+    if judges is None and task.has_head:
         raise BadInput(
             f"method: {NONE} judges the base as it is, and task: {recipe.task} needs a head that is trained; "
             "take method: head"
         )
     watch, began = Watch(folder), time.perf_counter()
     model = adapt(pretrained, recipe)
-    judged = judges.after(model, judges.before(model))
-    result = result_of(recipe, recipe.task_object(), model, pretrained, judged.score, 0, 0, watch, began)
-    judged.write(folder)
-    result = replace(result, metric=judged.metric, **judged.told())
+    judged = judges.after(model, judges.before(model)) if judges else None
+    scores = {} if judged else task.judge(trainer_of(recipe, folder, model, []))
+    score = judged.score if judged else scores[task.metric]
+    result = replace(result_of(recipe, task, model, pretrained, score, 0, 0, watch, began), scores=scores)
+    if judged is not None:
+        judged.write(folder)
+        result = replace(result, metric=judged.metric, **judged.told())
     folder.finish(result, None, lambda path: None)
     return result
 

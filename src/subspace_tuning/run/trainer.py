@@ -64,7 +64,8 @@ class RunTrainer(Trainer):
         strategy = self.args.train_sampling_strategy
         if strategy not in ("random", "group_by_length"):
             return super()._get_train_sampler(rows)
-        lengths = [len(row["input_ids"]) for row in rows] if strategy == "group_by_length" else None
+        grouped = strategy == "group_by_length" and "input_ids" in rows[0]
+        lengths = [len(row["input_ids"]) for row in rows] if grouped else None
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return Order(len(rows), seed, lengths, batch_size)

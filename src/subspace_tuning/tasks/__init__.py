@@ -1,6 +1,15 @@
 """Tasks: what a row of data is, which head a model gets, how it is judged. One short file a kind."""
 
-from subspace_tuning.tasks import classification, dpo, glue, movie_reviews, regression, sft  # noqa: F401  they register
+from subspace_tuning.tasks import (  # noqa: F401  they register
+    classification,
+    dpo,
+    glue,
+    movie_reviews,
+    regression,
+    retrieval,
+    sft,
+    similarity,
+)
 from subspace_tuning.tasks.load import Data, load, stamp
 from subspace_tuning.tasks.registry import KINDS, KNOWN, kind_of, register, task_of
 from subspace_tuning.tasks.task import Answer, Task

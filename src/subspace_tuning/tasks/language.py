@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from subspace_tuning.rows.forms import USER
 from subspace_tuning.rows.records import JUDGED
 from subspace_tuning.rows.spans import Kind, Span, written
 from subspace_tuning.tasks import texts
+from subspace_tuning.tasks.optional import optional
 from subspace_tuning.tasks.task import Answer, Inputs, Metric, Row, Task
 
 if TYPE_CHECKING:
@@ -121,12 +121,7 @@ class LanguageTask(Task):
 
 
 def _trl() -> Any:
-    try:
-        return importlib.import_module("subspace_tuning.tasks.trl_trainers")
-    except ImportError as error:
-        if error.name and error.name.startswith("subspace_tuning"):
-            raise
-        raise BadInput(f"training language models needs TRL ({error}): pip install 'subspace-tuning[llm]'") from error
+    return optional("subspace_tuning.tasks.trl_trainers", "training language models needs TRL", "llm")
 
 
 def config_class(name: str) -> Any:

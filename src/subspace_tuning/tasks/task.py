@@ -46,6 +46,7 @@ class Task(ABC):
     row: ClassVar[str]  # what a row of data is, in words
     suffixes: ClassVar[Sequence[str]] = SUFFIXES  # of files of rows
     head: ClassVar[str]  # the class of transformers whose models have the head
+    has_head: ClassVar[bool] = True  # whether a base lacks a head that is trained anew
     processor: ClassVar[str] = "AutoTokenizer"  # the class of transformers that makes inputs of rows
     task_type: ClassVar[str]  # what PEFT calls it
     pipeline: ClassVar[str]  # what transformers' pipelines call it
