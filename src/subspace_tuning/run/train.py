@@ -131,7 +131,8 @@ def _run(
     set_seed(recipe.seed)
     began = time.perf_counter()
     if checkpoint is None and needs_calibration(model):
-        calibrate(model, calibration_batches(recipe, train_rows, trainer.data_collator), loss=trainer.compute_loss)
+        batches = calibration_batches(recipe, train_rows, trainer.data_collator)
+        calibrate(model, batches, loss=cast(Any, trainer.compute_loss))
     ratio = None
     if recipe.floor:
         batches = calibration_batches(recipe, train_rows, trainer.data_collator)

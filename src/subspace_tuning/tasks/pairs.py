@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files.table import Table
 from subspace_tuning.tasks import texts
 from subspace_tuning.tasks.optional import optional
-from subspace_tuning.tasks.table import Table
 from subspace_tuning.tasks.task import Answer, Collate, Inputs, Metric, Task
 
 if TYPE_CHECKING:

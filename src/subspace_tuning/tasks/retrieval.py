@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files.table import Table
 from subspace_tuning.tasks.pairs import Pair, Pairs
 from subspace_tuning.tasks.registry import register
-from subspace_tuning.tasks.table import Table
 from subspace_tuning.tasks.task import Inputs
 
 
@@ -57,8 +57,9 @@ class Retrieval(Pairs):
         queries: dict[str, int] = {}
         texts: dict[str, int] = {}
         return [
-            tuple(held.setdefault(text, len(held)) for held, text in zip(of, row.texts, strict=True)) for row in rows
-        ]  # type: ignore[misc]
+            (queries.setdefault(query, len(queries)), texts.setdefault(text, len(texts)))
+            for query, text in (row.texts for row in rows)
+        ]
 
     def scores(self, predictions: Any, labels: Any, judged: Sequence[Inputs] = ()) -> dict[str, float]:
         queries, texts = (_distinct(vectors, labels[:, side]) for side, vectors in enumerate(predictions))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files.table import Table
 from subspace_tuning.tasks.labels import numbers
 from subspace_tuning.tasks.metrics import pearson, spearman
 from subspace_tuning.tasks.pairs import Pair, Pairs, cosines
 from subspace_tuning.tasks.registry import register
-from subspace_tuning.tasks.table import Table
 from subspace_tuning.tasks.task import Inputs
 
 
