@@ -48,6 +48,12 @@ def nearest(given: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}? " if close else ""
 
 
+def few(names: Iterable[str], shown: int = 4) -> str:
+    """The first of them, and how many more there are."""
+    found = list(names)
+    return ", ".join(found[:shown]) + (f" and {len(found) - shown} more" if len(found) > shown else "")
+
+
 _NOT_OURS = {
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "there is no permission",

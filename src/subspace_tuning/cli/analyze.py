@@ -11,7 +11,7 @@ import typer
 from subspace_tuning.cli.command import command, print_json
 from subspace_tuning.cli.methods import AsJson
 from subspace_tuning.cli.use import Imports, import_all
-from subspace_tuning.errors import BadInput
+from subspace_tuning.errors import BadInput, few
 
 
 @command(
@@ -75,6 +75,8 @@ def analyze(
             f"{name[-43:]:44}{x['relative_change']:9.4f}{x['stable_rank']['change']:7.2f}{turn:7.1f}"
             f"{share['share']:8.3f}{share['chance']:8.3f}{len(x['intruders']):11}"
         )
+    if data["left_out"]:
+        typer.echo(f"changed, but no matrix of a layer: {few(data['left_out'])}")
     if "versus" in data:
         alike = list(data["versus"]["layers"].values())
         left, right = (sum(x[side] for x in alike) / len(alike) for side in ("left", "right"))

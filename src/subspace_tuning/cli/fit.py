@@ -9,7 +9,7 @@ import typer
 
 from subspace_tuning.cli.command import command, print_json
 from subspace_tuning.cli.methods import AsJson
-from subspace_tuning.errors import BadInput
+from subspace_tuning.errors import BadInput, few
 
 
 @command(
@@ -73,6 +73,8 @@ def fit(
         typer.echo(f"{work.damaged} damaged lines of {work.folder / 'layers.jsonl'}: computed anew", err=True)
     with counted("fitting") as tick:
         report = dataclasses.replace(work.run(chosen, layers, kept, tick), refused=refused)
+    if not any(family.fitted for family in report.families) and (changed := report.places.left_out):
+        raise BadInput(f"what changed from {base} to {finetuned} is of no layer that was to be fitted: {few(changed)}")
     if save is not None:
         family = next(f for f in report.families if f.method == kept)
         typer.echo(f"written to {extract(work, report, family, save[1])}", err=True)
@@ -100,5 +102,7 @@ def _notes(report):
         yield f"tied: {name} is {source}"
     for name, lost in report.places.missing.items():
         yield f"missing: {name} ({lost})"
+    if report.places.left_out:
+        yield f"changed, but not fitted: {few(report.places.left_out)}"
     if report.unchanged:
         yield f"unchanged: {len(report.unchanged)} layers, such as {report.unchanged[0]}"

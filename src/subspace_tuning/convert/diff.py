@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.adapter_folder import read_config
 from subspace_tuning.files.checkpoint import Checkpoint
-from subspace_tuning.run.skeleton import called, skeleton
+from subspace_tuning.run.named import Named
+from subspace_tuning.run.skeleton import skeleton
 
 STATES = ("same", "changed", "reshaped", "only in A", "only in B")
 
@@ -32,37 +34,33 @@ def diff(a: str | Path, b: str | Path, tick: Callable[[int], None] = lambda tota
     for checkpoint in (A, B):
         if checkpoint.is_adapter:
             read_config(checkpoint.folder)  # else its tensors could be anything's
-    names_a, names_b = _named(A, B)
-    names = [*names_a, *(name for name in names_b if name not in names_a)]
+    try:
+        model = skeleton(B)
+    except BadInput:  # of a kind unknown here: its tensors can be compared all the same
+        model = nn.Module()
+    first, second = Named(A, model), Named(B, model)
+    names = [*first.names(), *(name for name in second.names() if name not in first)]
     found = []
     for name in names:
-        found.append(_between(name, A, names_a.get(name), B, names_b.get(name)))
+        found.append(_between(name, first, second))
         tick(len(names))
     return found
 
 
-def _named(A: Checkpoint, B: Checkpoint) -> tuple[dict[str, str], dict[str, str]]:
-    """Name -> key in A and in B: a head's checkpoint has a prefix that its base model's goes without."""
-    try:
-        model = skeleton(B)
-    except BadInput:  # of a kind unknown here: its tensors can be compared all the same
-        return {key: key for key in A.keys()}, {key: key for key in B.keys()}  # noqa: SIM118
-    return called(A, model), called(B, model)
-
-
-def _between(name: str, A: Checkpoint, in_a: str | None, B: Checkpoint, in_b: str | None) -> Difference:
-    if in_a is None or in_b is None:
-        missing = "only in B" if in_a is None else "only in A"
-        return Difference(name, missing, B.shape(in_b or "") if in_a is None else A.shape(in_a))
-    if A.shape(in_a) != B.shape(in_b):
-        return Difference(name, "reshaped", B.shape(in_b))
-    first, second = A.stored(in_a), B.stored(in_b)
+def _between(name: str, A: Named, B: Named) -> Difference:
+    if name not in A:
+        return Difference(name, "only in B", B.shape(name))
+    if name not in B:
+        return Difference(name, "only in A", A.shape(name))
+    if A.shape(name) != B.shape(name):
+        return Difference(name, "reshaped", B.shape(name))
+    first, second = A.stored(name), B.stored(name)
     shape = tuple(first.shape)
     if not first.is_floating_point() or not second.is_floating_point():
         return Difference(name, "same" if torch.equal(first, second) else "changed", shape)
-    for told, key, value in ((A, in_a, first), (B, in_b, second)):
+    for told, value in ((A, first), (B, second)):
         if not value.double().isfinite().all():
-            raise BadInput(f"{key} of {told.name} holds NaN or infinite numbers, which compare with nothing")
+            raise BadInput(f"{name} of {told.name} holds NaN or infinite numbers, which compare with nothing")
     gap, size = second.double() - first.double(), first.double().norm().item()
     norm = gap.norm().item()
     relative = norm / size if size else float(norm > 0)

@@ -44,14 +44,14 @@ class Checkpoint:
     def shape(self, key: str) -> tuple[int, ...]:
         return self._size[key]
 
-    def stored(self, key: str) -> Tensor:
-        """A tensor in its own precision. Its file is closed again, so that no page of it stays in memory."""
+    def stored(self, key: str, at: int | None = None) -> Tensor:
+        """A tensor or its part ``at``, in its own precision. Its file is closed again, and no page stays in memory."""
         with safe_open(self._file[key], "pt") as held:
-            return held.get_tensor(key).clone()
+            return (held.get_tensor(key) if at is None else held.get_slice(key)[at]).clone()
 
-    def read(self, key: str) -> Tensor:
-        """A tensor in single precision."""
-        value = self.stored(key)
+    def read(self, key: str, at: int | None = None) -> Tensor:
+        """A tensor, or its part ``at``, in single precision."""
+        value = self.stored(key, at)
         if not value.is_floating_point():
             raise BadInput(
                 f"{key} of {self.name} is stored as {str(value.dtype).removeprefix('torch.')}: quantised "

@@ -1,4 +1,4 @@
-"""The model of a checkpoint without its numbers, and which of its tensors the checkpoint holds under which name."""
+"""The model of a checkpoint without its numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.checkpoint import Checkpoint
-from subspace_tuning.tuner.older_names import renaming
 
 AUTO = {
     "SEQ_CLS": transformers.AutoModelForSequenceClassification,
@@ -48,12 +47,6 @@ def skeleton(checkpoint: Checkpoint, task_type: str | None = None) -> nn.Module:
             return cls(config) if issubclass(cls, PreTrainedModel) else cls.from_config(config)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"cannot make sense of the config of {checkpoint.name}: {error}") from error
-
-
-def called(checkpoint: Checkpoint, model: nn.Module) -> dict[str, str]:
-    """The model's names of tensors -> the checkpoint's, which may be older or lack the base model's prefix."""
-    today = renaming(model)
-    return {today(key): key for key in checkpoint.keys()}  # noqa: SIM118
 
 
 def _plain(checkpoint: Checkpoint) -> nn.Module:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from subspace_tuning.convert.change import Change
 from subspace_tuning.convert.probe import differences
-from subspace_tuning.errors import BadInput
+from subspace_tuning.errors import BadInput, few
 from subspace_tuning.files.aside import write
 from subspace_tuning.linalg.svd import SVD, svd
 from subspace_tuning.run.skeleton import split
@@ -78,7 +78,9 @@ def analyze(
             tick(len(names))
         if not found:
             raise BadInput(
-                f"{given} changes no weight matrix" + (f" that {look.layers!r} finds" if look.layers else "")
+                f"{given} changes no weight matrix"
+                + (f" that {look.layers!r} finds" if look.layers else "")
+                + (f"; what changed is {few(subject.left_out)}" if subject.left_out else "")
             )
         data: dict[str, Any] = {
             "made_by": f"subspace-tuning {VERSION}",
@@ -88,6 +90,7 @@ def analyze(
             "look": vars(look),
             "summary": _summary([layer.told for layer in found.values()]),
             "layers": {name: layer.told for name, layer in found.items()},
+            "left_out": subject.left_out,
             "between_layers": between_layers({name: layer.change for name, layer in found.items()}),
         }
         if versus is not None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from subspace_tuning.errors import writing
 from subspace_tuning.files.aside import folder as make_folder
 from subspace_tuning.files.aside import whole_file, write
 from subspace_tuning.files.checkpoint import Checkpoint
+from subspace_tuning.linalg.svd import rank_of_energy
 from subspace_tuning.method import Composition, Method, registry
 from subspace_tuning.methods.extend.lora import Factored
 from subspace_tuning.theory.places import Place, Places, shared
@@ -115,6 +115,7 @@ class Report:
             "tied": self.places.tied,
             "missing": self.places.missing,
             "unchanged": self.unchanged,
+            "left_out": self.places.left_out,
             "refused": self.refused,
         }
 
@@ -152,6 +153,7 @@ class Fit:
         self._lines = make_folder(folder) / "layers.jsonl"
         self.damaged = 0  # lines that say nothing; what they said is computed anew
         self._done = self._read()
+        self._ranks: dict[str, int] = {}  # by module, that capture the energy
 
     @classmethod
     def named(cls, base: Checkpoint, tuned: Checkpoint, energy: float | None = None) -> Fit:
@@ -172,7 +174,7 @@ class Fit:
         unchanged = []
         for place in places.places:
             seated = [method for method in methods if _seated(method, place)]
-            results = self._layer(place, seated, keep)
+            results = self._layer(places, place, seated, keep)
             if results is None:
                 unchanged.append(place.name)
             for method, fit in (results or {}).items():
@@ -188,22 +190,28 @@ class Fit:
         """The kept parameters of a method on a layer."""
         return load_file(self._kept(method, place))
 
-    def _layer(self, place: Place, methods: list[Method], keep: Method | None) -> dict[Method, LayerFit] | None:
+    def _layer(
+        self, places: Places, place: Place, methods: list[Method], keep: Method | None
+    ) -> dict[Method, LayerFit] | None:
         if not methods:
             return {}
         missing = [
             m for m in methods if self._key(place, m) not in self._done or (m == keep and not self._is_kept(m, place))
         ]
         if missing and self._key(place, None) not in self._done:
-            W, W_star = place.read(self.base, place.base), place.read(self.tuned, place.tuned)
+            W, W_star = place.read(places.base), place.read(places.tuned)
             for method in missing if _differ(W, W_star) else [None]:
-                self._write(place, method, None if method is None else self._fitted(place, method, W, W_star, keep))
+                at = None if method is None else self._ranked(method, places, place)
+                fit = None if at is None or method is None else self._fitted(place, method, at, W, W_star, keep)
+                self._write(place, method, fit)
         if self._key(place, None) in self._done:
             return None
         return {method: self._done[self._key(place, method)] for method in methods}
 
-    def _fitted(self, place: Place, method: Method, W: Weight, W_star: Weight, keep: Method | None) -> LayerFit:
-        at = self._ranked(method, W, W_star)
+    def _fitted(
+        self, place: Place, method: Method, at: Method, W: Weight, W_star: Weight, keep: Method | None
+    ) -> LayerFit:
+        """The fit of a method, ``at`` the rank that it has there."""
         try:
             found = project(at, W, W_star)
         except ValueError as error:
@@ -214,12 +222,16 @@ class Fit:
         r = getattr(at, "r", None) if at is not method else None
         return LayerFit(found.whole, found.left, at.count(*W.shape), found.scale, r)
 
-    def _ranked(self, method: Method, W: Weight, W_star: Weight) -> Method:
-        """With ``energy``, a low-rank extension at the least rank that captures it."""
+    def _ranked(self, method: Method, places: Places, place: Place) -> Method:
+        """With ``energy``, a low-rank extension at the least rank that captures it; experts at the largest of them."""
         if self.energy is None or not isinstance(method, Factored):
             return method
-        S = torch.linalg.svdvals(W_star.dense() - W.dense()).double().square().cumsum(0)
-        return method.with_fields(r=int((self.energy * S[-1] > S).sum()) + 1)
+        if place.module not in self._ranks:
+            together = [p for p in places.places if p.module == place.module]
+            each = ((p.read(places.base).dense(), p.read(places.tuned).dense()) for p in together)
+            spectra = (torch.linalg.svdvals(W_star - W).double() for W, W_star in each)
+            self._ranks[place.module] = max(rank_of_energy(S, self.energy) for S in spectra)
+        return method.with_fields(r=self._ranks[place.module])
 
     def _key(self, place: Place, method: Method | None) -> str:
         if method is None:
@@ -279,14 +291,9 @@ def _seated(method: Method, place: Place) -> bool:
     """Biases for methods on biases, matrices for the others."""
     members = method.members if isinstance(method, Composition) else (method,)
     n, _ = place.size
-    return all("bias" in place.base if f.sits_on == "bias" else n > 0 for f in members)
+    return all("bias" in place.tensors if f.sits_on == "bias" else n > 0 for f in members)
 
 
 def _differ(W: Weight, W_star: Weight) -> bool:
     b, b_star = W.own_bias, W_star.own_bias
     return not torch.equal(W.dense(), W_star.dense()) or (b is not None and not torch.equal(b, b_star))  # type: ignore[arg-type]
-
-
-def rank_pattern(fits: Mapping[str, LayerFit]) -> dict[str, int]:
-    """As SubspaceConfig takes it."""
-    return {re.escape(name): fit.r for name, fit in fits.items() if fit.r is not None}

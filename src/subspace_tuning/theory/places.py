@@ -6,35 +6,61 @@ import copy
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from subspace_tuning.algebra import Weight
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.checkpoint import Checkpoint
-from subspace_tuning.run.skeleton import called, skeleton
+from subspace_tuning.run.named import Named
+from subspace_tuning.run.skeleton import skeleton
 from subspace_tuning.tuner.heads import HEADS
 from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
+from subspace_tuning.weights.experts import Experts, ExpertWeight, experts_of, with_experts
+
+
+class Expert(NamedTuple):
+    """Where a fused parameter has one of its experts."""
+
+    fused: str  # the parameter's name
+    at: int
+    turned: bool  # whether it is stored as (e, n, m)
 
 
 @dataclass(frozen=True)
 class Place:
-    """A layer: its module's name in the fine-tuned model, and its tensors' names in both checkpoints."""
+    """A layer: its module's name in the model, and its tensors' names. An expert is a linear layer of its own here."""
 
     name: str
     layer: nn.Module  # without numbers
-    base: dict[str, str]  # weight, bias -> key
-    tuned: dict[str, str]
+    tensors: dict[str, str]  # weight, bias -> name
+    expert: Expert | None = None
 
-    def filled(self, checkpoint: Checkpoint, keys: dict[str, str]) -> nn.Module:
+    @property
+    def module(self) -> str:
+        """What an adapter's config names."""
+        return self.name if self.expert is None else self.expert.fused
+
+    def filled(self, checkpoint: Named) -> nn.Module:
         """The layer with its numbers."""
         layer = copy.deepcopy(self.layer)
-        for name, key in keys.items():
-            setattr(layer, name, nn.Parameter(checkpoint.read(key), requires_grad=False))
+        for part, name in self.tensors.items():
+            value = checkpoint.read(name, None if self.expert is None else self.expert.at)
+            value = value.T if self.expert is not None and self.expert.turned and part == "weight" else value
+            setattr(layer, part, nn.Parameter(value, requires_grad=False))
         return layer
 
-    def read(self, checkpoint: Checkpoint, keys: dict[str, str]) -> Weight:
-        W = weight_of(self.filled(checkpoint, keys))
+    def of(self, model: nn.Module) -> LayerWeight:
+        """The weight in a model."""
+        if self.expert is None:
+            return weight_of(model.get_submodule(self.name))
+        keeper, _, own = self.expert.fused.rpartition(".")
+        return ExpertWeight(dict(experts_of(keeper, model.get_submodule(keeper)))[own], self.expert.at)
+
+    def read(self, checkpoint: Named) -> Weight:
+        W = weight_of(self.filled(checkpoint))
         if W.holds_matrix:
             return Weight(W.dense(), W.own_bias)
         assert W.own_bias is not None
@@ -50,10 +76,13 @@ class Place:
 class Places:
     """What two checkpoints share, and what keeps the other layers out."""
 
+    base: Named
+    tuned: Named
     places: list[Place] = field(default_factory=list)
     tied: dict[str, str] = field(default_factory=dict)  # layer -> the one whose numbers it shares
     missing: dict[str, str] = field(default_factory=dict)  # layer -> what is missing where
     heads: list[str] = field(default_factory=list)  # modules that only the fine-tuned model has
+    left_out: list[str] = field(default_factory=list)  # tensors that changed and are of none of the places
 
 
 def pattern_of(layers: str | None) -> re.Pattern[str] | None:
@@ -70,11 +99,11 @@ def shared(base: Checkpoint, tuned: Checkpoint, pattern: str | None = None) -> P
         if given.is_adapter:
             raise BadInput(f"{given.name} holds an adapter; a fully fine-tuned model (method=full) is wanted here")
     model = skeleton(tuned)
-    ours, theirs = called(base, model), called(tuned, model)
+    ours, theirs = Named(base, model), Named(tuned, model)
     tied = tied_to(model)
     wanted = pattern_of(pattern)
-    found = Places()
-    for name, layer in model.named_modules():
+    found = Places(ours, theirs)
+    for name, layer in with_experts(model):
         W = _weight(layer)
         if W is None:
             continue
@@ -83,24 +112,21 @@ def shared(base: Checkpoint, tuned: Checkpoint, pattern: str | None = None) -> P
             continue
         if not (_by_default(name, layer) if wanted is None else wanted.search(name)):
             continue
-        names = [k for k in ("weight", "bias") if isinstance(getattr(layer, k, None), Tensor)]
-        names = names if W.holds_matrix else ["bias"]
-        keys = {k: (ours.get(f"{name}.{k}", ""), theirs.get(f"{name}.{k}", "")) for k in names}
-        shape = tuple(getattr(layer, names[0]).shape)
-        lost = [
-            f"{name}.{k} in {where}" for k, pair in keys.items() for where, key in _sides(base, tuned, pair) if not key
-        ]
-        source = tied.get(f"{name}.{names[0]}")
+        tensors = tensors_of(name, layer)
+        tensors = tensors if W.holds_matrix else {"bias": tensors["bias"]}
+        first = next(iter(tensors))
+        shape = tuple(getattr(layer, first).shape)
+        lost = [f"{one} in {given.name}" for one in tensors.values() for given in (ours, theirs) if one not in given]
+        source = tied.get(tensors[first])
         if lost and source is not None:
             found.tied[name] = source.rpartition(".")[0]
         elif lost:
             found.missing[name] = ", ".join(lost)
-        elif any(c.shape(k) != shape for c, k in zip((base, tuned), keys[names[0]], strict=True)):
-            sizes = [tuple(c.shape(k)) for c, k in zip((base, tuned), keys[names[0]], strict=True)]
+        elif (sizes := [given.shape(tensors[first]) for given in (ours, theirs)]) != [shape, shape]:
             found.missing[name] = f"sizes differ: {sizes[0]} and {sizes[1]}, expected {shape}"
         else:
-            first, second = ({k: pair[i] for k, pair in keys.items()} for i in (0, 1))
-            found.places.append(Place(name, layer, first, second))
+            found.places += places_of(name, layer, tensors)
+    found.left_out = list(_left_out(found, wanted))
     if not found.places:
         said = f" whose name {pattern!r} finds" if pattern is not None else ""
         raise BadInput(f"{base.name} and {tuned.name} share no layer{said}; are they the same architecture?")
@@ -112,8 +138,30 @@ def tied_to(model: nn.Module) -> dict[str, str]:
     return dict(getattr(model, "all_tied_weights_keys", None) or {})
 
 
-def _sides(base: Checkpoint, tuned: Checkpoint, pair: tuple[str, str]) -> Iterator[tuple[str, str]]:
-    return zip((base.name, tuned.name), pair, strict=True)
+def tensors_of(name: str, layer: nn.Module) -> dict[str, str]:
+    """weight and bias, where a layer has them -> their names in the model."""
+    fused = isinstance(layer, Experts)
+    named = {"weight": name, "bias": f"{name}_bias"} if fused else {k: f"{name}.{k}" for k in ("weight", "bias")}
+    return {k: own for k, own in named.items() if isinstance(getattr(layer, k, None), Tensor)}
+
+
+def places_of(name: str, layer: nn.Module, tensors: dict[str, str]) -> list[Place]:
+    """The weights of a layer: one, or those of its experts."""
+    if not isinstance(layer, Experts):
+        return [Place(name, layer, tensors)]
+    one = nn.Linear(*layer.size, bias="bias" in tensors, device="meta")
+    return [Place(f"{name}.{i}", one, tensors, Expert(name, i, layer.turned)) for i in range(layer.count)]
+
+
+def _left_out(found: Places, wanted: re.Pattern[str] | None) -> Iterator[str]:
+    """The tensors that are of none of the places, nor of a head, and changed; with a pattern, those that it finds."""
+    held = {name for place in found.places for name in place.tensors.values()}
+    new = tuple(f"{name}." for name in found.heads)
+    for name in found.tuned.names():
+        if name in held or name.startswith(new) or (wanted is not None and not wanted.search(name)):
+            continue
+        if name not in found.base or not torch.equal(found.base.stored(name), found.tuned.stored(name)):
+            yield name
 
 
 def _weight(layer: nn.Module) -> LayerWeight | None:

@@ -10,11 +10,13 @@ from torch import Tensor
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.files.checkpoint import Checkpoint
 from subspace_tuning.method import Method
-from subspace_tuning.run.skeleton import called, skeleton
-from subspace_tuning.theory.places import Place, tied_to
+from subspace_tuning.run.named import Named
+from subspace_tuning.run.skeleton import skeleton
+from subspace_tuning.theory.places import Place, places_of, tensors_of, tied_to
 from subspace_tuning.tuner.adapter import Adapter
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.layer import SubspaceLayer
+from subspace_tuning.weights.experts import Experts, apart, with_experts
 
 NAME = "default"  # that the adapter goes by in the layers built here
 
@@ -24,12 +26,13 @@ class Seat:
     """A layer of the base, the method on it, and its parameters."""
 
     place: Place
+    base: Named
     method: Method
     values: Mapping[str, Tensor]
 
-    def layer(self, base: Checkpoint) -> SubspaceLayer:
+    def layer(self) -> SubspaceLayer:
         """The layer with its numbers. Raises BadInput where those of the adapter do not fit it."""
-        layer = SubspaceLayer(self.place.filled(base, self.place.base))
+        layer = SubspaceLayer(self.place.filled(self.base))
         with as_bad_input():
             layer.add(NAME, self.method)
         layer.restart(NAME, self.method.unpacked(dict(self.values), layer.constants(NAME), *layer.frozen.shape))
@@ -47,13 +50,15 @@ def touched(adapter: Adapter, base: Checkpoint) -> dict[str, Seat]:
     model = skeleton(base, config.task_type)
     adapter = adapter.named_as(model)
     adapter.check(model)
-    ours, tied = called(base, model), tied_to(model)
+    held, tied = Named(base, model), tied_to(model)
     seats = {}
-    for name, layer in model.named_modules():
+    for name, layer in with_experts(model):
         if name not in adapter.seats:
             continue
-        full = {k: f"{name}.{k}" for k in ("weight", "bias") if isinstance(getattr(layer, k, None), Tensor)}
-        keys = {k: ours.get(key) or ours.get(tied.get(key, ""), "") for k, key in full.items()}
-        if all(keys.values()):
-            seats[name] = Seat(Place(name, layer, keys, {}), adapter.resolved(name), adapter.seats[name])
+        tensors = {k: own if own in held else tied.get(own, "") for k, own in tensors_of(name, layer).items()}
+        if all(own in held for own in tensors.values()):
+            values = adapter.seats[name]
+            each = apart(values, layer.count) if isinstance(layer, Experts) else [values]
+            for place, own in zip(places_of(name, layer, tensors), each, strict=True):
+                seats[place.name] = Seat(place, held, adapter.resolved(name), own)
     return seats

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,10 +23,10 @@ from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.files.assets import location
 from subspace_tuning.files.checkpoint import Checkpoint
 from subspace_tuning.run.folder import RunFolder
-from subspace_tuning.run.skeleton import called, skeleton
+from subspace_tuning.run.named import Named
+from subspace_tuning.run.skeleton import skeleton
 from subspace_tuning.theory.places import shared
 from subspace_tuning.theory.touched import NAME, touched
-from subspace_tuning.weights import weight_of
 
 Logits = list[Tensor]
 
@@ -55,6 +55,7 @@ class Trained:
     names: list[str]
     read: Callable[[str], Layer | None]  # None where there is no matrix, or none that changed
     answers: Callable[[], Answers] | None  # None for bare tensors, which are no model
+    left_out: list[str] = field(default_factory=list)  # tensors that changed and are no weight with rows and columns
 
 
 @contextmanager
@@ -73,12 +74,11 @@ def trained(given: Path | str, base: str | None = None) -> Iterator[Trained]:
 
 
 def _by_adapter(source: Source) -> Trained:
-    base = Checkpoint(source.base)
-    held = touched(source.adapter, base)
+    held = touched(source.adapter, Checkpoint(source.base))
 
     @torch.no_grad()
     def read(name: str) -> Layer | None:
-        layer = held[name].layer(base)
+        layer = held[name].layer()
         change = change_of(name, layer, [NAME])
         if change.dW is None or not len(change.svd.S):
             return None
@@ -102,13 +102,14 @@ def _by_adapter(source: Source) -> Trained:
 
 def _in_full(name: str, base: str) -> Trained:
     before, after = Checkpoint(base), Checkpoint(name)
-    places = {place.name: place for place in shared(before, after, "").places}
+    both = shared(before, after, "")
+    places = {place.name: place for place in both.places}
 
     @torch.no_grad()
     def read(name: str) -> Layer | None:
         place = places[name]
-        W = exact(place.read(before, place.base).dense())
-        dW = exact(place.read(after, place.tuned).dense()) - W
+        W = exact(place.read(both.base).dense())
+        dW = exact(place.read(both.tuned).dense()) - W
         return Layer(W, Change(dW)) if dW.any() else None
 
     def answering() -> Answers:
@@ -119,12 +120,13 @@ def _in_full(name: str, base: str) -> Trained:
             return load_base(name).eval()
 
         def trained_with(further: Mapping[str, Change]) -> Logits:
-            frozen = {k: weight_of(fine().get_submodule(k)) for k in further}
+            frozen = {k: places[k].of(fine()) for k in further}
             return answers_with(fine(), frozen, further, inputs)
 
         return Answers(lambda: answers(_base_of(before, after), inputs), trained_with)
 
-    return Trained(base, ["full"], list(places), read, answering if "model_type" in (after.config() or {}) else None)
+    said = answering if "model_type" in (after.config() or {}) else None
+    return Trained(base, ["full"], list(places), read, said, both.left_out)
 
 
 @torch.no_grad()
@@ -139,9 +141,10 @@ def _base_of(before: Checkpoint, after: Checkpoint) -> Any:
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    own, keys = dict(model.named_parameters()), called(after, model)
-    for name in {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])} & set(own) & set(keys):
-        own[name].copy_(after.read(keys[name]))
+    own, held = dict(model.named_parameters()), Named(after, model)
+    for name in {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])} & set(own):
+        if name in held:
+            own[name].copy_(held.read(name))
     return model
 
 

@@ -7,16 +7,14 @@ changes nothing and trains nothing, so the first forward pass in training looks 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from subspace_tuning.errors import few
 from subspace_tuning.tuner.layer import SubspaceLayer
-
-SHOWN = 4
 
 
 class Bypassed(UserWarning):
@@ -65,19 +63,14 @@ class _Look:
         idle = [name for name in missed if name not in bypassed]
         if bypassed:
             warnings.warn(
-                f"the weights of {_named(bypassed)} are read by the module that holds them and their forward is never "
+                f"the weights of {few(bypassed)} are read by the module that holds them and their forward is never "
                 "called: a method there has no effect; leave them out by exclude_modules",
                 Bypassed,
                 stacklevel=2,
             )
         if idle:
             warnings.warn(
-                f"{_named(idle)} took no part in the first forward pass in training; a method there has an effect only "
+                f"{few(idle)} took no part in the first forward pass in training; a method there has an effect only "
                 "if a later pass calls them (experts, dropped layers)",
                 stacklevel=2,
             )
-
-
-def _named(names: Iterable[str]) -> str:
-    found = list(names)
-    return ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")

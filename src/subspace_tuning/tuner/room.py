@@ -6,10 +6,9 @@ import re
 import warnings
 from typing import Any
 
+from subspace_tuning.errors import few
 from subspace_tuning.method import Method
 from subspace_tuning.tuner.layer import SubspaceLayer
-
-SHOWN = 4
 
 
 class Room:
@@ -51,19 +50,13 @@ class Room:
         if self.smaller:
             first = next(iter(self.smaller.values()))
             warnings.warn(
-                f"the rank is more than {_these(self.smaller)} allow; there it is {first.describe()}", stacklevel=2
+                f"the rank is more than {few(self.smaller)} allow; there it is {first.describe()}", stacklevel=2
             )
         if self.without:
             why = next(iter(self.without.values()))
-            warnings.warn(f"left out: {_these(self.without)}, which the method finds no room on ({why})", stacklevel=2)
+            warnings.warn(f"left out: {few(self.without)}, which the method finds no room on ({why})", stacklevel=2)
             said = config.exclude_modules
             if isinstance(said, str):
                 config.exclude_modules = "|".join([f"(?:{said})", *map(re.escape, self.without)])
             else:
                 config.exclude_modules = {*(said or ()), *self.without}
-
-
-def _these(modules: dict[str, Any]) -> str:
-    names = list(modules)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
