@@ -116,19 +116,20 @@ def _is_without_mpc(method: str, other: str) -> bool:
     return (bool(constrained) and free == other) or (method, other) == ("adalora", "adalora-mpc_o")
 
 
-def _reaches(title: str, method: str, percent: int) -> Claim:
+def reaches(title: str, method: str, percent: int) -> Claim:
     line, find = percent / 100, _beside(method, FULL)
     return Claim(f"{title} reaches {percent} % of full fine-tuning", SHARE, operator.ge, line, (method, FULL), find)
 
 
-def _beats(title: str, method: str, other: str, side: Callable[[float, float], bool]) -> Claim:
+def beats(title: str, method: str, other: str, side: Callable[[float, float], bool]) -> Claim:
     return Claim(title, POINTS, side, 0.0, (method, other), _beside(method, other))
 
 
 _MPC = ("a method with MPC", "the same without")
+MPC_RAISES_THE_MEAN = Claim("MPC raises the mean", POINTS, operator.gt, 0.0, _MPC, _constrained_and_free)
 CLAIMS = (
-    _reaches("SSB", "ssb", 99),
-    _reaches("SSL", "ssl", 95),
+    reaches("SSB", "ssb", 99),
+    reaches("SSL", "ssl", 95),
     Claim(  # the paper names no line; its own figures are 72 to 84 %
         "Adjusting singular values alone (SAM-PARSER) is far behind: below 90 % of full fine-tuning",
         SHARE,
@@ -137,20 +138,20 @@ CLAIMS = (
         ("sam_parser", FULL),
         _beside("sam_parser", FULL),
     ),
-    _beats("SSB beats SSL", "ssb", "ssl", operator.gt),
-    _beats("SSB beats (IA)3", "ssb", "ia3", operator.gt),
-    _beats("FLoRA is at least as good as AdaLoRA", "flora", "adalora", operator.ge),
-    _beats("TriLoRA is at least as good as LoRA", "trilora", "lora", operator.ge),
-    _beats("DoRA is at least as good as LoRA", "dora", "lora", operator.ge),
-    Claim("MPC raises the mean", POINTS, operator.gt, 0.0, _MPC, _constrained_and_free),
+    beats("SSB beats SSL", "ssb", "ssl", operator.gt),
+    beats("SSB beats (IA)3", "ssb", "ia3", operator.gt),
+    beats("FLoRA is at least as good as AdaLoRA", "flora", "adalora", operator.ge),
+    beats("TriLoRA is at least as good as LoRA", "trilora", "lora", operator.ge),
+    beats("DoRA is at least as good as LoRA", "dora", "lora", operator.ge),
+    MPC_RAISES_THE_MEAN,
     Claim("MPC lowers the spread over seeds", SPREAD, operator.lt, 1.0, _MPC, _constrained_and_free),
 )
 
 
-def verdicts(runs: pd.DataFrame) -> list[Verdict]:
+def verdicts(runs: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> list[Verdict]:
     """A verdict for each claim, from the gathered runs of any study that has the methods in question."""
     scores = arms(runs.assign(method=runs["method"].map(paper.name_of)))
-    return [_verdict(claim, scores) for claim in CLAIMS]
+    return [_verdict(claim, scores) for claim in claims]
 
 
 def _verdict(claim: Claim, scores: dict[Arm, pd.Series]) -> Verdict:
@@ -228,6 +229,8 @@ def _paper_says(claim: Claim) -> str:
     if claim.measure is SPREAD:
         return "said in words; its tables give means without a spread"
     found = claim.beside(_paper_arms())
+    if not found:
+        return "not in its tables"
     models = list(dict.fromkeys(arm.model for arm, _ in found))
     blocks = [_blocks(_paper_arms(), [pair for pair in found if pair[0].model == model]) for model in models]
     effects = [claim.measure.show(e.effect) for e in claim.measure.of(blocks)]

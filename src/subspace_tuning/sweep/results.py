@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,25 +26,30 @@ def gather(folder: Path, say: Callable[[str], None] = lambda text: None) -> pand
     Columns: run (its folder, relative to the given one), method (the label without the rank, lora+mpc_o), label, r
     (missing for methods without a rank), task, model, seed, metric, score, learning_rate, trainable, total, permille,
     category, steps, seconds, seconds_per_step, peak_memory_mb, device, threads, kind (final, or tuning for runs judged
-    by held-out training rows), config_hash; for each judgement of retention after_NAME and change_NAME (after less
-    before). Of runs with the same config the one that ended last counts, once.
+    by held-out training rows), config_hash; for each judgement of retention after_NAME, change_NAME (after less
+    before) and kept_NAME (the change, positive where it became better). Of runs with the same config the one that
+    ended last counts, once.
     A result that cannot be read is left out, and ``say`` is told so. Raises BadInput where the folder is missing.
     """
-    import pandas
-
     folder = Path(folder)
     if not folder.is_dir():
         raise BadInput(f"there is no folder {folder}; give one that holds runs, such as a sweep's output")
-    latest: dict[tuple[str, bool], dict[str, Any]] = {}
+    latest: dict[tuple[str, bool], tuple[str, Result]] = {}
     for path in runs_below(folder, say):
-        values = _read(path / "result.json", say)
-        if values is not None:
-            key = values["config_hash"], values["hold_out"]
-            earlier = latest.get(key)
-            if earlier is None or values["finished"] >= earlier["finished"]:
-                latest[key] = values | {"run": os.path.relpath(path, folder)}
-    rows = [values | kept_of(values["retention"]) for values in latest.values()]
-    kept = list(dict.fromkeys(name for values in rows for name in kept_of(values["retention"])))
+        result = _read(path / "result.json", say)
+        if result is not None:
+            key = result.config_hash, result.hold_out
+            if key not in latest or result.finished >= latest[key][1].finished:
+                latest[key] = os.path.relpath(path, folder), result
+    return tabulated(dict(latest.values()))
+
+
+def tabulated(results: Mapping[str, Result]) -> pandas.DataFrame:
+    """The table of results by the names of their runs."""
+    import pandas
+
+    rows = [{"run": run, **vars(result), **kept_of(result.retention)} for run, result in results.items()]
+    kept = list(dict.fromkeys(name for result in results.values() for name in kept_of(result.retention)))
     table = pandas.DataFrame(rows, columns=[*COLUMNS, "hold_out", *kept])
     table["label"] = table["method"]
     named = {label: (without_rank(label), rank(label)) for label in table["label"].unique()}
@@ -56,16 +61,20 @@ def gather(folder: Path, say: Callable[[str], None] = lambda text: None) -> pand
 
 
 def kept_of(retention: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """What a run kept of the base's abilities, as columns: how good it is at each, and how much that has changed."""
-    named = {re.sub(r"\W+", "_", label): change for label, change in retention.items()}
-    measures = {"after": "after", "change": "difference"}
-    return {f"{column}_{name}": change[key] for name, change in named.items() for column, key in measures.items()}
+    """What a run kept of the base's abilities, as columns: after, change, and kept for the better or the worse."""
+    columns = {}
+    for label, change in retention.items():
+        name, sign = re.sub(r"\W+", "_", label), 1 if change["greater_is_better"] else -1
+        columns[f"after_{name}"] = change["after"]
+        columns[f"change_{name}"] = change["difference"]
+        columns[f"{KEPT}{name}"] = sign * change["difference"]
+    return columns
 
 
-def _read(path: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """A result as plain data; None where there is none to read. Not by DuckDB: slow at many small files."""
+def _read(path: Path, say: Callable[[str], None]) -> Result | None:
+    """A result; None where there is none to read. Not by DuckDB: slow at many small files."""
     try:
-        return vars(Result.from_json(path.read_text(encoding="utf-8")))
+        return Result.from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -73,6 +82,7 @@ def _read(path: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
         return None
 
 
+KEPT = "kept_"  # in front of a judgement of retention: how it changed, positive where it became better
 _TEXTS = ("run", "method", "label", "task", "model", "metric", "category", "device", "kind", "config_hash")
 _COUNTS = ("seed", "trainable", "total", "steps", "threads")
 COLUMNS = {
@@ -125,7 +135,8 @@ def runs_below(folder: Path, say: Callable[[str], None] = lambda text: None) -> 
 def query(
     runs: pandas.DataFrame, *, sql: str | None = None, by: list[str] | None = None, where: str | None = None
 ) -> pandas.DataFrame:
-    """Rows of ``runs`` by a query of one's own, or filtered, or as mean score, standard error and number a group.
+    """Rows of ``runs`` by a query of one's own, or filtered, or as mean score, standard error, number a group, and what
+    was kept on average.
 
     Groups are of final runs unless ``where`` names ``kind``. Raises BadInput for what is no SQL, or names no column.
     """
@@ -139,6 +150,7 @@ def query(
         kept = where if where and "kind" in where else f"kind = 'final' AND ({where or 'true'})"
         keys = ", ".join(f'"{name}"' for name in names)
         measures = "avg(score) AS mean, stddev_samp(score) / sqrt(count(*)) AS standard_error, count(*) AS runs"
+        measures += "".join(f', avg("{name}") AS "{name}"' for name in runs if name.startswith(KEPT))
         sql = f"SELECT {keys}, {measures} FROM runs WHERE {kept} GROUP BY {keys} ORDER BY {keys}"
     sql = sql or f"SELECT * FROM runs WHERE {where or 'true'}"
     with duckdb.connect(config={"enable_external_access": "false"}) as base:  # the table, and no file
