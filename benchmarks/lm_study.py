@@ -1,0 +1,288 @@
+"""What came out of the studies of a language model, into docs/language_models.md; they may go on elsewhere, in pieces.
+
+    python benchmarks/lm_study.py --restore                      # the finished runs of docs/data, as result folders
+    subspace sweep recipes/lm_study.yaml --max-hours 2           # runs what is missing
+    python benchmarks/lm_study.py [--runs NAME=FOLDER ...]       # takes up what is new, writes data and page
+
+Every finished run that the recipes plan is kept in docs/data/lm_study.json, config and result, and as a row of
+docs/data/lm_study.csv; runs that are no longer on disk stay there. The outcome goes between the marker lines of the
+page; a study that is not finished is said to be so.
+"""
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+from subspace_tuning.errors import BadInput
+from subspace_tuning.files.aside import write
+from subspace_tuning.files.markdown import table, with_table
+from subspace_tuning.files.plain import read_object
+from subspace_tuning.run.folder import Result, RunFolder
+from subspace_tuning.run.recipe import NONE, Recipe, make
+from subspace_tuning.study.language import gain_per_parameter, verdicts
+from subspace_tuning.study.reproduce import plain
+from subspace_tuning.study.retention import judgements, told
+from subspace_tuning.study.statistics import ARM, Arm, averages, finals, shares, summary
+from subspace_tuning.sweep.plan import FINAL, TUNING, Cell, Plan, Run
+from subspace_tuning.sweep.recipe import read_sweep
+from subspace_tuning.sweep.results import runs_below, tabulated
+from subspace_tuning.version import VERSION
+
+STUDIES = {"ARC-Easy": Path("recipes/lm_study.yaml"), "OpenBookQA": Path("recipes/lm_study_openbookqa.yaml")}
+PAGE, DATA, MARKER = Path("docs/language_models.md"), Path("docs/data/lm_study"), "<!-- lm study -->"
+OTHER_SET = {"multiple_choice_openbookqa": "other_set", "multiple_choice_ARC_Easy": "other_set"}
+DECISIVE = ("torch", "transformers", "peft")  # versions that a sweep's runs go by
+Kept = dict[str, tuple[Recipe, Result]]  # by the name of a run: FINAL/... or TUNING/...
+
+
+def planned(plan: Plan) -> dict[str, tuple[str, Cell]]:
+    """The digest of every recipe that a study may come to run -> its kind and cell."""
+    found = {}
+    for cell in plan.cells:
+        found |= {run.recipe.digest(): (TUNING, cell) for run in plan.tuning_runs(cell)}
+        found |= {run.recipe.digest(): (FINAL, cell) for run in plan.final_runs(cell, cell.rates or (None,))}
+    return found
+
+
+def on_disk(folder: Path) -> Kept:
+    """The finished runs of a sweep's folder."""
+    found = {}
+    for path in runs_below(folder):
+        run = RunFolder(path)
+        if (result := run.result()) is not None:
+            recipe = run.recipe()
+            found[name_of(recipe, result)] = recipe, result
+    return found
+
+
+def name_of(recipe: Recipe, result: Result) -> str:
+    """The same for a run wherever it was made."""
+    return f"{TUNING if result.hold_out else FINAL}/{recipe.digest()}"
+
+
+def committed(data: dict, study: str) -> Kept:
+    """The runs that the data holds: what all configs share is said once."""
+    held = data.get(study, {"shared": {}, "runs": []})
+    runs = [(make(held["shared"] | run["config"]), Result(**run["result"])) for run in held["runs"]]
+    return {name_of(*run): run for run in runs}
+
+
+def as_data(runs: Kept) -> dict:
+    """What ``committed`` reads, without what is as usual in every recipe."""
+    usual = make({}).model_dump(mode="json")
+    dumped = [recipe.model_copy(update={"output": None}).model_dump(mode="json") for recipe, _ in runs.values()]
+    configs = [{k: v for k, v in config.items() if k not in usual or usual[k] != v} for config in dumped]
+    first = configs[0] if configs else {}
+    shared = {k: v for k, v in first.items() if all(k in c and c[k] == v for c in configs)}
+    own = [{k: v for k, v in config.items() if k not in shared} for config in configs]
+    results = [asdict(result) for _, result in runs.values()]
+    return {"shared": shared, "runs": [{"config": c, "result": r} for c, r in zip(own, results, strict=True)]}
+
+
+def lines(data: dict) -> str:
+    """JSON with a line a run."""
+    studies = [
+        f'{json.dumps(study)}: {{"shared": {json.dumps(own["shared"])},\n"runs": ['
+        + ",\n".join(json.dumps(run) for run in own["runs"])
+        + "]}"
+        for study, own in data["studies"].items()
+    ]
+    return f'{{"verdicts": {json.dumps(data["verdicts"])},\n"studies": {{{", ".join(studies)}}}}}\n'
+
+
+def restore(kept: Kept, plan: Plan) -> tuple[int, int]:
+    """Write result folders where the sweep looks for them; how many, and how many were made by other versions.
+
+    The folder's name is that of today: a recipe may have got keys since, whose defaults change nothing.
+    """
+    here = {"subspace-tuning": VERSION} | {name: version(name) for name in DECISIVE}
+    written = others = 0
+    for recipe, result in kept.values():
+        if any(of(result.versions.get(name, "")) != of(there) for name, there in here.items()):
+            others += 1
+            continue
+        run = Run.of(recipe, TUNING if result.hold_out else FINAL, plan.folder)
+        if not run.is_finished:
+            write(run.folder / "config.yaml", run.recipe.dump())
+            again = replace(result, config_hash=run.recipe.digest())
+            write(run.folder / "result.json", again.to_json() + "\n")
+            written += 1
+    return written, others
+
+
+def of(version: str) -> str:
+    """Builds of one version for other devices count as the same."""
+    return version.partition("+")[0]
+
+
+def counted(runs: Kept, plan: Plan, study: str) -> pd.DataFrame:
+    """The planned runs as a table, the set as task; finals at the best rate of tuning alone, of equals the lower."""
+    known = planned(plan)
+    chosen = {name: run for name, run in runs.items() if run[0].digest() in known}
+    frame = tabulated({name: result for name, (_, result) in chosen.items()}).assign(task=study)
+    best = {}
+    for label, tried in frame[frame["kind"] == TUNING].groupby("label"):
+        means = tried.groupby("learning_rate")["score"].mean()
+        best[label] = max(means.index, key=lambda rate, means=means: (means[rate], -rate))
+    rates = frame["label"].map(best)
+    kept = (frame["kind"] == TUNING) | rates.isna() | (frame["learning_rate"] == rates)
+    names = {c: c.replace(old, new) for c in frame for old, new in OTHER_SET.items() if c.endswith(old)}
+    return frame[kept].rename(columns=names).reset_index(drop=True)
+
+
+# the outcome as markdown
+
+
+def outcome(runs: pd.DataFrame, plans: dict[str, Plan]) -> str:
+    parts = [standing(runs, study, plan) for study, plan in plans.items()]
+    if (runs["kind"] == FINAL).any():
+        parts += [edges(runs), "### Scores\n", scores(runs), "### Gained and forgotten\n", forgotten(runs)]
+        parts += ["### Claims\n", claims(runs), "### Gain per parameter\n", gains(runs)]
+    return "\n" + "\n".join(parts) + "\n"
+
+
+def standing(runs: pd.DataFrame, study: str, plan: Plan) -> str:
+    own = runs[runs["task"] == study]
+    wanted = {
+        TUNING: sum(len(plan.tuning_runs(cell)) for cell in plan.cells),
+        FINAL: len(plan.cells) * len(plan.sweep.seeds),
+    }
+    done = {kind: int((own["kind"] == kind).sum()) for kind in wanted}
+    state = "finished" if done == wanted else "**not finished**: what follows rests on the runs that are there"
+    told = ", ".join(f"{done[kind]} of {total} {kind} runs" for kind, total in wanted.items())
+    made = ""
+    if len(own):
+        made = f", {own['seconds'].sum() / 3600:.1f} hours of runs on {', '.join(sorted(set(own['device'])))}"
+    judged = set(own.loc[own["kind"] == FINAL, "label"])
+    lacking = [f"`{cell.label}`" for cell in plan.cells if cell.label not in judged]
+    return f"{study}: {state}: {told}{made}." + (f" Not judged yet: {', '.join(lacking)}." if lacking else "") + "\n"
+
+
+def edges(runs: pd.DataFrame) -> str:
+    """Contenders whose best rate is the lowest or the highest tried: a better one may lie beyond."""
+    found = []
+    for (study, label), own in runs.groupby(["task", "label"], sort=False):
+        tried = sorted(set(own.loc[own["kind"] == TUNING, "learning_rate"]))
+        taken = set(own.loc[own["kind"] == FINAL, "learning_rate"])
+        for rate in taken if tried else ():
+            if rate in (tried[0], tried[-1]):
+                found.append(f"`{label}` on {study} (the {'lowest' if rate == tried[0] else 'highest'}, {rate:g})")
+    if not found:
+        return "The best learning rate of every tuned contender lies inside its grid.\n"
+    return f"The best learning rate is at the edge of its grid for {', '.join(found)}: a better one may lie beyond.\n"
+
+
+def scores(runs: pd.DataFrame) -> str:
+    """A row a contender, best first."""
+    known = finals(runs)
+    cells, means, part = summary(runs), averages(runs), shares(runs)
+    sets = [study for study in STUDIES if study in set(cells["task"])]
+    shown = {(arm_of(c), c.task): _spread(100 * c.mean, 100 * c.std) for c in cells.itertuples()}
+    of_full = {arm_of(p): _interval(100 * p.effect, 100 * p.low, 100 * p.high, 1) for p in part.itertuples()}
+    costs = known.groupby(ARM, dropna=False)[["permille", "seconds_per_step", "peak_memory_mb"]].median().reset_index()
+    cost = {arm_of(c): c for c in costs.itertuples()}
+    rows = []
+    for mean in means.sort_values(["complete", "mean"], ascending=False).itertuples():
+        arm, own = arm_of(mean), cost[arm_of(mean)]
+        average = (
+            _interval(100 * mean.mean, 100 * mean.low, 100 * mean.high, 1) if mean.complete else "a set is missing"
+        )
+        each = [shown.get((arm, study), "") for study in sets]
+        spent = (f"{own.seconds_per_step:.2f}", f"{own.peak_memory_mb:,.0f}") if arm.method != NONE else ("", "")
+        rows.append((f"`{arm.name}`", f"{own.permille:,.2f}", *each, average, of_full.get(arm, ""), *spent))
+    header = ("method", "per mille", *sets, "average, 95 %", "% of full, 95 %", "s/step", "peak MB")
+    told = "Accuracy in %, mean ± standard deviation over seeds; seconds and memory are medians over the final runs."
+    return f"{told}\n\n{table(header, rows)}"
+
+
+def forgotten(runs: pd.DataFrame) -> str:
+    """A table for each retention: what the base was able to, and who gains and who forgets."""
+    found, parts = told(runs), []
+    for name in judgements(runs):
+        known = finals(runs)
+        before = known[f"after_{name}"] - known[f"change_{name}"]
+        base = ", ".join(f"{study} study {value:.4f}" for study, value in before.groupby(known["task"]).first().items())
+        rows = [
+            (
+                f"`{arm_of(row).name}`",
+                _interval(100 * row.gain, 100 * row.gain_low, 100 * row.gain_high, 2),
+                f"**{row.target}**",
+                _interval(row.kept, row.kept_low, row.kept_high, 4),
+                f"**{row.retention}**",
+                "" if pd.isna(row.kept_p) else f"{row.kept_p:.2g}",
+            )
+            for row in found[found["judgement"] == name].sort_values("kept", ascending=False).itertuples()
+        ]
+        header = ("method", "gain over the base, points", "target", "kept (0: as the base)", "retention", "p (Holm)")
+        parts.append(f"{name.replace('_', ' ')}, the base before training: {base}.\n\n{table(header, rows)}")
+    return "\n".join(parts) or "No retention was judged.\n"
+
+
+def claims(runs: pd.DataFrame) -> str:
+    rows = []
+    for v in verdicts(runs):
+        rows.append((v.claim, f"**{v.verdict}**", f"{v.text}: {v.why}"))
+        rows += [("", part.verdict, f"{part.about}: {part.why}") for part in v.parts]
+    return table(("claim", "verdict", "what these runs say"), rows)
+
+
+def gains(runs: pd.DataFrame) -> str:
+    rows = [
+        (f"`{arm_of(row).name}`", f"{row.permille:,.2f}", f"{row.gain:+.2f}", f"{row.per_permille:+.3g}")
+        for row in gain_per_parameter(runs).itertuples()
+    ]
+    return table(("method", "per mille", "gain, points", "points per per mille"), rows, 1)
+
+
+def arm_of(row) -> Arm:
+    return Arm(row.model, row.method, None if pd.isna(row.r) else int(row.r))
+
+
+def _spread(mean: float, std: float) -> str:
+    return f"{mean:.1f}" + (" (1 run)" if pd.isna(std) else f" ± {std:.1f}")
+
+
+def _interval(value: float, low: float, high: float, digits: int) -> str:
+    if pd.isna(value):
+        return ""
+    return f"{value:.{digits}f}" + ("" if pd.isna(low) else f" [{low:.{digits}f}, {high:.{digits}f}]")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", nargs="*", default=[], metavar="NAME=FOLDER", help="a study's folder, if another")
+    parser.add_argument("--restore", action="store_true", help="write the committed runs as result folders, no more")
+    given = parser.parse_args()
+    plans = {study: Plan(read_sweep(recipe)) for study, recipe in STUDIES.items()}
+    folders = {study: plan.folder for study, plan in plans.items()}
+    for word in given.runs:
+        study, equals, folder = word.partition("=")
+        if not equals or study not in STUDIES or not Path(folder).is_dir():
+            raise BadInput(f"cannot use --runs {word}: expected NAME=FOLDER, NAME one of {', '.join(STUDIES)}")
+        folders[study] = Path(folder)
+    file = DATA.with_suffix(".json")
+    data = read_object(file, "the data of the study") if file.is_file() else {}
+    kept = {study: committed(data.get("studies", {}), study) for study in STUDIES}
+    if given.restore:
+        for study, plan in plans.items():
+            written, others = restore(kept[study], plan)
+            told = f"; {others} were made by other versions, and the sweep runs them again" if others else ""
+            print(f"{plan.folder}: {written} runs written{told}")
+        return
+    runs = {study: kept[study] | (on_disk(folder) if folder.is_dir() else {}) for study, folder in folders.items()}
+    tables = [counted(runs[study], plan, study) for study, plan in plans.items()]
+    frame = pd.concat([part for part in tables if len(part)] or tables, ignore_index=True)
+    page = with_table(PAGE.read_text(encoding="utf-8"), outcome(frame, plans), MARKER, str(PAGE))
+    found = [plain(verdict) for verdict in verdicts(frame)] if (frame["kind"] == FINAL).any() else []
+    write(file, lines({"verdicts": found, "studies": {study: as_data(own) for study, own in runs.items()}}))
+    write(DATA.with_suffix(".csv"), frame.to_csv(index=False))
+    write(PAGE, page)
+    print(f"{PAGE}: {len(frame)} runs")
+
+
+if __name__ == "__main__":
+    main()
