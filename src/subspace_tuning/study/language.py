@@ -84,9 +84,17 @@ def within(runs: pd.DataFrame) -> Verdict:
     for variant, estimate, block in zip(variants, share(blocks), blocks, strict=True):
         verdict, why = ruling(_WITHIN, estimate)
         about = f"{lora.name} beside {variant.name}"
-        told = {"verdict": verdict, "effect": estimate.effect, "low": estimate.low, "high": estimate.high}
-        runs_of = sum(each.size for each in block)
-        parts.append(Finding(about=f"{about}: {shown(_WITHIN.measure, estimate)}", why=why, runs=runs_of, **told))
+        parts.append(
+            Finding(
+                about=f"{about}: {shown(_WITHIN.measure, estimate)}",
+                verdict=verdict,
+                effect=estimate.effect,
+                low=estimate.low,
+                high=estimate.high,
+                runs=sum(each.size for each in block),
+                why=why,
+            )
+        )
     rulings = {part.verdict for part in parts}
     least = min(parts, key=lambda part: part.effect)
     verdict = FAILS if FAILS in rulings else OPEN if OPEN in rulings else HOLDS
@@ -207,8 +215,8 @@ def gain_per_parameter(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _open(claim: str, text: str, why: str) -> Verdict:
-    nothing = {"effect": math.nan, "low": math.nan, "high": math.nan, "runs": 0}
-    return Verdict(claim=claim, verdict=OPEN, text=text, why=why, paper="", **nothing)
+    nan = math.nan
+    return Verdict(claim=claim, verdict=OPEN, text=text, why=why, paper="", effect=nan, low=nan, high=nan, runs=0)
 
 
 __all__ = ["CLAIMS", "gain_per_parameter", "verdicts"]
