@@ -5,6 +5,8 @@ from subspace_tuning.tasks import (  # noqa: F401  they register
     dpo,
     glue,
     movie_reviews,
+    multi_label,
+    ranking,
     regression,
     retrieval,
     sft,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from subspace_tuning.files.table import Table
 from subspace_tuning.tasks.labelled import LabelledTexts
-from subspace_tuning.tasks.labels import checked_names, classes
+from subspace_tuning.tasks.labels import checked_names, classes, named
 from subspace_tuning.tasks.metrics import accuracy, f1, matthews_correlation
 from subspace_tuning.tasks.registry import register
 from subspace_tuning.tasks.task import Answer
@@ -33,12 +33,7 @@ class Classification(LabelledTexts):
         checked_names(self.labels)
 
     def config(self) -> dict[str, Any]:
-        return {
-            "num_labels": len(self.labels),
-            "id2label": dict(enumerate(self.labels)),
-            "label2id": {label: i for i, label in enumerate(self.labels)},
-            "problem_type": "single_label_classification",
-        }
+        return {**named(self.labels), "problem_type": "single_label_classification"}
 
     def labels_in(self, table: Table) -> list[int]:
         return classes(table, self.label, self.labels)
@@ -50,7 +45,7 @@ class Classification(LabelledTexts):
         return np.argmax(logits, axis=-1)
 
     def about(self) -> dict[str, Any]:
-        return {"num_labels": len(self.labels)}
+        return {"names": self.labels}
 
     def answer(self, text: tuple[str, ...], logits: Tensor) -> Answer:
         sure = logits.softmax(-1)

@@ -18,10 +18,10 @@ from subspace_tuning.tasks.task import Answer, Inputs, Metric, Task
 
 
 class Labelled(NamedTuple):
-    """One or two texts and their label, None where it is asked for."""
+    """One or two texts and their label (a number, or several), None where it is asked for."""
 
     texts: tuple[str, ...]
-    label: int | float | None
+    label: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class LabelledTexts(Task):
             )
 
     @abstractmethod
-    def labels_in(self, table: Table) -> Sequence[int | float]:
+    def labels_in(self, table: Table) -> Sequence[Any]:
         """The checked label of each row."""
 
     @abstractmethod
@@ -78,9 +78,13 @@ class LabelledTexts(Task):
         texts.check(model, processor, inputs)
 
     def scores(self, predictions: Any, labels: NDArray, judged: Sequence[Inputs] = ()) -> dict[str, float]:
-        logits = predictions[0] if isinstance(predictions, tuple) else predictions  # encoder-decoders say more
-        predicted = self.predicted(logits)
+        predicted = self.predicted(self.logits(predictions))
         return {name: metric(predicted, labels, **self.about()) for name, metric in self.metrics.items()}
+
+    @staticmethod
+    def logits(predictions: Any) -> NDArray:
+        """Those among what the model put out; encoder-decoders say more."""
+        return predictions[0] if isinstance(predictions, tuple) else predictions
 
     @abstractmethod
     def predicted(self, logits: NDArray) -> NDArray:

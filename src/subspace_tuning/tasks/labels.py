@@ -26,6 +26,15 @@ def checked_names(names: Sequence[Any]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def named(names: Sequence[str]) -> dict[str, Any]:
+    """What a model's config says of the names of its head's outputs."""
+    return {
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+
+
 def classes(table: Table, column: str, names: tuple[str, ...]) -> list[int]:
     """The class number of each row, 0 for the first name.
 
@@ -52,6 +61,48 @@ def classes(table: Table, column: str, names: tuple[str, ...]) -> list[int]:
             f"{table.name} mixes names and numbers of classes: {table.columns[column][name]!r} in {table.unit} "
             f"{table.lines[name]}, {table.columns[column][count]!r} in {table.unit} {table.lines[count]}; use one"
         )
+    return found
+
+
+def label_sets(table: Table, column: str, names: tuple[str, ...]) -> list[tuple[float, ...]]:
+    """For each row, one number a name: 1.0 where the row has that label, else 0.0.
+
+    The column holds lists of names, or texts of names parted by |, nothing where a row has none; as in ``classes``,
+    numbers can count the names. Without that column, each name is a column of 0 and 1, or of true and false.
+    """
+    if column not in table.columns and set(names) <= set(table.columns):
+        return list(zip(*(_flags(table, name) for name in names), strict=True))
+    if column in table.columns and len(table) and not any(table.columns[column]):
+        raise BadInput(f"{table.name}: column {column!r} has no label in any row; expected lists, or texts parted by |")
+    held = [_parts(value, table.place(row)) for row, value in enumerate(_values(table, column))]
+    lines = [table.lines[row] for row, labels in enumerate(held) for _ in labels]
+    flat = Table(table.name, {column: [label for labels in held for label in labels]}, lines, table.unit)
+    found = iter(classes(flat, column, names))
+    sets = [{next(found) for _ in labels} for labels in held]
+    return [tuple(float(i in chosen) for i in range(len(names))) for chosen in sets]
+
+
+def _values(table: Table, column: str) -> list[Any]:
+    return table.columns[column] if column in table.columns else table.column(column)  # which says what is missing
+
+
+def _parts(value: Any, place: str) -> list[Any]:
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [part.strip() for part in value.split("|")]
+    if isinstance(value, list):
+        return value
+    raise BadInput(f"{place}: the labels are {value!r}, expected a list of names, or a text of names parted by |")
+
+
+def _flags(table: Table, name: str) -> list[float]:
+    found = []
+    for row, value in enumerate(table.column(name)):
+        flag = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "0.0": 0.0, "1.0": 1.0}.get(str(value).lower())
+        if flag is None:
+            raise BadInput(f"{table.place(row)}: column {name!r} holds {value!r}, expected 0 or 1, or true or false")
+        found.append(flag)
     return found
 
 

@@ -1,0 +1,68 @@
+"""Which of several labels a text, or a pair of texts, has: none, one or many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from subspace_tuning.errors import BadInput
+from subspace_tuning.files.table import Table
+from subspace_tuning.tasks.labelled import LabelledTexts
+from subspace_tuning.tasks.labels import checked_names, label_sets, named
+from subspace_tuning.tasks.metrics import f1_macro, f1_micro, mean_average_precision, subset_accuracy
+from subspace_tuning.tasks.registry import register
+from subspace_tuning.tasks.task import Answer
+
+
+@register("multi_label")
+@dataclass(frozen=True, kw_only=True)
+class MultiLabel(LabelledTexts):
+    """labels: their names, in the order of the head's outputs. threshold: from which probability on a text has one."""
+
+    row = (
+        "one or two columns of text, and a column with the names of its labels: a list, or a text parted by |; or a "
+        "column of 0 and 1 for each label"
+    )
+    metrics: ClassVar = {
+        "f1_micro": f1_micro,
+        "f1_macro": f1_macro,
+        "mean_average_precision": mean_average_precision,
+        "subset_accuracy": subset_accuracy,
+    }
+
+    labels: tuple[str, ...] = ()
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checked_names(self.labels)
+        parted = next((name for name in self.labels if "|" in name), None)
+        if parted is not None:
+            raise BadInput(f"labels: {parted!r} has a |, by which the labels of a text are parted; call it otherwise")
+
+    def config(self) -> dict[str, Any]:
+        return {**named(self.labels), "problem_type": "multi_label_classification"}
+
+    def labels_in(self, table: Table) -> list[tuple[float, ...]]:
+        return label_sets(table, self.label, self.labels)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+
+    def predicted(self, logits: NDArray) -> NDArray:
+        """(rows, labels) -> the same: the probability of each label."""
+        return 1 / (1 + np.exp(-logits.astype(np.float64)))
+
+    def about(self) -> dict[str, Any]:
+        return {"names": self.labels, "threshold": self.threshold}
+
+    def answer(self, text: tuple[str, ...], logits: Tensor) -> Answer:
+        sure = logits.sigmoid().tolist()
+        held = [name for name, p in zip(self.labels, sure, strict=True) if p >= self.threshold]
+        return Answer(text, "|".join(held))
