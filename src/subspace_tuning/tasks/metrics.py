@@ -85,7 +85,7 @@ def mean_average_precision(predicted: NDArray, labels: NDArray, names: Names, th
 
     held: NDArray = np.any(labels > 0, axis=0)
     if not held.all():
-        missing = ", ".join(repr(names[i]) for i in np.flatnonzero(~held))
+        missing = ", ".join(repr(names[int(i)]) for i in np.flatnonzero(~held))
         _undefined("mean_average_precision", f"no row has the label {missing}; it is left out of the mean")
     each = [average_precision_score(labels[:, i] > 0, predicted[:, i]) for i in np.flatnonzero(held)]
     return float(np.mean(each)) if each else 0.0
