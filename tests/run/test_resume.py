@@ -79,6 +79,8 @@ SETTINGS = {
     "saved at epochs": {"save_every": "epoch", "epochs": 3},
     "all weights": {"save_every": 2, "method": "full", "learning_rate": 1e-3},
     "another optimiser": {"save_every": 2, "trainer": {"optim": "adafactor", "lr_scheduler_type": "cosine"}},
+    "LoRA-RITE": {"save_every": 2, "optimizer": "lora_rite", "weight_decay": 0.01},
+    "Riemannian": {"save_every": 2, "optimizer": {"name": "riemannian", "damping": 0.1}},
     "from the plateau on": {"save_every": 3, "trainer": {"lr_scheduler_type": "reduce_lr_on_plateau"}},
     "in half precision": {"save_every": 2, "bf16": True, "gradient_checkpointing": True},
 }

@@ -100,6 +100,9 @@ class Composition(Method):
         parts = enumerate(f.whole(part) for f, part in self.parts(p))
         return p.replace(**{f"{i}_{k}": v for i, part in parts for k, v in part._values.items()})
 
+    def factor_pairs(self) -> list[tuple[str, str, float]]:
+        return [(f"{i}_{A}", f"{i}_{B}", s) for i, f in enumerate(self.members) for A, B, s in f.factor_pairs()]
+
     def bias(self, b: Any, p: Params) -> Any:
         for f, part in self.parts(p):
             b = f.bias(b, part)

@@ -58,6 +58,7 @@ class Method(ABC):
     wide: ClassVar[bool] = False  # True where the rank r may exceed n and m
     rebuilds: ClassVar[bool] = False  # True where training forms a dense n x m gradient, because nothing cheaper exists
     no_decay: ClassVar[str] = ""  # why weight decay would not lead phi(W) back to W; "" where it does
+    pairs: ClassVar[tuple[tuple[str, str], ...]] = (("A", "B"),)  # factors that phi multiplies, if they are trained
     calibration: ClassVar[tuple[str, ...]] = ()  # what the start needs to know of the data: see calibrate.py
 
     def __post_init__(self) -> None:
@@ -92,6 +93,10 @@ class Method(ABC):
     def whole(self, p: Params) -> Params:
         """The parameters with factors A and B as they stand, where what is trained is added to a start."""
         return p
+
+    def factor_pairs(self) -> list[tuple[str, str, float]]:
+        """The names of factors A and B that phi multiplies, and the scale s of s A B; see optim/."""
+        return [(A, B, getattr(self, "s", 1.0)) for A, B in self.pairs]
 
     def bias(self, b: Any, p: Params) -> Any:
         """The bias b (m,) after tuning; None where the layer has none."""

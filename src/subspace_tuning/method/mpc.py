@@ -95,6 +95,9 @@ class Constrained(Method):
     def whole(self, p: Params) -> Params:
         return self.method.whole(p)
 
+    def factor_pairs(self) -> list[tuple[str, str, float]]:
+        return self.method.factor_pairs()
+
     def bias(self, b: Any, p: Params) -> Any:
         return self.method.bias(b, p)
 

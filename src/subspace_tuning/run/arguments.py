@@ -9,6 +9,7 @@ from torch import nn
 from transformers import Trainer, TrainingArguments, get_scheduler
 
 from subspace_tuning.errors import BadInput, as_bad_input, nearest
+from subspace_tuning.optim import check, check_installed
 from subspace_tuning.run.folder import RunFolder
 from subspace_tuning.run.recipe import Recipe
 from subspace_tuning.tasks.language import LENGTH
@@ -52,6 +53,7 @@ def arguments(recipe: Recipe, folder: RunFolder) -> TrainingArguments:
             raise BadInput(f"trainer: {key!r} is what the recipe's own {OWN[key]!r} says; set that")
         if key in FIXED:
             raise BadInput(f"trainer: {key!r} is set so that a run can be judged and resumed; leave it out")
+    check_installed(check(recipe.optimizer)[0])
     with as_bad_input((ValueError, TypeError, ImportError)):
         length = {"max_length": recipe.max_length or LENGTH} if "max_length" in known else {}
         made = kind(**{**_values(recipe, folder), **length, **own, **recipe.trainer})

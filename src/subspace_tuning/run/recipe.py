@@ -25,6 +25,7 @@ from subspace_tuning.files.text import UTF8, known_encoding, read_text
 from subspace_tuning.method import Composition, Method
 from subspace_tuning.method.mpc import WEIGHT
 from subspace_tuning.method.registry import from_data, load, to_data
+from subspace_tuning.optim import ANYWHERE, check
 from subspace_tuning.run.judgements import check_judgements
 from subspace_tuning.run.yaml_words import holds_texts, parse
 from subspace_tuning.tasks import KINDS, Task, task_of
@@ -80,6 +81,7 @@ class Recipe(BaseModel):
     max_steps: PositiveInt | None = None
     gradient_accumulation: PositiveInt = 1
     eval_batch_size: PositiveInt = 64
+    optimizer: str | dict[str, Any] = "adamw"  # or one that knows the factors (optim/): a name, or name and fields
     weight_decay: float = Field(0.0, ge=0)
     warmup: float = Field(0.06, ge=0, lt=1)
     schedule: str = "linear"
@@ -124,6 +126,11 @@ class Recipe(BaseModel):
             raise ValueError(
                 f"weight_decay: {self.weight_decay:g} does not lead back to the base model: {reason}; set it to 0"
             )
+        name, _ = check(self.optimizer)
+        if name not in ANYWHERE and not self._has_factors():
+            raise ValueError(f"optimizer: {name} is for methods with factors A and B, not for {self.method_label}")
+        if name != "adamw" and "optim" in self.trainer:
+            raise ValueError(f"optimizer: {name} and trainer: optim name two optimisers; leave one out")
         if self.method == FULL and self.dtype in ("bf16", "fp16"):
             raise ValueError(
                 f"method: full changes the base's own weights, and most steps are too small for dtype: {self.dtype}; "
@@ -135,6 +142,11 @@ class Recipe(BaseModel):
     def is_plain(self) -> bool:
         """Whether the model is taken as it is, all of it, its head or nothing trained: no method of the registry."""
         return self.method in PLAIN
+
+    def _has_factors(self) -> bool:
+        method = None if self.is_plain else self.method_object()
+        names = method.parameters(1 << 30, 1 << 30) if method else ()
+        return method is not None and any(A in names and B in names for A, B, _ in method.factor_pairs())
 
     def task_object(self) -> Task:
         """The task with what the recipe says of it. Raises BadInput for one that does not exist."""
@@ -277,7 +289,7 @@ def override(data: dict[str, Any], changes: list[str]) -> dict[str, Any]:
             data[key] = value
             continue
         held = data.get(outer, Recipe.model_fields[outer].default if outer in Recipe.model_fields else None)
-        if outer == "method" and isinstance(held, str):
+        if outer in ("method", "optimizer") and isinstance(held, str):
             held = {"name": held}
         if not isinstance(held, dict):
             raise BadInput(f"cannot set {key}: {outer} is {held!r}, which has no fields to set one by one")

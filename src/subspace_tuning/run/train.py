@@ -194,6 +194,7 @@ def trainer_of(
         callbacks=list(callbacks),
         **task.parts(processor, train_rows, eval_rows),
     )
+    trainer.wanted = recipe.optimizer
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     return trainer

@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import SequentialSampler
 from transformers import Trainer
 
+from subspace_tuning import optim
 from subspace_tuning.files import state
 from subspace_tuning.run.order import Order
 
@@ -26,11 +27,19 @@ IGNORED = -100  # a label that counts for nothing
 
 
 class RunTrainer(Trainer):
-    """The trainer of one run."""
+    """The trainer of one run. ``wanted`` is the recipe's optimiser; AdamW is made by Trainer itself."""
+
+    wanted: str | dict[str, Any] = "adamw"
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False  # the loss is to be the mean over the rows of a batch
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self.optimizer is None and self.wanted != "adamw":
+            trained = self.model if model is None else model
+            self.optimizer = optim.create(self.wanted, trained, self.args.learning_rate, self.args.weight_decay)
+        return super().create_optimizer(model)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)

@@ -23,6 +23,7 @@ class Spectral(OnTop):
     """
 
     category = "combination"
+    pairs = ()  # A and B stand in two products
     formula = "r (n + m)"
     paper = "arXiv:2405.13952"
     learning_rate = 3e-4  # A and B meet the largest singular values

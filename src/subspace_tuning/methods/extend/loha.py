@@ -26,6 +26,7 @@ class LoHa(Method):
     alpha: float = 16.0
 
     category = "extension"
+    pairs = (("A1", "B1"), ("A2", "B2"))
     formula = "2 r (n + m)"
     paper = "arXiv:2108.06098"
     wide = True

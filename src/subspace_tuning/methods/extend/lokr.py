@@ -23,6 +23,7 @@ class LoKr(Method):
     factor: int | None = None
 
     category = "extension"
+    pairs = (("D1", "D2"),)
     formula = "n1 m1 + d"
     paper = "arXiv:2309.14859"
 

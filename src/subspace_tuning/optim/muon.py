@@ -1,0 +1,37 @@
+"""Muon on factors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from subspace_tuning.optim.factored import FactoredAdamW, Moves
+from subspace_tuning.optim.pairs import Pair
+
+
+class Muon(FactoredAdamW):
+    """Each factor moves along the orthogonal part of its momentum, 0.2 sqrt(max(n, r)) U V^T for U S V^T.
+
+    The momentum is Nesterov's; the size is that of AdamW's steps, so that its learning rates fit (arXiv:2502.16982).
+    The orthogonal part is exact, because factors are thin; torch.optim.Muon, for whole matrices, iterates to it.
+    """
+
+    momentum = 0.95
+
+    def moves(self, pair: Pair, gradients: Moves, state: dict[str, Any], group: dict[str, Any]) -> Moves:
+        of_A, of_B = (self._move_of(name, g, state) for name, g in zip("AB", gradients, strict=True))
+        return of_A, of_B
+
+    def _move_of(self, name: str, gradient: Tensor, state: dict[str, Any]) -> Tensor:
+        held = state.get(name, torch.zeros_like(gradient)).lerp(gradient, 1 - self.momentum)
+        state[name] = held
+        return 0.2 * max(gradient.shape[-2:]) ** 0.5 * orthogonal(gradient.lerp(held, self.momentum))
+
+
+def orthogonal(G: Tensor) -> Tensor:
+    """U V^T of G = U S V^T (..., n, r), without the directions in which G is zero."""
+    U, S, Vt = torch.linalg.svd(G, full_matrices=False)
+    kept = S[..., :1] * torch.finfo(S.dtype).eps * max(G.shape[-2:]) < S
+    return (U * kept.unsqueeze(-2)) @ Vt
