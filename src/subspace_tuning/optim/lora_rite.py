@@ -46,7 +46,7 @@ def _moved(gradient: Tensor, other: Tensor, state: dict[str, Any], side: str, be
         state[M] = state[M] @ P.mT
     else:
         state[rho] = torch.zeros_like(R[..., 0, 0])
-    state[basis] = U
+    state[basis] = U.contiguous()
     second = average(state, V, G.mT @ G / G.shape[-2], betas[1])
     escaped = state[rho] / (1 - betas[1] ** float(state["step"]))
     return average(state, M, G @ _inverse_root(second, escaped), betas[0]) @ R_inverse.mT

@@ -25,7 +25,7 @@ class Muon(FactoredAdamW):
         return of_A, of_B
 
     def _move_of(self, name: str, gradient: Tensor, state: dict[str, Any]) -> Tensor:
-        held = state.get(name, torch.zeros_like(gradient)).lerp(gradient, 1 - self.momentum)
+        held = state.get(name, torch.zeros_like(gradient)).lerp(gradient, 1 - self.momentum).contiguous()
         state[name] = held
         return 0.2 * max(gradient.shape[-2:]) ** 0.5 * orthogonal(gradient.lerp(held, self.momentum))
 

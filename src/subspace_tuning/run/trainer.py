@@ -37,7 +37,7 @@ class RunTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None and self.wanted != "adamw":
-            trained = self.model if model is None else model
+            trained: Any = self.model if model is None else model
             self.optimizer = optim.create(self.wanted, trained, self.args.learning_rate, self.args.weight_decay)
         return super().create_optimizer(model)
 
