@@ -206,6 +206,33 @@ def test_a_single_run_has_a_report(tmp_path):
     assert Parts(Source(run).build()).data["runs"]["run"] == ["."]
 
 
+def test_what_was_forgotten_comes_first(tmp_path):
+    """Two methods and the base on two tasks: what they kept is on the page run by run, and who forgets in words."""
+    kept = {"ssb": -0.1, "ssl": 0.1, "none": 0.0}
+    some = list(studies.runs(60, tasks=("cola", "rte"), models=("roberta-base",), seeds=3))
+    for one in some[:12] + some[18:24]:  # two contenders, and one more as the base
+        studies.put(tmp_path, one)
+    runs = gather(tmp_path)
+    labels = dict(zip(runs["method"].unique(), kept, strict=False))
+    runs = runs.assign(method=runs["method"].map(labels), label=runs["label"].map(labels))
+    runs["kept_some_texts"] = [kept[m] + 0.01 * seed for m, seed in zip(runs["method"], runs["seed"], strict=True)]
+    runs["score"] = runs["score"] + 0.3 * (runs["method"] == "ssb") - 0.3 * (runs["method"] == "none")
+    runs.to_parquet(tmp_path / "results.parquet")
+    data = Parts(Source(tmp_path / "results.parquet").build()).data
+    assert data["forgetting"]["names"] == ["some_texts"]
+    rows = {name: column(values) for name, values in data["forgetting"]["rows"].items()}
+    fates = dict(zip(rows["label"], zip(rows["target"], rows["retention"], strict=True), strict=True))
+    assert fates["ssb"] == ("gains", "forgets")
+    assert fates["ssl"][1] == "improves"
+    assert len(column(data["runs"]["kept_some_texts"])) == len(runs)
+    said = next(sentence for sentence in data["words"] if sentence.startswith("Beside the base, some texts"))
+    assert "1 forgets (ssb); 1 improves (ssl)" in said
+
+
+def test_studies_without_retention_say_nothing_of_it(page):
+    assert Parts(page).data["forgetting"] == {"names": [], "rows": {"model": [], "label": [], "category": []}}
+
+
 def test_a_run_that_is_looked_into_brings_its_pictures(tmp_path):
     run(make(recipe(tmp_path, epochs=1)))
     pictures = Parts(Source(tmp_path / "run").build(analyzed=1)).data["pictures"]

@@ -15,6 +15,7 @@ import studies
 from subspace_tuning.report.build import Source
 from subspace_tuning.report.serve import server
 from subspace_tuning.run.recipe import make, override
+from subspace_tuning.sweep.results import gather
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright: the dev extra has it")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -240,3 +241,18 @@ def test_an_open_page_follows_the_sweep(browser, tmp_path, monkeypatch):
         studies.put(tmp_path, second)
         page.wait_for_function("() => document.querySelectorAll('#runs tbody tr').length === 2", timeout=60_000)
         running.shutdown()
+
+
+def test_what_was_forgotten_is_drawn_and_told(browser, tmp_path):
+    runs = gather(studies.write(tmp_path / "runs", 24, tasks=("cola", "rte"), models=("roberta-base",), seeds=3))
+    kept = [-0.1 * (method == "full") + 0.001 * seed for method, seed in zip(runs["method"], runs["seed"], strict=True)]
+    runs.assign(kept_some_texts=kept).to_csv(tmp_path / "results.csv", index=False)
+    (tmp_path / "report.html").write_text(Source(tmp_path / "results.csv").build())
+    with quietly(browser, tmp_path / "report.html") as page:
+        page.locator("#forgetting summary").click()
+        front = page.locator("#forgetting details table").inner_text()
+        assert "full" in front
+        assert page.locator("#forgetting .plot .scatterlayer .trace").count() >= 3
+        assert "✕ forgets" in page.locator("#forgetting tr", has_text="full").last.inner_text()
+        page.select_option("select[name=task]", "rte")
+        page.wait_for_selector("#forgetting .plot[aria-label$=rte]")

@@ -12,7 +12,7 @@ from importlib.resources import files
 from math import isfinite
 from typing import Any
 
-SCRIPTS = ("data.js", "table.js", "charts.js", "panels.js", "page.js")
+SCRIPTS = ("data.js", "table.js", "charts.js", "panels.js", "retention.js", "page.js")
 
 
 def page(shown: dict[str, Any], behind_clicks: dict[str, Any], version: str = "") -> str:

@@ -15,7 +15,9 @@ from subspace_tuning.run.picture import COLOURS
 from subspace_tuning.run.recipe import FULL
 from subspace_tuning.study.claims import verdicts
 from subspace_tuning.study.ranking import ranking
+from subspace_tuning.study.retention import judgements, told
 from subspace_tuning.study.statistics import ARM, Arm, averages, finals, shares, summary
+from subspace_tuning.sweep.results import KEPT
 from subspace_tuning.version import VERSION
 
 OVER_TASKS = ""  # in place of a task: the mean over all
@@ -54,13 +56,14 @@ def tell(
     wrote. pictures: title, alt and src (a data: address) of each.
     """
     standing = standing or {"open": 0, "failed": []}
-    cells, found = _cells(runs), verdicts(runs)
+    cells, found, forgetting = _cells(runs), verdicts(runs), _forgetting(runs)
     return {
         "title": title,
         "made": f"{made} by subspace-tuning {VERSION}",
-        "words": [*words.sentences(runs, cells, found), *words.unfinished(standing)],
-        "runs": columns(runs[[*SHOWN, *(name for name in runs if name.startswith(("after_", "change_")))]]),
+        "words": [*words.sentences(runs, cells, found), *words.forgetting(forgetting), *words.unfinished(standing)],
+        "runs": columns(runs[[*SHOWN, *(name for name in runs if name.startswith(("after_", "change_", KEPT)))]]),
         "cells": columns(cells),
+        "forgetting": {"names": judgements(_final(runs)), "rows": columns(forgetting)},
         "ranks": {model: asdict(ranking(of_model)) for model, of_model in _final(runs).groupby("model")},
         "claims": [asdict(verdict) for verdict in found],
         "colours": COLOURS,
@@ -117,6 +120,15 @@ def _cells(runs: pd.DataFrame) -> pd.DataFrame:
     cells = _named(pd.concat([over, each], ignore_index=True))
     of_arm = _final(runs).drop_duplicates(["model", "label"])
     return cells.merge(of_arm[["model", "label", "category", "permille", "trainable"]], on=["model", "label"])
+
+
+def _forgetting(runs: pd.DataFrame) -> pd.DataFrame:
+    """What each arm gains and forgets beside the base; none where no retention was judged."""
+    found = told(_final(runs))
+    if found.empty:
+        return pd.DataFrame({"model": [], "label": [], "category": []})
+    of_arm = _final(runs).drop_duplicates(["model", "label"])
+    return _named(found).merge(of_arm[["model", "label", "category"]], on=["model", "label"])
 
 
 def _beside_floor(bench: dict | None) -> dict | None:

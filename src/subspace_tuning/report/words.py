@@ -10,6 +10,7 @@ import pandas as pd
 
 from subspace_tuning.run.recipe import FULL, HEAD
 from subspace_tuning.study.claims import FAILS, HOLDS, OPEN, Verdict
+from subspace_tuning.study.retention import FORGETS, GAINS, IMPROVES
 from subspace_tuning.study.statistics import unlearned
 
 NEAR = 0.99  # of full fine-tuning
@@ -41,6 +42,25 @@ def _judged(verdicts: Sequence[Verdict]) -> str:
     verbs = {HOLDS: "borne out", FAILS: "not borne out", OPEN: "open at this number of runs", "not run": "not run"}
     parts = [f"{counts[verdict]} {verb}" for verdict, verb in verbs.items() if counts[verdict]]
     return f"Of the paper's {_count(len(verdicts), 'claim')}: {', '.join(parts)}."
+
+
+def forgetting(found: pd.DataFrame) -> list[str]:
+    """Of each retention, who gains and who forgets."""
+    told = []
+    for (model, name), own in found.groupby(["model", "judgement"]) if len(found) else ():
+        gain = own.loc[own["target"] == GAINS, "label"].tolist()
+        parts = [f"{len(gain)} of {_count(len(own), 'method')} gain on the target" + _listed(gain)]
+        for fate in (FORGETS, IMPROVES):
+            if who := own.loc[own["retention"] == fate, "label"].tolist():
+                parts.append(f"{len(who)} {fate.removesuffix('s')}{'s' * (len(who) == 1)}" + _listed(who))
+        if open_ones := int((own["retention"] == OPEN).sum()):
+            parts.append(f"of {open_ones} one cannot tell what was forgotten")
+        told.append(f"Beside the base, {name.replace('_', ' ')} on {model}: {'; '.join(parts)}.")
+    return told
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return f" ({', '.join(labels)})" if labels else ""
 
 
 def unfinished(standing: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,6 @@
 // Charts: drawn by plotly when they come into sight, in the colours of the hour, each with its table beside it.
 
-const SYMBOLS = { reconstruction: "circle", extension: "square", combination: "diamond", full: "star", head: "x" };
+const SYMBOLS = { reconstruction: "circle", extension: "square", combination: "diamond", full: "star", head: "x", none: "hexagon" };
 const SERIES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#7f7f7f", "#e69f00"]; // Okabe and Ito
 const MARKS = ["circle", "square", "diamond", "triangle-up", "x", "star", "pentagon", "cross"];
 const CHARTS = [];

@@ -4,6 +4,7 @@ const TABLES = [];
 const tabled = (made) => (TABLES.push(made), made.element);
 
 const SECTIONS = [
+  ...(DATA.forgetting.names.length ? [["forgetting", "Target against retention", () => [DATA.forgetting.names.map((name) => chart(againstRetention(name))), tabled(forgetting())]]] : []),
   ["claims", "Claims and verdicts", () => DATA.claims.length ? tabled(claims()) : h("p", {}, "No claim of the paper can be judged by these runs: they lack the methods that it speaks of.")],
   ["pareto", "Score against parameters", () => chart(pareto)],
   ["tasks", "Task by task", () => tabled(perTask())],
