@@ -36,7 +36,7 @@ def tasks(as_json: AsJson = False) -> None:
         typer.echo(f"  recipe    {', '.join(t['keys'])}")
         metrics = ", ".join(t["metrics"]) or "those of its judgements"
         typer.echo(f"  metrics   {metrics} (the first unless metric says another)")
-        typer.echo(f"  head      {t['head']}, {t['task_type']} for PEFT")
+        typer.echo(f"  head      {t['head']}{', ' + t['task_type'] + ' for PEFT' if t['task_type'] else ''}")
         if t["known"]:
             typer.echo(f"  by name   {', '.join(t['known'])}")
     typer.echo("\ndata: a folder with train.* and validation.*, or one file: parquet, csv, tsv, jsonl or json.")

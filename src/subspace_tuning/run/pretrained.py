@@ -20,7 +20,7 @@ from transformers import (
 
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.files.adapter_folder import CONFIG, read_config
-from subspace_tuning.files.assets import DEFAULT, SMALL_LM, location
+from subspace_tuning.files.assets import DEFAULT, SMALL_LM, SMALL_VIT, location
 from subspace_tuning.files.checkpoint import shards
 from subspace_tuning.run.recipe import FULL, HEAD, Recipe
 from subspace_tuning.tasks import Task, texts
@@ -91,7 +91,7 @@ def _padding(name: str) -> int | None:
 
 def check_model(name: str) -> None:
     """Raises BadInput where there is no such model, before anything is read but its config."""
-    if name in (DEFAULT, SMALL_LM):
+    if name in (DEFAULT, SMALL_LM, SMALL_VIT):
         return
     try:
         AutoConfig.from_pretrained(location(name))

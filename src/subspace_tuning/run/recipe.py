@@ -188,7 +188,7 @@ class Recipe(BaseModel):
             "batch_size": self.batch_size or batch_size,
             "epochs": self.epochs or epochs,
             "evaluate": self.evaluate or [dict(judgement) for judgement in task.judgements] or None,
-            **(task.to_data() if self.task in KINDS else {"metric": task.metric}),
+            **{key: value for key, value in task.to_data().items() if self.task in KINDS or key in task.free},
         }
         return self.model_copy(update=filled)
 

@@ -4,6 +4,7 @@ from subspace_tuning.tasks import (  # noqa: F401  they register
     classification,
     dpo,
     glue,
+    image_classification,
     movie_reviews,
     multi_label,
     ranking,

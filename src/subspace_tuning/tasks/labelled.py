@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from numpy.typing import NDArray
 from torch import Tensor
 
 from subspace_tuning.errors import BadInput
@@ -76,23 +75,6 @@ class LabelledTexts(Task):
 
     def check(self, model: Any, processor: Any, inputs: Sequence[Inputs]) -> None:
         texts.check(model, processor, inputs)
-
-    def scores(self, predictions: Any, labels: NDArray, judged: Sequence[Inputs] = ()) -> dict[str, float]:
-        predicted = self.predicted(self.logits(predictions))
-        return {name: metric(predicted, labels, **self.about()) for name, metric in self.metrics.items()}
-
-    @staticmethod
-    def logits(predictions: Any) -> NDArray:
-        """Those among what the model put out; encoder-decoders say more."""
-        return predictions[0] if isinstance(predictions, tuple) else predictions
-
-    @abstractmethod
-    def predicted(self, logits: NDArray) -> NDArray:
-        """(rows, classes) -> (rows,): what is compared with the labels."""
-
-    def about(self) -> dict[str, Any]:
-        """What metrics want to know of the task."""
-        return {}
 
     def questions(self, lines: Sequence[str], places: Sequence[str]) -> list[Labelled | None]:
         """A text a line; a tab parts the two of a pair."""

@@ -75,7 +75,7 @@ def task_of(name: str, values: Mapping[str, Any] | None = None) -> Task:
     values = {key: _checked(key, value, types[key]) for key, value in given.items()}
     if name not in KNOWN:
         return kind(**values)
-    own = [key for key in values if key != "metric"]
+    own = [key for key in values if key not in kind.free]
     if own:
         raise BadInput(f"the task {name!r} has its own {' and '.join(own)}; leave them out, or take task: {kind.kind}")
     return replace(KNOWN[name], **values)

@@ -17,6 +17,7 @@ from subspace_tuning.files.table import SUFFIXES, Table, read_table
 from subspace_tuning.files.text import UTF8
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from transformers import Trainer, TrainingArguments
 
 Row = Any  # of data, as its kind reads it; hashable kinds of rows can be compared by tests
@@ -48,10 +49,11 @@ class Task(ABC):
     head: ClassVar[str]  # the class of transformers whose models have the head
     has_head: ClassVar[bool] = True  # whether a base lacks a head that is trained anew
     processor: ClassVar[str] = "AutoTokenizer"  # the class of transformers that makes inputs of rows
-    task_type: ClassVar[str]  # what PEFT calls it
+    task_type: ClassVar[str | None]  # what PEFT calls it, where it has a name for it
     pipeline: ClassVar[str]  # what transformers' pipelines call it
     metrics: ClassVar[Mapping[str, Metric]]  # the greater the better; the first is the usual one
     judgements: ClassVar[Sequence[Mapping[str, Any]]] = ()  # of the usual run (judge/), instead of ``judge``
+    free: ClassVar[Sequence[str]] = ("metric",)  # what a recipe may say of a task known by name, too
     usual: ClassVar[Mapping[str, Any]] = {"batch_size": 32, "epochs": 3.0}  # values of a recipe that says none
 
     metric: str = ""  # by which runs are compared
@@ -152,7 +154,21 @@ class Task(ABC):
 
     def scores(self, predictions: Any, labels: Any, judged: Sequence[Inputs] = ()) -> dict[str, float]:
         """Every metric of the kind, from what the model put out for the rows that it is judged by."""
+        predicted = self.predicted(self.logits(predictions))
+        return {name: metric(predicted, labels, **self.about()) for name, metric in self.metrics.items()}
+
+    @staticmethod
+    def logits(predictions: Any) -> NDArray:
+        """Those among what the model put out; some models say more."""
+        return predictions[0] if isinstance(predictions, tuple) else predictions
+
+    def predicted(self, logits: NDArray) -> NDArray:
+        """What is compared with the labels."""
         raise NotImplementedError(f"{type(self).__name__} has no labels to score by; judge it otherwise")
+
+    def about(self) -> dict[str, Any]:
+        """What metrics want to know of the task."""
+        return {}
 
     def judge(self, trainer: Trainer) -> dict[str, float]:
         """Every metric of the trained model on the rows held out for it."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -163,8 +164,11 @@ class SubspaceModel(BaseTuner):
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         """Put a module in place of another, wherever else in the model that one stands too."""
         shared = [(m, name) for m in self.model.modules() for name, own in m._modules.items() if own is child]
-        with at_hand(child):  # PEFT moves parameters to where its weight is
-            super()._replace_module(parent, child_name, new_module, child)
+        if isinstance(child, ModulesToSaveWrapper):  # of a head with several layers; PEFT looks for one weight
+            setattr(parent, child_name, new_module)
+        else:
+            with at_hand(child):  # PEFT moves parameters to where its weight is
+                super()._replace_module(parent, child_name, new_module, child)
         for module, name in shared:
             if module is not new_module:
                 setattr(module, name, new_module)
