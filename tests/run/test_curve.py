@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -119,6 +120,12 @@ def test_the_best_is_named():
     kept = points((0, 0.5, {"facts": 0.8}), (0.5, 0.85, {"facts": 0.75}), (1, 0.9, {"facts": 0.2}))
     assert kept.best.t == 0.5
     assert "the best trade-off" in kept.says()
+
+
+def test_of_bits_per_byte_less_is_better():
+    measured = points((0, 0.5, {"texts": 1.6}), (0.5, 0.85, {"texts": 1.65}), (1, 0.9, {"texts": 2.0}))
+    assert replace(measured, less=("texts",)).best.t == 0.5
+    assert measured.best.t == 1
 
 
 @pytest.mark.parametrize(("strengths", "told"), [((), "one or more"), ((0.5, float("nan")), "finite numbers")])

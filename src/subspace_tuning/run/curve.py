@@ -14,6 +14,7 @@ from subspace_tuning.files.aside import write
 from subspace_tuning.files.plain import dump, read_object
 from subspace_tuning.run.curve_picture import draw
 from subspace_tuning.run.folder import Result, RunFolder
+from subspace_tuning.run.judging import Judges
 from subspace_tuning.run.predict import Predictor
 from subspace_tuning.run.train import trainer_of
 from subspace_tuning.tuner.strength import set_strength
@@ -35,11 +36,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points by their strengths, ascending; the greater a score the better."""
+    """Points by their strengths, ascending; the greater a score the better, and what was kept unless it says less."""
 
     run: str  # which weights: of another training the points are others
     metric: str
     points: tuple[Point, ...]
+    less: tuple[str, ...] = ()  # judgements of retention that are the better the smaller
 
     def score(self, point: Point) -> float:
         return point.scores[self.metric]
@@ -53,8 +55,12 @@ class Curve:
         if not point.kept:
             return self.score(point)
         return self._share(self.score(point), [self.score(p) for p in self.points]) + sum(
-            self._share(kept, [p.kept[name] for p in self.points]) for name, kept in point.kept.items()
+            self._kept_share(name, point) for name in point.kept
         ) / len(point.kept)
+
+    def _kept_share(self, name: str, point: Point) -> float:
+        sign = -1 if name in self.less else 1
+        return self._share(sign * point.kept[name], [sign * p.kept[name] for p in self.points])
 
     @staticmethod
     def _share(value: float, values: Sequence[float]) -> float:
@@ -86,28 +92,32 @@ def measure(
 ) -> Curve:
     """Judge a finished run at each strength; curve.json, curve.png and curve.svg are written to ``out``, or the run.
 
-    Points of the same weights that curve.json has already are kept and not measured again. What was trained whole
-    beside the method (a classification head) is the trained one at every strength. Raises BadInput for runs without a
-    dial, and for what is no strength.
+    By what judged the run, its retention included; ``retention`` are further judgements. Points of the same weights
+    that curve.json has already are kept and not measured again. What was trained whole beside the method (a
+    classification head) is the trained one at every strength. Raises BadInput for runs without a dial, and for what is
+    no strength.
     """
-    folder, retention = RunFolder(run), retention or {}
+    folder, more = RunFolder(run), retention or {}
     path = Path(out or folder.path) / FILE
     result = _checked(folder, strengths)
+    names = [*result.retention, *more]
+    less = tuple(name for name, change in result.retention.items() if not change["greater_is_better"])
     which = f"{result.config_hash} {result.finished}"
-    found = {p.t: p for p in _held(path, which, result.metric) if p.kept.keys() == retention.keys()}
+    found = {p.t: p for p in _held(path, which, result.metric) if list(p.kept) == names}
     todo = [t for t in dict.fromkeys(map(float, strengths)) if t not in found]
-    curve = Curve(which, result.metric, tuple(found[t] for t in sorted(found)))
+    curve = Curve(which, result.metric, tuple(found[t] for t in sorted(found)), less)
     with TemporaryDirectory() as aside:
-        judge = _judge(Predictor(run), Path(aside), retention) if todo else None
+        judge = _judge(Predictor(run), Path(aside), more) if todo else None
         for t in todo:
             found[t] = point = judge(t)  # type: ignore[misc]
-            curve = Curve(which, result.metric, tuple(found[t] for t in sorted(found)))
+            curve = Curve(which, result.metric, tuple(found[t] for t in sorted(found)), less)
             write(path, dump(curve.to_data()) + "\n")
             say(curve._at(point))
     draw(
         [point.t for point in curve.points],
-        {curve.metric: [curve.score(point) for point in curve.points]}
-        | {f"{name} (kept)": [point.kept[name] for point in curve.points] for name in retention},
+        {curve.metric: [curve.score(point) for point in curve.points]},
+        {name: [point.kept[name] for point in curve.points] for name in names},
+        less,
         curve.best.t,
         path.with_suffix(""),
     )
@@ -138,16 +148,22 @@ def _held(path: Path, which: str, metric: str) -> list[Point]:
         return [Point(**point) for point in data["points"]]
 
 
-def _judge(predictor: Predictor, aside: Path, retention: Mapping[str, Retention]) -> Callable[[float], Point]:
-    """Judges the model at a strength, by the task's own judge as training does."""
-    model, tokenizer = predictor.model, predictor.tokenizer
-    trainer = trainer_of(predictor.recipe, RunFolder(aside), model, [])
+def _judge(predictor: Predictor, aside: Path, more: Mapping[str, Retention]) -> Callable[[float], Point]:
+    """Judges the model at a strength, as training does."""
+    model, tokenizer, recipe = predictor.model, predictor.tokenizer, predictor.recipe
+    judges = Judges(recipe) if recipe.evaluate else None
+    trainer = None if judges else trainer_of(recipe, RunFolder(aside), model, [])
 
     def at(t: float) -> Point:
         with as_bad_input():
             set_strength(model, t)
-        scores = predictor.task.judge(trainer)
+        if judges is None:
+            scores, kept = predictor.task.judge(trainer), {}  # type: ignore[arg-type]
+        else:
+            judged = judges.after(model, {})
+            scores = {judged.metric: judged.score}
+            kept = {label: verdict.value for label, verdict in judged.after.items()}
         model.eval()
-        return Point(t, scores, {name: judged(model, tokenizer) for name, judged in retention.items()})
+        return Point(t, scores, kept | {name: one(model, tokenizer) for name, one in more.items()})
 
     return at

@@ -10,21 +10,34 @@ from subspace_tuning.files.figure import save
 COLOURS = ("#0b7285", "#c2410c", "#6d28d9", "#374151")
 
 
-def draw(ts: Sequence[float], scores: Mapping[str, Sequence[float]], best: float, path: Path) -> None:
-    """Save path.png and path.svg: a line a score, the best strength marked."""
+def draw(
+    ts: Sequence[float],
+    target: Mapping[str, Sequence[float]],
+    kept: Mapping[str, Sequence[float]],
+    less: Sequence[str],
+    best: float,
+    path: Path,
+) -> None:
+    """Save path.png and path.svg: the target above, what was kept below, better always upwards, the best t marked."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
-    axes = figure.add_subplot()
-    for i, (name, values) in enumerate(scores.items()):
-        colour, style = COLOURS[i % len(COLOURS)], "-" if i == 0 else "--"
-        axes.plot(ts, values, style, marker="o", markersize=4, color=colour, label=name.replace("_", " "))
-    axes.axvline(best, color="#9ca3af", linewidth=0.8, zorder=0)
-    axes.annotate(f"t = {best:g}", (best, 1), (3, -9), xycoords=("data", "axes fraction"), textcoords="offset points")
-    axes.set_xlabel("strength t: the base at 0, as it was trained at 1")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.grid(axis="y", color="#e5e7eb", linewidth=0.8, zorder=0)
-    axes.margins(y=0.15)
-    axes.legend(frameon=False, fontsize=9)
+    each = [target, *({name: values} for name, values in kept.items())]
+    figure = Figure(figsize=(6.4, 2 + 2 * len(each)), layout="constrained")
+    rows = figure.subplots(len(each), sharex=True, squeeze=False)[:, 0]
+    for i, (axes, scores) in enumerate(zip(rows, each, strict=True)):
+        for name, values in scores.items():
+            said = name.replace("_", " ") + (", kept" if i else "")
+            axes.plot(ts, values, "--" if i else "-", marker="o", markersize=4, color=COLOURS[i % len(COLOURS)])
+            axes.set_title(said + (" (less is better, upwards)" if name in less else ""), fontsize=9, loc="left")
+            if name in less:
+                axes.invert_yaxis()
+        axes.axvline(best, color="#9ca3af", linewidth=0.8, zorder=0)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e5e7eb", linewidth=0.8, zorder=0)
+        axes.margins(y=0.15)
+    rows[0].annotate(
+        f"t = {best:g}", (best, 1), (3, -9), xycoords=("data", "axes fraction"), textcoords="offset points"
+    )
+    rows[-1].set_xlabel("strength t: the base at 0, as it was trained at 1")
+    rows[-1].xaxis.set_major_formatter("{x:g}")
     save(figure, path)

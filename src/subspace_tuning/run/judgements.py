@@ -32,6 +32,11 @@ def check_judgements(evaluate: Sequence[Any] | None, retention: Sequence[Any], t
     target, kept = several(list(evaluate or task.judgements)), several(list(retention))
     if both := sorted(set(target) & set(kept)):
         raise BadInput(f"evaluate and retention both have a judgement {both[0]!r}; give one of them a name: ...")
+    if kept and not target:
+        raise BadInput(
+            f"retention needs evaluate: task: {task.name} has no judgement of its own; add one of the target, such as "
+            "{judge: bits_per_byte, data: FOLDER}"
+        )
     for label, judgement in kept.items():
         if isinstance(judgement, OfRows) and judgement.data is None:
             raise BadInput(f"retention: {label} needs data, rows that the model is not trained on")
