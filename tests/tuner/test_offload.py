@@ -1,8 +1,10 @@
 """Every method on a model of which accelerate keeps a layer on the CPU and one on disk."""
 
+import pytest
 import torch
 from accelerate import dispatch_model
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cases import CASES, each
@@ -12,6 +14,8 @@ N = 12
 
 
 class Net(nn.Module):
+    _no_split_modules = ()
+
     def __init__(self):
         super().__init__()
         self.first, self.second, self.last = nn.Linear(N, N), nn.Linear(N, N), nn.Linear(N, 3)
@@ -26,6 +30,23 @@ def base(folder=None):
     if folder is None:
         return net
     return dispatch_model(net, dict(MAP), main_device="cpu", offload_dir=folder, force_hooks=True)
+
+
+@pytest.fixture(scope="module")
+def on_disk(tmp_path_factory):
+    """Makes the base as transformers does: the layer on disk was never in memory, and is read from the checkpoint."""
+    folder = tmp_path_factory.mktemp("hub") / "models--base"  # a name that PEFT keeps its own copy beside
+    folder.mkdir()
+    save_file(base().state_dict(), folder / "model.safetensors")
+
+    def make():
+        net = base()
+        net.second.to("meta")
+        where = {"safetensors_file": str(folder / "model.safetensors"), "dtype": "float32"}
+        index = {f"second.{name}": where | {"weight_name": f"second.{name}"} for name in ("weight", "bias")}
+        return dispatch_model(net, dict(MAP), main_device="cpu", offload_index=index, force_hooks=True)
+
+    return make
 
 
 def tuned(case, net):
@@ -63,3 +84,22 @@ def test_an_offloaded_base_is_tuned_and_merged_as_one_in_memory(case, tmp_path):
     here.unmerge_adapter(), away.unmerge_adapter()
     close(away(x), y)
     close(away.merge_and_unload()(x), here.merge_and_unload()(x))
+
+
+@each(case=CASES)
+def test_an_adapter_is_saved_and_loaded_where_its_base_is_on_disk(case, on_disk, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # PEFT's copy has a relative name
+    x = torch.randn(4, N)
+    here, away = tuned(case, base()), tuned(case, on_disk())
+    here.save_pretrained("here"), away.save_pretrained("away")
+    files = [load_file(f"{name}/adapter_model.safetensors") for name in ("here", "away")]
+    torch.testing.assert_close(*files, rtol=0, atol=0)
+    where = {f"base_model.model.{name}": place for name, place in MAP.items()}
+    again = PeftModel.from_pretrained(on_disk(), "away", device_map=where, offload_dir="offloaded")
+    away.load_adapter("here", "other")
+    away.set_adapter("other")
+    for model in (again.eval(), away.eval()):
+        close(model(x), here(x))
+        assert model.base_model.model.second.base_layer.weight.is_meta
+        if case.resolved.mergeable:
+            close(model.merge_and_unload()(x), here(x))

@@ -83,7 +83,7 @@ class SubspaceExperts(SubspaceLayer):
                 raise Unsupported(
                     f"{part.name} sits on a module's {part.sits_on}, and experts are weights; leave it out"
                 )
-        each = [start(method, self.frozen, self.weight) for _ in self.each()]
+        each = [start(method, self.frozen, self.like) for _ in self.each()]
         return Started(*(self.together([one[i] for one in each]) for i in range(3)))
 
     def shapes(self, adapter: str) -> dict[str, tuple[int, ...]]:

@@ -80,6 +80,8 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
         self.subspace_stored = nn.ModuleDict()  # saved, but not trained
         self.methods: dict[str, Method] = {}
         self.unread: set[str] = set()  # adapters that a checkpoint holds in another form, until that one is read
+        self.dispatched = False  # whether the model is spread over devices, so that W may be away
+        self.unstarted: dict[str, bool] = {}  # adapters put on while W was away; whether they were read since
         self._uncalibrated: dict[str, nn.Parameter] = {}
         self.clocks: dict[str, Clock] = {}  # the steps of training that adapters have taken
         self.path = ""  # in the model
@@ -124,6 +126,8 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
         check_seat(method, self.frozen)
         with torch.no_grad(), at_hand(self.get_base_layer()), keeping(), self.original():
             constants, started, stored = self.start(method)
+            if self.weight is not self.like:
+                self.unstarted[adapter] = False
             params = {k: nn.Parameter(value) for k, value in started.items()}
             for value in () if init_weights else params.values():
                 value.add_(torch.randn_like(value), alpha=0.1)
@@ -141,7 +145,25 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
 
     def start(self, method: Method) -> Started:
         """What a method starts from here."""
-        return start(method, self.frozen, self.weight)
+        return start(method, self.frozen, self.like)
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the precision and on the device that parameters are made in: the CPU where W is away."""
+        own = self.weight
+        return torch.empty(0, dtype=own.dtype) if own.is_meta and self.dispatched else own
+
+    @torch.no_grad()
+    def catch_up(self, adapters: list[str]) -> None:
+        """W is here: what it makes of adapters that were put on while it was away."""
+        for adapter in self.unstarted.keys() & set(adapters):
+            constants, started, stored = self.start(self.methods[adapter])
+            held: Any = self.subspace_constants
+            if adapter in held:
+                held[adapter].update({k: v for k, v in constants.items() if k not in stored})
+            if not self.unstarted.pop(adapter):
+                for name, value in (started | stored).items():
+                    self.values(adapter)[name].copy_(value)
 
     def restart(self, adapter: str, values: dict[str, Tensor]) -> None:
         """Start from these parameters and stored numbers instead."""
@@ -161,6 +183,8 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
         params = f"{prefix}subspace_params."
         for adapter in [a for a in self._uncalibrated if any(k.startswith(f"{params}{a}.") for k in state_dict)]:
             del self._uncalibrated[adapter]  # a checkpoint was calibrated before it was trained
+        for adapter in [a for a in self.unstarted if any(k.startswith(f"{params}{a}.") for k in state_dict)]:
+            self.unstarted[adapter] = True
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
@@ -296,6 +320,7 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
         take_back([self.subspace_params, self.subspace_constants, self.subspace_stored])
         W, E, b, after = self.tuned(adapters, self.training)
         with at_hand(self.get_base_layer()):
+            self.catch_up(adapters)
             y = E.apply(W.rows(x), None if b is None else b.now())
             return W.finish(y if after is None else after.apply(y))
 
@@ -311,6 +336,7 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
         self.strengths.forget(adapter_name)
         self._uncalibrated.pop(adapter_name, None)
         self.unread.discard(adapter_name)
+        self.unstarted.pop(adapter_name, None)
         self._tuned.clear()
         self._halves.clear()
         super().delete_adapter(adapter_name)

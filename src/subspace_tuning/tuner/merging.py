@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
 from subspace_tuning.algebra import NotALinearMap
-from subspace_tuning.tuner.offload import at_hand
+from subspace_tuning.tuner.offload import at_hand, take_back
 
 
 class Merging:
@@ -30,7 +30,9 @@ class Merging:
         for name in names:
             if not self.methods[name].mergeable:
                 raise NotALinearMap(f"{self.methods[name].describe()} is not a map of the weight; keep it unmerged")
+        take_back([self.subspace_params, self.subspace_constants, self.subspace_stored])
         with at_hand(self.get_base_layer()):
+            self.catch_up(names)
             self._merge(names, safe_merge)
 
     def _merge(self: Any, names: list[str], safe_merge: bool) -> None:

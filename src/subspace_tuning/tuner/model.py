@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
-from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -22,7 +21,6 @@ from subspace_tuning.tuner.clock import Clock
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.experts import layer_on
 from subspace_tuning.tuner.layer import BASE, SubspaceLayer
-from subspace_tuning.tuner.offload import at_hand
 from subspace_tuning.tuner.room import Room
 from subspace_tuning.tuner.routed import copies, routed
 from subspace_tuning.tuner.saved import check_fits, check_name, each_as, named_layers, nameless, of_adapter
@@ -102,6 +100,7 @@ class SubspaceModel(BaseTuner):
                 blocks.attach(self.model, current_key, method)
             if layer is not target:
                 layer.set_adapter(self.active_adapters)
+            layer.dispatched = hasattr(self.model, "hf_device_map")
             layer.add(adapter_name, method, peft_config.init_weights)
             if peft_config.packed:
                 layer.unread.add(adapter_name)
@@ -164,11 +163,7 @@ class SubspaceModel(BaseTuner):
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         """Put a module in place of another, wherever else in the model that one stands too."""
         shared = [(m, name) for m in self.model.modules() for name, own in m._modules.items() if own is child]
-        if isinstance(child, ModulesToSaveWrapper):  # of a head with several layers; PEFT looks for one weight
-            setattr(parent, child_name, new_module)
-        else:
-            with at_hand(child):  # PEFT moves parameters to where its weight is
-                super()._replace_module(parent, child_name, new_module, child)
+        setattr(parent, child_name, new_module)  # its parameters are made where they belong
         for module, name in shared:
             if module is not new_module:
                 setattr(module, name, new_module)

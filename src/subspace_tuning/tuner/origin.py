@@ -23,7 +23,9 @@ ROUNDING = 0.01  # a relative error of the tensors up to which they are the same
 
 @torch.no_grad()
 def sketch(model: nn.Module, adapter: str) -> list[float] | None:
-    """Of what an adapter's methods made of the frozen weights; None where that is nothing."""
+    """Of what an adapter's methods made of the frozen weights; None where that is nothing, or some are away."""
+    if any(adapter in layer.unstarted for _, layer in named_layers(model, adapter)):
+        return None
     parts = [_of(key, C) for key, C in _made(model, adapter)]
     return (torch.stack(parts).sum(0) / len(parts) ** 0.5).tolist() if parts else None
 

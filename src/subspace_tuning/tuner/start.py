@@ -34,6 +34,7 @@ def start(method: Method, W: LayerWeight, like: Tensor) -> Started:
     """What the method starts from, kept as ``like`` is where it says nothing else."""
     n, m = W.shape
     constants = {k: v.detach() if v.requires_grad else v for k, v in method.constants(W).items()}
+    constants = {k: torch.zeros_like(v, device=like.device) if v.is_meta else v for k, v in constants.items()}
     params = {k: _filled(s, constants, like) for k, s in method.parameters(n, m).items()}
     stored = {k: _filled(s, constants, like) for k, s in method.stored(n, m).items()}
     return Started(constants, params, stored)
