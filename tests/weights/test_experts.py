@@ -16,6 +16,7 @@ from mixtures import MODELS, mixture
 from subspace_tuning import SubspaceConfig
 from subspace_tuning.algebra import Live
 from subspace_tuning.method import Params, members
+from subspace_tuning.tuner.experts import SubspaceExperts
 from subspace_tuning.tuner.penalty import penalty
 from subspace_tuning.weights import Unsupported
 
@@ -261,3 +262,26 @@ def test_adapters_beside_each_other_do_not_mix():
     assert torch.equal(model(x), changed)
     with pytest.raises(ValueError, match="tokens of all samples together"):
         model(x, adapter_names=["other"] * 5)
+
+
+@each(case=[c for c in CASES if sits(c, gpt_oss())])
+def test_experts_at_once_are_experts_one_by_one(case, monkeypatch):
+    """Where no gradient is asked for; above that share of the weight's numbers, parameters are not stacked."""
+    model, x, found = tuned(case, gpt_oss("batched_mm")), rows(), []
+    for share in (1e-9, 1e9):
+        monkeypatch.setattr("subspace_tuning.tuner.mixed.SHARE", share)
+        with torch.inference_mode():
+            found.append(model(x))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+
+
+def test_grouped_products_take_experts_at_once(monkeypatch):
+    net = mixture("mixtral", "grouped_mm", hidden_size=64, intermediate_size=64)
+    model = get_peft_model(net, SubspaceConfig(method="ssb|lora", r=2, init_weights=False)).eval()
+    ids, seen, at_once = torch.randint(4, 40, (2, 7)), [], SubspaceExperts._at_once
+    monkeypatch.setattr(SubspaceExperts, "_at_once", lambda *args: seen.append(1) or at_once(*args))
+    y = model(input_ids=ids).logits
+    assert not seen
+    with torch.inference_mode():
+        torch.testing.assert_close(model(input_ids=ids).logits, y, rtol=1e-3, atol=1e-4)
+    assert len(seen) == 4

@@ -76,7 +76,7 @@ def _groups(layer: Seats, names: Sequence[str]) -> list[Group]:
         rows.setdefault(name if name in layer.methods else "", []).append(i)
     alike: dict[Any, Group] = {}
     for name, own in rows.items():
-        key = (layer.at_work(name), len(own)) if name and _stackable(layer, name) else name
+        key = (layer.at_work(name), len(own)) if name and stackable(layer, name) else name
         group = alike.setdefault(key, Group([], []))
         group.names.append(name)
         group.rows.extend(own)
@@ -87,7 +87,8 @@ def _groups(layer: Seats, names: Sequence[str]) -> list[Group]:
     return found
 
 
-def _stackable(layer: Seats, name: str) -> bool:
+def stackable(layer: Seats, name: str, weights: int = 1) -> bool:
+    """Whether the parameters of an adapter, of so many weights, are worth being computed at once, stacked."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or layer.training:
         return False
     W, E, _, after = layer.tuned([name])
@@ -95,7 +96,7 @@ def _stackable(layer: Seats, name: str) -> bool:
     if layer.halves([name]) is None or not all(isinstance(leaf, Weight | Dense | Diag) for leaf in leaves):
         return False
     n, m = W.shape
-    return SHARE * sum(t.numel() for group in layer.held(name) for t in group.values()) <= n * m
+    return SHARE * sum(t.numel() for group in layer.held(name) for t in group.values()) <= weights * n * m
 
 
 def _in_order(groups: list[Group]) -> bool:
@@ -134,18 +135,20 @@ def _stacked(layer: Seats, group: Group, x: Tensor) -> Step:
     each = [{key: t for held in layer.held(name) for key, t in held.items()} for name in group.names]
     values = {key: torch.stack([v[key] for v in each]) for key in each[0]}
     stacked = x.view(k, -1, *x.shape[1:])
-    z = torch.vmap(partial(_meets, method, W))(values, stacked)
+    z = torch.vmap(partial(meets, method, W))(values, stacked)
     y = yield z.flatten(0, 1)
-    done = torch.vmap(partial(_finished, method, W))(values, stacked, y.view(k, -1, *y.shape[1:]))
+    done = torch.vmap(partial(finished, method, W))(values, stacked, y.view(k, -1, *y.shape[1:]))
     yield done.flatten(0, 1)
 
 
-def _meets(method: Method, W: Weight, values: dict[str, Tensor], x: Tensor) -> Tensor:
+def meets(method: Method, W: Weight, values: dict[str, Tensor], x: Tensor) -> Tensor:
+    """What of the rows x meets W."""
     return halves(method.phi(W, Params(values)), W).meets_W(x)
 
 
-def _finished(method: Method, W: Weight, values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+def finished(method: Method, W: Weight, values: dict[str, Tensor], x: Tensor, y: Tensor, biased: bool = True) -> Tensor:
+    """x phi(W), with the bias unless it is somebody else's, given what W makes of ``meets``."""
     p = Params(values)
-    out = halves(method.phi(W, p), W).finish(x, y, method.bias(W.own_bias, p))
+    out = halves(method.phi(W, p), W).finish(x, y, method.bias(W.own_bias, p) if biased else None)
     after = method.output(W.shape[1], p)
     return out if after is None else after.apply(out)
