@@ -135,3 +135,201 @@ def test_a_relevance_beyond_the_highest_is_refused(tmp_path):
     with pytest.raises(BadInput, match="set most to the highest relevance"):
         task_of("ranking").read(path)
     assert task_of("ranking", {"most": 4}).read(path)[0].label == 2
+
+
+# --- words with a tag --------------------
+
+LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+
+
+def sentences(size, seed):
+    """Good words are persons, bad ones places; two in a row are one name."""
+    rng = random.Random(seed)
+    rows = []
+    for _ in range(size):
+        words, tags = [], []
+        for kind in rng.choices(["", "PER", "LOC"], k=3):
+            held = rng.choices({"": tiny.FILLER, "PER": tiny.GOOD, "LOC": tiny.BAD}[kind], k=2)
+            words += [*held, "the"]
+            tags += [f"B-{kind}", f"I-{kind}", "O"] if kind else ["O"] * 3
+        rows.append({"tokens": words, "tags": tags})
+    return rows
+
+
+def test_token_classification(tmp_path):
+    result = run(recipe("token_classification", tmp_path, sentences, epochs=12, method="full"))
+    assert (result.metric, set(result.scores)) == ("f1", {"f1", "precision", "recall", "word_accuracy"})
+    assert result.score > 0.9
+    sentence = "good fine the film was the bad dull"
+    (told,) = Predictor(tmp_path / "run")([sentence])
+    assert told.answer == "B-PER I-PER O O O O B-LOC I-LOC"
+    (longer,) = Predictor(tmp_path / "run")([" ".join([sentence] * 20)])
+    assert len(longer.answer.split()) == 160, "in pieces, no word left out"
+    code, _, err = subspace("merge", str(tmp_path / "run"), str(tmp_path / "merged"))
+    assert code == 0, err
+    assert (tmp_path / "merged" / "config.json").exists()
+
+
+def test_tags_are_scored_by_row_however_it_was_cut(tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny.model(tmp_path / "model"))
+    task = task_of("token_classification", {"labels": LABELS})
+    rows = task.rows(tiny_table([{"tokens": ["good"] * 9 + ["bad"], "tags": ["B-PER"] + ["I-PER"] * 8 + ["O"]}] * 2))
+    judged = task.encode(rows, tokenizer, 6)
+    assert len(judged) == 6
+    logits = np.full((6, 6, 5), 0.0)
+    for at, piece in enumerate(judged):
+        for place, label in enumerate(piece["labels"]):
+            logits[at, place, max(label, 0)] = 1
+    found = task.scores(logits[::-1], None, judged[::-1])
+    assert found == {"f1": 1.0, "precision": 1.0, "recall": 1.0, "word_accuracy": 1.0}
+    logits[1, 1] = [1, 0, 0, 0, 0]  # one word within the first row's name
+    assert task.scores(logits, None, judged) == pytest.approx(
+        {"f1": 2 / 5, "precision": 1 / 3, "recall": 1 / 2, "word_accuracy": 19 / 20}
+    )
+
+
+def tiny_table(rows):
+    from subspace_tuning.files.table import table_of
+
+    return table_of("rows", {key: [row[key] for row in rows] for key in rows[0]})
+
+
+def test_a_word_a_line_reads_as_lists_do(tmp_path):
+    task = task_of("token_classification", {"labels": LABELS})
+    text = "-DOCSTART- -X- O\n\nAnna NNP B-PER\nBerg NNP I-PER\nslept VB O\n\n\nin IN O\nRome NNP B-LOC\n"
+    (tmp_path / "a.conll").write_text(text)
+    assert task.read(tmp_path / "a.conll") == [(("Anna", "Berg", "slept"), (1, 2, 0)), (("in", "Rome"), (0, 3))]
+    (tmp_path / "b.conll").write_text(text + "alone\n")
+    with pytest.raises(BadInput, match=r"b\.conll, line 10: found 1 column"):
+        task.read(tmp_path / "b.conll")
+    (tmp_path / "c.conll").write_text(text + "x NN B-ORG\n")
+    with pytest.raises(BadInput, match="line 8: the label 'B-ORG'"):
+        task.read(tmp_path / "c.conll")
+    with pytest.raises(BadInput, match="word_accuracy"):
+        task_of("token_classification", {"labels": ["NOUN", "VERB"], "metric": "f1"})
+    assert task_of("token_classification", {"labels": ["NOUN", "VERB"]}).metric == "word_accuracy"
+
+
+# --- questions and where their answers stand --------------------
+
+
+def questions(size, seed):
+    """The good word is asked for; every fourth text has none."""
+    rng = random.Random(seed)
+    rows = []
+    for i in range(size):
+        words = rng.choices(tiny.FILLER, k=8)
+        if i % 4:
+            words[rng.randrange(8)] = rng.choice(tiny.GOOD)
+        context = " ".join(words)
+        answers = [{"text": w, "answer_start": context.index(w)} for w in words if w in tiny.GOOD]
+        rows.append({"question": "was the film of", "context": context, "answers": answers})
+    return rows
+
+
+def test_question_answering(tmp_path):
+    result = run(recipe("question_answering", tmp_path, questions, epochs=12, method="full", learning_rate=3e-3))
+    assert (result.metric, set(result.scores)) == ("f1", {"f1", "exact_match"})
+    assert result.score > 0.8
+    told = Predictor(tmp_path / "run")(
+        [("was the film of", "a great story"), ("was the film of", "of two people " * 20)]
+    )
+    assert all(answer.answer in answer.text[1] for answer in told)
+
+
+def test_answers_are_compared_as_squad_does():
+    from subspace_tuning.tasks.question_answering import exact_match, f1
+
+    assert exact_match("The cat!", ["a dog", "cat"]) == 1
+    assert f1("the black cat", ["black dog"]) == pytest.approx(2 / 4)
+    assert exact_match("", []) == f1("", []) == 1
+    assert exact_match("x", []) == f1("x", []) == f1("", ["x"]) == 0
+
+
+@pytest.mark.parametrize("length", [12, 16, 24])
+def test_the_answer_is_found_in_whichever_piece_has_it(tmp_path, length):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny.model(tmp_path / "model"))
+    task = task_of("question_answering", {"stride": 4})
+    rows = task.rows(tiny_table(questions(24, 0)))
+    judged = task.encode(rows, tokenizer, length)
+    assert all(len(piece["input_ids"]) <= length for piece in judged)
+    starts, ends = np.zeros((2, len(judged), length))
+    for at, piece in enumerate(judged):
+        starts[at, piece["start_positions"]] = ends[at, piece["end_positions"]] = 5
+    assert task.scores((starts, ends), None, judged) == {"f1": 1, "exact_match": 1} or length < 16
+    assert task.scores((ends * 0, ends * 0), None, judged)["f1"] == 0.25, (
+        "nothing said is right where nothing is to say"
+    )
+
+
+def test_squads_own_files_and_rows_are_the_same(tmp_path):
+    rows = questions(8, 0)
+    told = [
+        {"qas": [{"question": r["question"], "answers": r["answers"], "is_impossible": not r["answers"]}]} for r in rows
+    ]
+    parts = [{**part, "context": row["context"]} for part, row in zip(told, rows, strict=True)]
+    (tmp_path / "a.json").write_text(json.dumps({"version": "2", "data": [{"title": "x", "paragraphs": parts}]}))
+    hub = [{**r, "answers": {key: [a[key] for a in r["answers"]] for key in ("text", "answer_start")}} for r in rows]
+    task = task_of("question_answering")
+    one = task.read(tmp_path / "a.json")
+    assert one == task.read(tiny.jsonl(tmp_path / "b.jsonl", hub)) == task.read(tiny.jsonl(tmp_path / "c.jsonl", rows))
+    rows[1]["answers"][0]["answer_start"] += 1
+    with pytest.raises(BadInput, match=r"line 2: the answer .* does not stand at character"):
+        task.read(tiny.jsonl(tmp_path / "d.jsonl", rows))
+
+
+# --- texts that are written --------------------
+
+
+def pairs(size, seed):
+    rng = random.Random(seed)
+    return [
+        {"text": tiny.sentence(rng, good), "summary": ["bad", "good"][good]} for good in rng.choices([0, 1], k=size)
+    ]
+
+
+@pytest.mark.parametrize("base", ["t5", "bart"])
+def test_seq2seq(tmp_path, base):
+    tiny_seq2seq(tmp_path / "model", base)
+    changes = {
+        "epochs": {"t5": 20, "bart": 8}[base],
+        "learning_rate": 1e-2,
+        "num_beams": 2,
+        "max_new_tokens": 4,
+        "method": "full",
+        "prefix": "the ",
+    }
+    result = run(recipe("seq2seq", tmp_path, pairs, **changes))
+    assert (result.metric, set(result.scores)) == ("rougeL", {"rougeL", "rouge1", "rouge2", "chrf", "exact_match"})
+    assert result.score > {"t5": 0.4, "bart": 0.2}[base], "something is written as it should be"
+    code, out, err = subspace("predict", str(tmp_path / "run"), "a good film", "--max-new-tokens", "2", "--json")
+    assert code == 0, err
+    assert isinstance(json.loads(out)[0]["answer"], str)
+
+
+def tiny_seq2seq(folder, base):
+    from transformers import (
+        AutoTokenizer,
+        BartConfig,
+        BartForConditionalGeneration,
+        T5Config,
+        T5ForConditionalGeneration,
+    )
+
+    size = len(AutoTokenizer.from_pretrained(tiny.model(folder)))
+    torch.manual_seed(0)
+    told = {"vocab_size": size, "d_model": 16, "pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 2}
+    if base == "t5":
+        made = T5ForConditionalGeneration(T5Config(d_kv=8, d_ff=24, num_layers=1, num_heads=2, **told))
+    else:
+        layers = {f"{part}_{what}": n for part in ("encoder", "decoder") for what, n in SHAPE.items()}
+        config = BartConfig(**told, **layers, bos_token_id=2, max_position_embeddings=64, forced_eos_token_id=None)
+        made = BartForConditionalGeneration(config)
+    made.save_pretrained(folder)
+
+
+SHAPE = {"layers": 1, "attention_heads": 2, "ffn_dim": 24}

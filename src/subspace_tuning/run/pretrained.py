@@ -132,7 +132,7 @@ def _outermost(model: nn.Module, missing: Iterable[str]) -> list[str]:
         whole = next((p for p in prefixes if all(k in missing for k in names if k.startswith(p + "."))), None)
         if whole and whole not in found:
             found.append(whole)
-    usual = [name for name, _ in model.named_children() if name in ("classifier", "score")]
+    usual = [name for name, _ in model.named_children() if name in ("classifier", "score", "qa_outputs")]
     return found + [name for name in usual if name not in found]
 
 

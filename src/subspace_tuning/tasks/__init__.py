@@ -7,11 +7,14 @@ from subspace_tuning.tasks import (  # noqa: F401  they register
     image_classification,
     movie_reviews,
     multi_label,
+    question_answering,
     ranking,
     regression,
     retrieval,
+    seq2seq,
     sft,
     similarity,
+    token_classification,
 )
 from subspace_tuning.tasks.load import Data, load, stamp
 from subspace_tuning.tasks.registry import KINDS, KNOWN, kind_of, register, task_of
