@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from cases import CASES, each
+from cases import CASES, case, each
 from quantised import QUANTISED
-from subspace_tuning import LoRA
+from subspace_tuning import SSB, LoRA
 from subspace_tuning.testing.law import relative
 from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.weights import NotTaken, weight_of
 
 N, M = 64, 32
-MERGEABLE = [case for case in CASES if case.resolved.mergeable]
+MERGEABLE = [c for c in CASES if c.resolved.mergeable]
 
 
 @pytest.fixture(scope="module", params=QUANTISED)
@@ -95,8 +95,17 @@ def test_what_was_evaluated_before_it_is_tuned_passes_gradients_on(plain):
             layer.eval()(x)
 
 
-@each(case=MERGEABLE, called=[False, True])
-def test_merging_requantises_and_unmerging_restores_every_bit(plain, case, called):
+@each(case=MERGEABLE)
+def test_merging_requantises_and_unmerging_restores_every_bit(plain, case):
+    check_merging(plain, case, called=False)
+
+
+@each(case=[case(LoRA(r=2)), case(SSB())])
+def test_merging_after_a_forward_restores_every_bit_too(plain, case):
+    check_merging(plain, case, called=True)  # which moves int8's scales, whatever the method
+
+
+def check_merging(plain, case, called):
     layer = tuned(plain(), case.resolved)
     x = torch.randn(5, N)
     layer.requires_grad_(False)
