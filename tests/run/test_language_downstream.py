@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+import tiny_lm
 import tiny_sft
 from command import subspace
 from subspace_tuning.errors import BadInput
@@ -118,3 +119,30 @@ def test_retention_without_a_target_is_refused(runs, tmp_path):
     values = {"task": "dpo", "data": data, "retention": [{"judge": "bits_per_byte", "data": data, "name": "kept"}]}
     with pytest.raises(BadInput, match="retention needs evaluate"):
         make(tiny_sft.recipe(runs, **values)).resolved()
+
+
+def test_a_tokenizer_without_pad_trains_and_one_without_eos_is_refused(tmp_path):
+    for special, said in (
+        ({"pad_token": None}, None),
+        ({"eos_token": None}, "no eos token, with which an answer ends"),
+    ):
+        (folder := tmp_path / next(iter(special))).mkdir()
+        tiny_sft.model(folder / "model")
+        tiny_lm.tokenizer(**special).save_pretrained(folder / "model")
+        recipe = make(tiny_sft.recipe(folder, max_steps=1))
+        if said is None:
+            assert run(recipe).steps == 1
+            continue
+        with pytest.raises(BadInput, match=said):
+            run(recipe)
+
+
+def test_a_prompt_that_the_model_cannot_read_is_refused(lora):
+    with pytest.raises(BadInput, match="has 3.. tokens; with max_new_tokens=128 that is more than the 256"):
+        Predictor(lora)(["z" * 300])
+
+
+def test_empty_training_rows_are_refused(runs, tmp_path):
+    (tmp_path / "train.jsonl").touch()
+    with pytest.raises(BadInput, match=r"train\.jsonl is empty"):
+        run(make(tiny_sft.recipe(runs, data=str(tmp_path), output=str(tmp_path / "run"))))
