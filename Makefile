@@ -40,10 +40,13 @@ format: setup  ## format the code and mend what the linter can
 docs: setup  ## write the pages that follow from the registry: docs/methods.md and README's table
 	$(BIN)/python -m subspace_tuning.docs
 
+site: setup  ## build the site into build/site; links that lead nowhere are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 hooks: setup  ## run `make check` before every commit
 	$(BIN)/pre-commit install
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo test check format docs hooks clean
+.PHONY: help setup demo test check format docs site hooks clean

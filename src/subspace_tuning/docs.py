@@ -1,4 +1,4 @@
-"""Writes the pages that are made: docs/methods.md, docs/floor.md, the tables in README.md and docs/strength.md.
+"""Writes the pages that are made: docs/methods.md, docs/floor.md, docs/choose.md, tables in README.md and docs/strength.md.
 
     python -m subspace_tuning.docs      or      make docs
 
@@ -22,6 +22,8 @@ from subspace_tuning.files.markdown import table, with_table
 from subspace_tuning.method.catalogue import Entry, catalogue
 from subspace_tuning.method.registry import METHODS
 from subspace_tuning.method.strength import rule
+from subspace_tuning.pages.choose import choose_page
+from subspace_tuning.pages.ellipses import ellipses
 
 PAGE, README, SCORES = "docs/methods.md", "README.md", "docs/data/method_table.json"
 LONGER = "docs/data/method_table_300.json"  # for the methods that 100 steps are too few for
@@ -29,6 +31,7 @@ FLOOR, STEPS, FLOOR_PICTURE = "docs/floor.md", "docs/data/step.json", "docs/pict
 TENSORS, PROFILES = "docs/data/saved.json", "docs/data/profile_*.json"
 COMPILED, LLAMA = "docs/data/compile_step.json", "docs/data/step_llama.json"
 MARKER = "<!-- methods -->"
+CHOOSE, ELLIPSES = "docs/choose.md", "docs/pictures/ellipses.svg"
 STRENGTH, RULES = "docs/strength.md", "<!-- rules -->"
 SEARCHED = "\\*"  # marks a learning rate that was searched for
 HEAD = """\
@@ -95,6 +98,7 @@ def pages(root: Path) -> dict[Path, str]:
         profiles = [_read(path) for path in sorted(root.glob(PROFILES))]
         others = [_read(root / path) if (root / path).is_file() else None for path in (COMPILED, LLAMA)]
         made[root / FLOOR] = floor.page(_read(root / STEPS), tensors, profiles, *others)
+        made[root / CHOOSE] = choose_page(entries(), scores[0], _read(root / STEPS))
     return made
 
 
@@ -150,6 +154,7 @@ def main() -> None:
         print(path)
     if Path(STEPS).is_file():
         floor.picture(_read(Path(STEPS)), Path(FLOOR_PICTURE))
+    write(Path(ELLIPSES), ellipses())
 
 
 if __name__ == "__main__":

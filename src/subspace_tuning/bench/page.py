@@ -64,11 +64,11 @@ TAIL = """
   it saves.
 - **SAM-PARSER, SVDiff, SVFT** keep x U for each weight, because no two weights share their U; making it again is a
   whole matrix product.
-- **Queries, keys and values read one x.** One product x [A_q A_k A_v] would save two reads of x, but the three
+- **Queries, keys and values read one x.** One product `x [A_q A_k A_v]` would save two reads of x, but the three
   layers are called one by one by a model that we do not own, each with its own hooks, adapters and dropout; a memo
   between them would outlive the forward pass that it is true for. The three products stay apart.
 - **Not faster than the arithmetic:** thin products are computed from the side that the processor is fast at, (A^T
-  x^T)^T, and thin terms of a sum are joined into one product, [L_1 L_2] [R_1; R_2]: PiSSA, MiLoRA and Spectral read
+  x^T)^T, and thin terms of a sum are joined into one product, `[L_1 L_2] [R_1; R_2]`: PiSSA, MiLoRA and Spectral read
   x once.
 """
 
