@@ -41,7 +41,7 @@ docs: setup  ## write the pages that follow from the registry: docs/methods.md a
 	$(BIN)/python -m subspace_tuning.docs
 
 site: setup  ## build the site into build/site; links that lead nowhere are errors
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 hooks: setup  ## run `make check` before every commit
 	$(BIN)/pre-commit install

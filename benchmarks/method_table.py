@@ -121,8 +121,8 @@ def make_table(names: list[str], given: Namespace) -> None:
     place_of_table = place(given.folder, TABLE, given.steps)
     rows = {r["method"]: r for r in published(place_of_table)}
     rows |= {n: row(n, found) | {"searched": n in rates} for n, found in results.items()}
-    if HEAD not in rows:
-        raise SystemExit("the linear probe failed: there is nothing to compare with")
+    if HEAD not in rows or not results:
+        raise SystemExit("the linear probe or all runs failed: there is nothing to compare")
     some, command = next(iter(results.values()))[0], "python benchmarks/method_table.py"
     command += "" if given.steps == STEPS else f" --steps {given.steps}"
     about = (

@@ -1,4 +1,4 @@
-"""Writes the pages that are made: docs/methods.md, docs/floor.md, docs/choose.md, tables in README.md and docs/strength.md.
+"""Writes the pages that are made: docs/methods.md, floor.md, choose.md, the tables in README.md and docs/strength.md.
 
     python -m subspace_tuning.docs      or      make docs
 

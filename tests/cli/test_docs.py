@@ -40,7 +40,7 @@ def test_the_catalogue_draws_no_random_numbers():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("path", [docs.PAGE, docs.README, docs.FLOOR, docs.STRENGTH])
+@pytest.mark.parametrize("path", [docs.PAGE, docs.README, docs.FLOOR, docs.STRENGTH, docs.CHOOSE])
 def test_the_committed_pages_are_what_the_registry_generates(path):
     assert (ROOT / path).read_text(encoding="utf-8") == docs.pages(ROOT)[ROOT / path], "run `make docs`"
 

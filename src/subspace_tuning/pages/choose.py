@@ -22,7 +22,7 @@ fine-tuning can come ([how close to the floor](floor.md)). Scores within one ano
 apart, and other data may rank them otherwise: try two or three by [a sweep](sweep.md) with equal tuning.
 
 **In doubt**: `lora` when others must load it, `ssb` when there are many adapters or little memory, full fine-tuning
-when nothing else counts but the score. How much a method makes a model forget: `retention:` in a recipe tells it for your
+when nothing else counts but the score. How much a method makes a model forget, `retention:` in a recipe tells for your
 model and data.
 
 """
@@ -58,7 +58,11 @@ NEEDS: list[Need] = [
         lambda r, probe: r.time is not None and r.time <= CHEAP,
         lambda r: -r.lead,
     ),
-    ("exactly a LoRA of some rank, for vLLM and others that load LoRAs", lambda r, probe: r.entry.lora_export, lambda r: -r.lead),
+    (
+        "exactly a LoRA of some rank, for vLLM and others that load LoRAs",
+        lambda r, probe: r.entry.lora_export,
+        lambda r: -r.lead,
+    ),
     (
         "merged, so that it costs nothing afterwards, and no LoRA's size on disk",
         lambda r, probe: r.entry.mergeable and not r.entry.lora_export,

@@ -1,9 +1,10 @@
-"""What each family does to a weight, as a moving picture: the ellipse {x W : |x| = 1} of W in R^{2 x 2}, and phi_t's."""
+"""What each family does to a weight W in R^{2 x 2}, as a moving picture: the ellipse {x W : |x| = 1}, and phi_t's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -39,14 +40,24 @@ SHOWN = [
     Shown("SSB", build("ssb", {}), {"delta1": [0.35, -0.3], "delta2": [-0.3, 0.9]}, "scales inputs and outputs"),
     Shown("(IA)3", build("ia3", {}), {"delta": [-0.35, 0.55]}, "scales the outputs"),
     Shown("OFT", build("oft", {"b": 2}), {"q": [0.5]}, "turns the inputs: the ellipse stays"),
-    Shown("LoRA, r = 1", build("lora", {"r": 1, "alpha": 1}), {"A": [[0.5], [0.6]], "B": [[0.3, 0.6]]}, "adds a line"),
+    Shown(
+        "LoRA, r = 1",
+        build("lora", {"r": 1, "alpha": 1}),
+        {"A": [[0.5], [0.6]], "B": [[0.3, 0.6]]},
+        "adds a line",
+    ),
     Shown(
         "DoRA, r = 1",
         build("dora", {"r": 1, "alpha": 1}),
         {"A": [[0.5], [0.6]], "B": [[0.3, 0.9]], "delta": [-0.15, 0.35]},
         "a line, then the columns' lengths",
     ),
-    Shown("LieRA, r = 1", build("liera", {"r": 1, "alpha": 1}), {"A": [[0.7], [0.5]], "B": [[0.3, 0.9]]}, "multiplies each entry"),
+    Shown(
+        "LieRA, r = 1",
+        build("liera", {"r": 1, "alpha": 1}),
+        {"A": [[0.7], [0.5]], "B": [[0.3, 0.9]]},
+        "multiplies each entry",
+    ),
 ]
 
 
@@ -73,11 +84,12 @@ def ellipses() -> str:
 def _panel(shown: Shown, left: int, top: int) -> str:
     moments = [i / FRAMES for i in range(FRAMES + 1)]
     matrices = [phi_t(shown, t) for t in (*moments, *reversed(moments))]
+    circles = [_circle(M) for M in matrices]
     lines = "".join(_arrow([M[i] for M in matrices], colour) for i, colour in enumerate(("#c2410c", "#0b7285")))
     return (
         f'<g transform="translate({left + SIDE / 2:g} {top + SIDE / 2 - 12:g})" fill="none" stroke-width="2">\n'
         f'<path d="{_circle(W)}" stroke="#9ca3af" stroke-dasharray="4 3"/>\n'
-        f'<path d="{_circle(matrices[FRAMES])}" stroke="#1d4ed8">{_moving("d", [_circle(M) for M in matrices])}</path>\n'
+        f'<path d="{circles[FRAMES]}" stroke="#1d4ed8">{_moving("d", circles)}</path>\n'
         f"{lines}"
         f"{_words(shown.title, 84, 14, '#111827')}{_words(shown.told, 101, 11, '#4b5563')}</g>"
     )
@@ -93,7 +105,7 @@ def _arrow(images: list[Tensor], colour: str) -> str:
 def _circle(M: Tensor) -> str:
     """The unit circle's four arcs, each point and handle x as x M."""
     pieces = []
-    for (ax, ay), (bx, by) in zip(QUARTERS, QUARTERS[1:], strict=False):
+    for (ax, ay), (bx, by) in pairwise(QUARTERS):
         corners = [(ax + ARC * bx, ay + ARC * by), (bx + ARC * ax, by + ARC * ay), (bx, by)]
         pieces.append("C" + " ".join(_image(M, *corner) for corner in corners))
     return f"M{_image(M, *QUARTERS[0])}{''.join(pieces)}"

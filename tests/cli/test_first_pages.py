@@ -1,0 +1,46 @@
+"""The pages that people read first: what they show follows from the methods."""
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from subspace_tuning import docs
+from subspace_tuning.pages.choose import NEEDS
+from subspace_tuning.pages.ellipses import SHOWN, W, ellipses, phi_t
+from subspace_tuning.testing.law import relative
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_committed_picture_is_the_one_that_the_methods_make():
+    assert (ROOT / docs.ELLIPSES).read_text(encoding="utf-8") == ellipses(), "run `make docs`"
+    ElementTree.fromstring(ellipses())
+
+
+@pytest.mark.parametrize("shown", SHOWN, ids=lambda shown: shown.title)
+def test_a_picture_goes_from_the_weight_to_what_the_method_makes_of_it(shown):
+    assert torch.equal(phi_t(shown, 0.0), W)
+    assert relative(phi_t(shown, 1.0), W) > 0.1
+    assert 0 < relative(phi_t(shown, 0.5), W) < relative(phi_t(shown, 1.0), W)
+
+
+def test_what_a_picture_says_is_so():
+    made = {shown.title: phi_t(shown, 1.0) for shown in SHOWN}
+    values, turned = torch.linalg.svdvals(W), torch.linalg.svdvals(made["OFT"])
+    torch.testing.assert_close(turned, values)
+    U = torch.linalg.svd(W).U
+    stretched = U.T @ made["SAM-PARSER"] @ torch.linalg.svd(W).Vh.T
+    torch.testing.assert_close(stretched, torch.diag(stretched.diagonal()), atol=1e-12, rtol=0)
+    assert torch.linalg.matrix_rank(made["LoRA, r = 1"] - W) == 1
+    torch.testing.assert_close(made["SSL"] / W, (made["SSL"] / W)[:, :1].expand(2, 2))
+    torch.testing.assert_close(made["(IA)3"] / W, (made["(IA)3"] / W)[:1].expand(2, 2))
+
+
+def test_every_method_and_every_need_is_on_the_page():
+    page = (ROOT / docs.CHOOSE).read_text(encoding="utf-8")
+    assert all(f"| [`{entry.name}`](methods.md#{entry.name}) |" in page for entry in docs.entries())
+    for told, *_ in NEEDS:
+        row = next(line for line in page.splitlines() if line.startswith(f"| {told} |"))
+        assert "methods.md#" in row
