@@ -5,6 +5,7 @@ import yaml
 
 import tiny
 from command import subspace
+from subspace_tuning import METHODS
 from subspace_tuning.run.recipe import make, override, read, words
 from subspace_tuning.run.train import run
 from subspace_tuning.sweep.recipe import read_sweep
@@ -62,6 +63,17 @@ def test_what_a_recipe_dumps_it_reads(tmp_path):
     given = make({"task": "classification", "labels": WORDS, "label": "no", "columns": ["on", "1"]})
     (tmp_path / "recipe.yaml").write_text(given.dump())
     assert make(read(tmp_path / "recipe.yaml")) == given
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_fields_of_a_method_are_its_own(tmp_path, name):
+    """Whatever a task calls by the same name: `tokens` is a number of soft prompts and a column of tags' words."""
+    given = make({"method": {"name": name, **vars(METHODS[name]())}})
+    (tmp_path / "recipe.yaml").write_text(given.dump())
+    again = make(read(tmp_path / "recipe.yaml"))
+    assert again == given
+    assert again.digest() == given.digest()
+    assert override({}, [f"method={yaml.safe_dump(given.method, default_flow_style=True)}"])["method"] == given.method
 
 
 @pytest.mark.parametrize("labels", [["no", "yes"], ["yes", "no"], ["True", "False"], ["1", "0"], ["2", "1"]])

@@ -141,6 +141,12 @@ def test_a_tsv_with_quoting_where_it_must_be(tmp_path, content):
     assert [*zip(table.columns["text"], table.columns["label"], strict=True)] == content
 
 
+def test_a_quoted_text_of_a_tab_and_a_line_end(tmp_path):
+    """Two rows without quoting, the first without a label; one with it."""
+    (tmp_path / "rows.tsv").write_text('text\tlabel\n"\t\n"\tbad\n')
+    assert read_table(tmp_path / "rows.tsv").columns == {"text": ["\t\n"], "label": ["bad"]}
+
+
 def test_a_text_that_begins_with_a_quotation_mark_swallows_no_lines(tmp_path):
     lines = ['"Good, he said.\t1', "Bad.\t0", '"Fine" was the word\t1', 'It ends with "\t0', '"\t1', "x\t0"]
     (tmp_path / "rows.tsv").write_text("\n".join(["text\tlabel", *lines]) + "\n")

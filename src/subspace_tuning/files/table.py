@@ -97,7 +97,8 @@ def _tsv(name: str, text: str) -> Table:
 
     A file whose names of columns are quoted is quoted. Otherwise a quotation mark that opens a field is a part of the
     text where the lines come out even without quoting and would not with it, and a quotation where it is the other
-    way round. Where both would do, fields that double their quotation marks tell of quoting.
+    way round, or where only quoting leaves no field empty. Where both would do, fields that double their quotation
+    marks tell of quoting.
     """
     plain = _records(name, text, "\t", csv.QUOTE_NONE)
     opened = [(line, field) for line, fields in plain for field in fields if field.startswith('"')]
@@ -109,7 +110,7 @@ def _tsv(name: str, text: str) -> Table:
         quoted = _records(name, text, "\t")
     except BadInput:
         return _of_records(name, plain)
-    if not _is_even(plain):
+    if not _is_even(plain) or (_is_even(quoted) and _has_gaps(plain) and not _has_gaps(quoted)):
         return _of_records(name, quoted)
     if not _is_even(quoted) or len(quoted) < len(plain):
         return _of_records(name, plain)
@@ -144,6 +145,10 @@ def _records(name: str, text: str, delimiter: str, quoting: Any = csv.QUOTE_MINI
 
 def _is_even(records: list[Record]) -> bool:
     return len({len(fields) for _, fields in records}) <= 1
+
+
+def _has_gaps(records: list[Record]) -> bool:
+    return any(not field for _, fields in records for field in fields)
 
 
 def _of_records(name: str, records: list[Record]) -> Table:

@@ -14,6 +14,8 @@ import yaml
 
 _TEXT, _NULL, _MERGE = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "null", "merge"))
 
+OWN = ("method", "optimizer")  # whose fields are their own, whatever a task calls by the same name
+
 
 class _Loader(yaml.SafeLoader):
     """Numbers as people write them."""
@@ -34,7 +36,7 @@ def parse(text: str, texts: Container[str] = (), key: str | None = None) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        _keep_words(node, texts, key in texts, set())
+        _keep_words(node, () if key in OWN else texts, key in texts, set())
         return loader.construct_document(node)
     except (RecursionError, ValueError) as error:  # nested without end; a day or number that is none
         raise yaml.YAMLError(str(error)) from error
@@ -67,7 +69,8 @@ def _keep_words(node: yaml.Node, texts: Container[str], is_text: bool, seen: set
                 if key.value in held:
                     raise yaml.YAMLError(f"line {key.start_mark.line + 1} gives {key.value!r} a second time")
                 held.add(key.value)
-            _keep_words(value, texts, getattr(key, "value", None) in texts, seen)
+            name = getattr(key, "value", None)
+            _keep_words(value, () if name in OWN else texts, name in texts, seen)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
             if is_text and isinstance(item, yaml.ScalarNode):
