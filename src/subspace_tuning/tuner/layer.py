@@ -126,7 +126,7 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
         check_seat(method, self.frozen)
         with torch.no_grad(), at_hand(self.get_base_layer()), keeping(), self.original():
             constants, started, stored = self.start(method)
-            if self.weight is not self.like:
+            if self.is_away:
                 self.unstarted[adapter] = False
             params = {k: nn.Parameter(value) for k, value in started.items()}
             for value in () if init_weights else params.values():
@@ -151,7 +151,12 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
     def like(self) -> Tensor:
         """A tensor of the precision and on the device that parameters are made in: the CPU where W is away."""
         own = self.weight
-        return torch.empty(0, dtype=own.dtype) if own.is_meta and self.dispatched else own
+        return torch.empty(0, dtype=own.dtype) if self.is_away else own
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the numbers of W are elsewhere at the moment."""
+        return self.dispatched and self.weight.is_meta
 
     @torch.no_grad()
     def catch_up(self, adapters: list[str]) -> None:
