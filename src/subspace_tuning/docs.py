@@ -1,10 +1,11 @@
 """Writes the pages that are made: docs/methods.md, floor.md, choose.md, the tables in README.md and docs/strength.md.
+"""Writes the pages that are made: docs/methods.md, docs/floor.md, the tables in README.md, docs/strength.md and docs/scale.md.
 
     python -m subspace_tuning.docs      or      make docs
 
 Nothing in them is written by hand; scores come from docs/data/method_table.json, made by benchmarks/method_table.py,
 and the cost of steps from docs/data/step.json, made by `subspace bench step`, and from files beside it that the page
-names.
+names; so does docs/scale.md.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ COMPILED, LLAMA = "docs/data/compile_step.json", "docs/data/step_llama.json"
 MARKER = "<!-- methods -->"
 CHOOSE, ELLIPSES = "docs/choose.md", "docs/pictures/ellipses.svg"
 STRENGTH, RULES = "docs/strength.md", "<!-- rules -->"
+SCALE, ESTIMATES, FORETOLD = "docs/scale.md", "docs/data/estimate.json", "<!-- estimate -->"
 SEARCHED = "\\*"  # marks a learning rate that was searched for
 HEAD = """\
 <!-- made by `make docs` from the registry: edit the methods, not this page -->
@@ -84,6 +86,24 @@ def rules_table() -> str:
     return table(("phi_t", "methods"), ((_code(told), " ".join(names)) for told, names in rules.items()))
 
 
+def estimates_table(data: dict[str, Any]) -> str:
+    """Peaks told beside peaks measured, of the whole process and of what the model adds to it."""
+    rows = (
+        (
+            case["model"],
+            case["method"],
+            f"{case['batch']} x {case['length']}",
+            *(f"{case[key] / 1e6:.0f}" for key in ("estimated", "measured")),
+            f"{100 * (case['estimated'] / case['measured'] - 1):+.1f} %",
+            f"{100 * ((case['estimated'] - case['own']) / (case['measured'] - case['own']) - 1):+.1f} %",
+        )
+        for case in data["cases"]
+    )
+    header = ("model", "method", "batch", "told, MB", "measured, MB", "off by", "off by, without the process itself")
+    about = f"{data['device']}, torch {data['torch']}; made by `python benchmarks/estimate.py`."
+    return f"{about}\n\n{table(header, rows)}"
+
+
 def pages(root: Path) -> dict[Path, str]:
     """Every generated page of a checkout and what it should say."""
     if not (root / README).is_file():
@@ -93,6 +113,8 @@ def pages(root: Path) -> dict[Path, str]:
     made = {root / PAGE: methods_page(*scores), root / README: with_table(readme, readme_table(), MARKER, README)}
     strength = (root / STRENGTH).read_text(encoding="utf-8")
     made[root / STRENGTH] = with_table(strength, rules_table(), RULES, STRENGTH)
+    scale, foretold = (root / SCALE).read_text(encoding="utf-8"), _read(root / ESTIMATES)
+    made[root / SCALE] = with_table(scale, estimates_table(foretold), FORETOLD, SCALE)
     if (root / STEPS).is_file():
         tensors = _read(root / TENSORS)["tensors"] if (root / TENSORS).is_file() else ()
         profiles = [_read(path) for path in sorted(root.glob(PROFILES))]

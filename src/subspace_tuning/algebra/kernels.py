@@ -9,10 +9,12 @@ added_product   b + s x M, M a small matrix
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from subspace_tuning.algebra.kept import keep, kept
 from subspace_tuning.algebra.precision import once, plainly, wide
@@ -21,6 +23,7 @@ ROWS = 128  # of a block that stays in cache while two tensors are multiplied an
 FAR_FROM_ZERO = 1 / 64  # of scales: what they make of x stays far above the least numbers of half precision
 AS_GOOD = 2.0  # how many times the norm of x d, column by column, that of the bias may be for x to follow from x d + b
 THIN = 64  # columns
+traced_for = ContextVar("traced_for", default="cpu")  # the device that tensors without numbers stand for
 
 
 def scaled(x: Tensor, d: Tensor, bias: Tensor | None) -> Tensor:
@@ -94,7 +97,7 @@ class _Scaled(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         y = _scaled(x, d, bias)
         # a bias means an output, which the next operation keeps; without one x is an input, which its maker keeps
-        ctx.from_output = bias is not None and bias.dim() == 1 and not x.is_cuda and _follows(x, d, bias)
+        ctx.from_output = bias is not None and bias.dim() == 1 and not _on_gpu(x) and _follows(x, d, bias)
         ctx.bias_shape, ctx.bias_dtype = (None, None) if bias is None else (bias.shape, bias.dtype)
         again = torch._lazy_clone(y) if ctx.from_output else None
         keep(ctx, x if again is None else again, d, None if again is None else bias)
@@ -122,6 +125,8 @@ def _follows(x: Tensor, d: Tensor, bias: Tensor) -> bool:
     The rounding of y is that of x d and that of the bias, relative to each; x itself is rounded as x d is. So the
     gradient of d has an error of at most 1 + AS_GOOD times the one that it has with x.
     """
+    if isinstance(d, FakeTensor):  # there are no numbers: as it mostly is
+        return True
     if not (hasattr(torch, "_lazy_clone") and d.numel()) or bool(d.abs().amin() < FAR_FROM_ZERO):
         return False
     if not bias.any():
@@ -129,6 +134,10 @@ def _follows(x: Tensor, d: Tensor, bias: Tensor) -> bool:
     rows = x.reshape(-1, x.shape[-1])
     norms = torch.linalg.vector_norm(rows, dim=0, dtype=wide(x[..., :0]).dtype)
     return bool((len(rows) ** 0.5 * bias.abs() <= AS_GOOD * d.abs() * norms).all())
+
+
+def _on_gpu(x: Tensor) -> bool:
+    return x.is_cuda or (isinstance(x, FakeTensor) and traced_for.get() == "cuda")
 
 
 def _columns_sum(g: Tensor) -> Tensor:
@@ -139,7 +148,7 @@ def _columns_sum(g: Tensor) -> Tensor:
 def _columns_dot(a: Tensor, b: Tensor) -> Tensor:
     """sum over rows of a * b, in single precision or better; a, b: (..., m)."""
     a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
-    if a.is_cuda or torch.is_grad_enabled() or len(a) <= ROWS:
+    if _on_gpu(a) or torch.is_grad_enabled() or len(a) <= ROWS:
         return (wide(a) * wide(b)).sum(0)
     total = torch.zeros_like(wide(a[0]))
     for start in range(0, len(a), ROWS):

@@ -69,7 +69,7 @@ class Graphed:
         self.graph.replay()
 
 
-class _NoModules(ModuleTracker):
+class NoModules(ModuleTracker):
     """Modules go untracked: the tracker hooks gradients, and trips over modules that run where there are none."""
 
     def __enter__(self) -> Any:
@@ -82,7 +82,7 @@ class _NoModules(ModuleTracker):
 def flops(step: Step) -> int:
     """Floating-point operations of forward and backward pass, as torch counts matrix products."""
     counter = FlopCounterMode(display=False)
-    counter.mod_tracker = _NoModules()
+    counter.mod_tracker = NoModules()
     with counter:
         step.loss().backward()
     _forget_gradients(step)

@@ -12,6 +12,7 @@ from subspace_tuning.cli import (  # noqa: F401  each adds its commands
     convert,
     curve,
     demo,
+    estimate,
     export,
     fit,
     language,

@@ -60,7 +60,7 @@ def budget(
     fields: dict[str, Any] = {} if rank is None else {"r": rank}
     with as_bad_input():
         config = (
-            None if method == FULL else SubspaceConfig(method=method, target_modules=_modules(target_modules), **fields)
+            None if method == FULL else SubspaceConfig(method=method, target_modules=modules_named(target_modules), **fields)
         )
     counts = count(model, config)
     if as_json:
@@ -69,7 +69,7 @@ def budget(
     typer.echo(f"trainable {counts.trainable:,}\ntotal     {counts.total:,}\npermille  {counts.permille:.3f}")
 
 
-def _modules(text: str | None) -> list[str] | str | None:
+def modules_named(text: str | None) -> list[str] | str | None:
     """``a,b`` are names, one plain word is a name too; anything else is a regular expression or all-linear."""
     if text is None or text == "all-linear":
         return text

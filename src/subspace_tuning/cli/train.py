@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from subspace_tuning.cli.command import command, print_json
 from subspace_tuning.cli.methods import AsJson
+
+if TYPE_CHECKING:
+    from subspace_tuning.run.recipe import Recipe
 
 
 @command(
@@ -63,7 +66,7 @@ def train(
     from subspace_tuning.run.folder import RunFolder
     from subspace_tuning.run.train import run
 
-    result = run(recipe, again=again, callbacks=[Progress()], say=lambda text: typer.echo(text, err=True))
+    result = run(recipe, again=again, callbacks=[Progress()], say=_say, beforehand=_foretell)
     if as_json:
         print_json(vars(result))
         return
@@ -78,3 +81,21 @@ def train(
         f"{result.metric} {result.score:.4f} ({result.checkpoint} checkpoint) with {result.trainable:,} parameters, "
         f"{result.permille:.2f} per mille of {result.model}\n{RunFolder.of(recipe.resolved()).path}"
     )
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _foretell(recipe: Recipe, rows: list[Any]) -> None:
+    """Say what the run will need; a model that cannot be traced is trained all the same."""
+    from subspace_tuning.bench import memory
+    from subspace_tuning.run.estimate import of_recipe, told
+
+    try:
+        needs = of_recipe(recipe, rows)
+    except Exception as error:
+        _say(f"what it needs could not be told beforehand: {str(error).splitlines()[0] if str(error) else error!r}")
+    else:
+        if needs is not None:
+            _say(told(needs, memory.available() + needs.own))

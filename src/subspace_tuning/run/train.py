@@ -51,9 +51,10 @@ def run(
     callbacks: Sequence[TrainerCallback] = (),
     say: Callable[[str], None] = lambda text: None,
     load: Load = load_model,
+    beforehand: Callable[[Recipe, list[Row]], None] = lambda recipe, rows: None,
 ) -> Result:
     """Train as the recipe says and return the result; ``say`` is told in words what is worth knowing;
-    ``load`` makes the pretrained model.
+    ``load`` makes the pretrained model, ``beforehand`` sees the rows to train on before that.
 
     A finished run is not run again but read, unless ``again``; an interrupted one goes on from its last checkpoint.
     Raises BadInput for a recipe that cannot be run and RunFailed for a run that came to nothing.
@@ -62,7 +63,7 @@ def run(
     folder = RunFolder.of(recipe)
     arguments(recipe, folder)  # raises before anything is written
     with folder.held(recipe, again, say) as done:
-        return done or _in_sentences(recipe, folder, callbacks, say, load)
+        return done or _in_sentences(recipe, folder, callbacks, say, load, beforehand)
 
 
 def _in_sentences(
@@ -71,12 +72,13 @@ def _in_sentences(
     callbacks: Sequence[TrainerCallback],
     say: Callable[[str], None],
     load: Load,
+    beforehand: Callable[[Recipe, list[Row]], None],
 ) -> Result:
     """Run it; what a person can mend is said in one sentence."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Bypassed)
-            return _run(recipe, folder, callbacks, say, load)
+            return _run(recipe, folder, callbacks, say, load, beforehand)
     except Bypassed as error:
         raise BadInput(str(error)) from error
     except (BadInput, RunFailed):
@@ -106,9 +108,11 @@ def _run(
     callbacks: Sequence[TrainerCallback],
     say: Callable[[str], None],
     load_pretrained: Load,
+    beforehand: Callable[[Recipe, list[Row]], None],
 ) -> Result:
     task = recipe.task_object()
     train_rows, _ = encoded(recipe, task)
+    beforehand(recipe, train_rows)
     judges = Judges(recipe) if recipe.evaluate else None
     pretrained = load_pretrained(recipe.model, task, recipe.seed, recipe.dtype)
     fit_to_data(pretrained, recipe)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from subspace_tuning.errors import BadInput, as_bad_input
@@ -43,22 +43,26 @@ def budget(model: str, config: SubspaceConfig | None) -> Counts:
 
 def skeleton(model: str) -> PreTrainedModel:
     """The model without its head and without weights: shapes on the meta device."""
-    path = Path(location(model))
-    if path.suffix == ".json":
-        config = _read_config(path)
-    else:
-        try:
-            config = AutoConfig.from_pretrained(str(path) if path.exists() else model)
-        except (OSError, ValueError, KeyError) as error:
-            raise BadInput(
-                f"{model!r} is neither a folder with a model, nor its config.json, nor a model on the hub within reach"
-            ) from error
+    config = config_of(model)
     logging.set_verbosity_error()
     with torch.device("meta"), as_bad_input((ValueError, KeyError, TypeError, AttributeError)):
         return AutoModel.from_config(config)
 
 
-def _read_config(path: Path):
+def config_of(model: str) -> PreTrainedConfig:
+    """The config of a model (hub name, folder or config.json). Raises BadInput where there is none."""
+    path = Path(location(model))
+    if path.suffix == ".json":
+        return _read_config(path)
+    try:
+        return AutoConfig.from_pretrained(str(path) if path.exists() else model)
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(
+            f"{model!r} is neither a folder with a model, nor its config.json, nor a model on the hub within reach"
+        ) from error
+
+
+def _read_config(path: Path) -> PreTrainedConfig:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
