@@ -1,10 +1,13 @@
 """A run on a mixture of experts, from its recipe to what others load."""
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import MixtralConfig, MixtralModel
 
 import tiny
 from subspace_tuning.errors import BadInput
+from subspace_tuning.run.merged import merge
 from subspace_tuning.run.packed import train_packed
 from subspace_tuning.run.recipe import make
 from subspace_tuning.run.train import run
@@ -24,8 +27,13 @@ def recipe(folder, **values):
 
 
 def test_a_start_that_looks_at_data_is_made_in_a_run(tmp_path):
-    result = run(recipe(tmp_path, method={"name": "lora", "r": 2, "init": "eva"}, calibration_batches=1))
+    result = run(recipe(tmp_path, method={"name": "lora", "r": 2, "init": "eva"}, calibration_batches=1, max_steps=6))
     assert result.trainable > 3 * 2 * (16 + 24 + 12 + 16)
+    merge(tmp_path / "run", tmp_path / "merged")
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "merged"))
+    told = {key.removeprefix("model."): value for key, value in after.items() if "experts" in key}
+    assert len(told) == 3 * 3  # gate, up and down of each, as mixtures are kept
+    assert not all(torch.equal(value, before[key]) for key, value in told.items())
 
 
 def test_packed_runs_on_experts_are_refused(tmp_path):
