@@ -47,6 +47,12 @@ towers that are peers (CLIP, SigLIP) are both taken. Heads are left out, by `all
 keeps as parameters of three dimensions are taken like other weights, by `all-linear` too; methods that sit on outputs
 leave them out with a warning. Where a kind of place is missing, the error lists what the blocks hold.
 
+Of a fused weight whose columns are known, a method takes the roles that it wants as slices, each with parameters of its
+own: `attn.c_attn.key` of GPT-2, `self_attention.query_key_value.value` of Bloom, whose heads have theirs interleaved.
+Such names go into `target_modules`, `exclude_modules`, `rank_pattern` and the like; the name of the whole
+(`attn.c_attn`) puts one method on all of it. A weight is tuned whole or in slices, not both at once; slices of a
+quantised weight train, and are not merged into it. `--to lora` writes the slices of a weight as one LoRA on the whole.
+
 Not found, and why: ResNet holds convolutions alone; SqueezeBERT's matrices are convolutions in one dimension; XLNet
 keeps attention's weights as parameters of no layer, and WavLM reads its attention's weights without calling them, so
 that both are taken by their feed-forwards; FNet and ConvNeXt have no queries and values. In Mamba, fused kernels read

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from architectures import ARCHITECTURES
-from subspace_tuning.tuner.fused import Fused, fused
+from subspace_tuning.tuner.fused import fused
 from subspace_tuning.tuner.roles import (
     ATTENTION,
     DOWN,
@@ -29,6 +29,7 @@ from subspace_tuning.tuner.roles import (
 )
 from subspace_tuning.tuner.structure import language_tower, read
 from subspace_tuning.tuner.targets import default_targets
+from subspace_tuning.weights.slices import Fused
 
 AT = 1  # the token that is disturbed
 FURTHER = {

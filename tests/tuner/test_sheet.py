@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from architectures import ARCHITECTURES
+from subspace_tuning.tuner.fused import slices
 from subspace_tuning.tuner.sheet import by_kind, sheet
 from subspace_tuning.tuner.targets import KINDS, default_targets
 from subspace_tuning.weights.experts import with_experts
@@ -20,7 +21,7 @@ def test_the_kinds_that_are_told_are_the_modules_that_are_taken(name):
     with torch.device("meta"):
         model = ARCHITECTURES[name].model(name)
     found = sheet(model)
-    every = {k for k, _ in with_experts(model)}
+    every = {k for k, _ in with_experts(model)} | set(slices(model))
     for kind in KINDS:
         told = {line.name for b in found.blocks if b.by_default for line in b.lines if kind in line.kinds}
         if not told:

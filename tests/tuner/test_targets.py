@@ -52,7 +52,7 @@ BLOCKS = {
     "qwen3": (*LLAMA, "model.layers.{}"),
     "mistral": (*LLAMA, "model.layers.{}"),
     "gpt2": (
-        ["attn.c_attn", "mlp.c_fc"],
+        ["attn.c_attn.key", "attn.c_attn.value", "mlp.c_fc"],
         ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"],
         "transformer.h.{}",
     ),
@@ -64,7 +64,7 @@ QUERY_VALUE = {
     "deberta_v2": ("attention.self.query_proj", "attention.self.value_proj"),
     "distilbert": ("attention.q_lin", "attention.v_lin"),
     **dict.fromkeys(("llama", "qwen2", "qwen3", "mistral"), ("self_attn.q_proj", "self_attn.v_proj")),
-    "gpt2": ("attn.c_attn",),
+    "gpt2": ("attn.c_attn.query", "attn.c_attn.value"),
     **dict.fromkeys(("vit", "dinov2"), ("attention.q_proj", "attention.v_proj")),
 }
 

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from subspace_tuning.convert import lora, lora_experts
+from subspace_tuning.convert import lora, lora_experts, lora_slices
 from subspace_tuning.convert.certificate import CARD, CERTIFICATE, MERGED_CARD, PEFT_CARD, Certificate, Layer
 from subspace_tuning.convert.change import Change
 from subspace_tuning.convert.fold import SCALES, Plan, plan
@@ -137,6 +137,7 @@ class Job:
         named = {"base_model_name_or_path": base, "modules_to_save": about.modules_to_save}
         named |= {"task_type": about.task_type, "revision": about.revision}
         plain, fused = lora_experts.apart(seats(model), fits)
+        plain, fits = lora_slices.whole(plain, fits)
         ranks = {name: fits[name].rank for name in plain}
         for name, layer in plain.items():
             weights |= lora.stored(name, layer, fits[name])

@@ -34,6 +34,7 @@ from subspace_tuning.tuner.peft_kind import Kind, Unequal
 from subspace_tuning.tuner.peft_kinds import KINDS
 from subspace_tuning.weights import weight_of
 from subspace_tuning.weights.experts import Experts
+from subspace_tuning.weights.slices import Slice
 
 ROUNDINGS = 4  # of W, that PEFT's way of merging may take
 
@@ -53,6 +54,8 @@ def as_peft(model: PeftModel, base: PreTrainedModel, base_name: str) -> Theirs:
         raise Unequal(f"at the strength {', '.join(f'{t:g}' for t in strengths)}")
     if fused := [name for name, layer in layers.items() if isinstance(layer.base_layer, Experts)]:
         raise Unequal(f"of its types, LoRA alone sits on fused experts such as {fused[0]}")
+    if columns := [name for name, layer in layers.items() if isinstance(layer.base_layer, Slice)]:
+        raise Unequal(f"none of its types sits on a part of a fused weight's columns, such as {columns[0]}")
     methods = {name: _trained_freely(layer.methods[adapter]) for name, layer in layers.items()}
     kind = _kind_for(methods)
     config = _config(kind, methods, base, model.peft_config[adapter])

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from subspace_tuning.weights.slices import Fused, Slice
+
 
 def rows_as_they_are(layer: Any, x: Tensor) -> Tensor:
     return x
@@ -58,6 +60,14 @@ def _conv2d(name: str, **how: Any) -> Kind:
     )
 
 
+def _keys_per_head() -> nn.Module:
+    """The keys of two heads in a fused weight, which is kept by its slice here."""
+    whole = nn.Linear(14, 24)
+    layer = Slice(whole, Fused(2, (("query", 4), ("key", 5), ("value", 3))), "key")
+    layer.add_module("whole", whole)
+    return layer
+
+
 def _one_hot(f: nn.Embedding, x: Tensor) -> Tensor:
     return nn.functional.one_hot(x, f.num_embeddings).to(f.weight.dtype)
 
@@ -71,6 +81,7 @@ KINDS = [
     _conv2d("conv2d_moved", stride=(2, 1), padding=(1, 2), dilation=2),
     _conv2d("conv2d_no_bias", bias=False, padding=1),
     Kind("embedding", lambda: nn.Embedding(17, 10), lambda b: torch.randint(17, (b, 5)), lambda f: f.weight, _one_hot),
+    Kind("slice", _keys_per_head, _tokens, lambda f: f.weight.T),
 ]
 
 

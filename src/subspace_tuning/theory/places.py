@@ -16,9 +16,11 @@ from subspace_tuning.errors import BadInput
 from subspace_tuning.files.checkpoint import Checkpoint
 from subspace_tuning.run.named import Named
 from subspace_tuning.run.skeleton import skeleton
+from subspace_tuning.tuner.fused import slices
 from subspace_tuning.tuner.heads import HEADS
 from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
 from subspace_tuning.weights.experts import Experts, ExpertWeight, experts_of, with_experts
+from subspace_tuning.weights.slices import Slice
 
 
 class Expert(NamedTuple):
@@ -49,11 +51,13 @@ class Place:
         for part, name in self.tensors.items():
             value = checkpoint.read(name, None if self.expert is None else self.expert.at)
             value = value.T if self.expert is not None and self.expert.turned and part == "weight" else value
-            setattr(layer, part, nn.Parameter(value, requires_grad=False))
+            setattr(getattr(layer, "host", layer), part, nn.Parameter(value, requires_grad=False))
         return layer
 
     def of(self, model: nn.Module) -> LayerWeight:
         """The weight in a model."""
+        if isinstance(self.layer, Slice):
+            return weight_of(slices(model)[self.name])
         if self.expert is None:
             return weight_of(model.get_submodule(self.name))
         keeper, _, own = self.expert.fused.rpartition(".")
@@ -94,7 +98,10 @@ def pattern_of(layers: str | None) -> re.Pattern[str] | None:
 
 
 def shared(base: Checkpoint, tuned: Checkpoint, pattern: str | None = None) -> Places:
-    """The layers of both; without a pattern all but embeddings and heads, with one those whose name it finds."""
+    """The layers of both; without a pattern all but embeddings and heads, with one those whose name it finds.
+
+    Slices of a fused weight come in its place where the pattern finds their names and not that of the whole.
+    """
     for given in (base, tuned):
         if given.is_adapter:
             raise BadInput(f"{given.name} holds an adapter; a fully fine-tuned model (method=full) is wanted here")
@@ -103,19 +110,21 @@ def shared(base: Checkpoint, tuned: Checkpoint, pattern: str | None = None) -> P
     tied = tied_to(model)
     wanted = pattern_of(pattern)
     found = Places(ours, theirs)
-    for name, layer in with_experts(model):
+    for name, layer in [*with_experts(model), *slices(model).items()]:
         W = _weight(layer)
         if W is None:
             continue
         if name.split(".")[0] in HEADS and f"{name}.weight" in theirs and f"{name}.weight" not in ours:
             found.heads.append(name)
             continue
+        if isinstance(layer, Slice) and (wanted is None or wanted.search(name.rpartition(".")[0])):
+            continue
         if not (_by_default(name, layer) if wanted is None else wanted.search(name)):
             continue
         tensors = tensors_of(name, layer)
         tensors = tensors if W.holds_matrix else {"bias": tensors["bias"]}
         first = next(iter(tensors))
-        shape = tuple(getattr(layer, first).shape)
+        shape = tuple(getattr(getattr(layer, "host", layer), first).shape)
         lost = [f"{one} in {given.name}" for one in tensors.values() for given in (ours, theirs) if one not in given]
         source = tied.get(tensors[first])
         if lost and source is not None:
@@ -141,6 +150,7 @@ def tied_to(model: nn.Module) -> dict[str, str]:
 def tensors_of(name: str, layer: nn.Module) -> dict[str, str]:
     """weight and bias, where a layer has them -> their names in the model."""
     fused = isinstance(layer, Experts)
+    name = name.rpartition(".")[0] if isinstance(layer, Slice) else name  # the numbers are the whole's
     named = {"weight": name, "bias": f"{name}_bias"} if fused else {k: f"{name}.{k}" for k in ("weight", "bias")}
     return {k: own for k, own in named.items() if isinstance(getattr(layer, k, None), Tensor)}
 

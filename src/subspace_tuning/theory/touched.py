@@ -15,6 +15,7 @@ from subspace_tuning.run.skeleton import skeleton
 from subspace_tuning.theory.places import Place, places_of, tensors_of, tied_to
 from subspace_tuning.tuner.adapter import Adapter
 from subspace_tuning.tuner.config import SubspaceConfig
+from subspace_tuning.tuner.fused import slices
 from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.weights.experts import Experts, apart, with_experts
 
@@ -52,7 +53,7 @@ def touched(adapter: Adapter, base: Checkpoint) -> dict[str, Seat]:
     adapter.check(model)
     held, tied = Named(base, model), tied_to(model)
     seats = {}
-    for name, layer in with_experts(model):
+    for name, layer in [*with_experts(model), *slices(model).items()]:
         if name not in adapter.seats:
             continue
         tensors = {k: own if own in held else tied.get(own, "") for k, own in tensors_of(name, layer).items()}

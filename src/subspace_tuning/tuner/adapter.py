@@ -28,6 +28,7 @@ from subspace_tuning.files.adapter_folder import CONFIG, read_config, read_tenso
 from subspace_tuning.method import Method, declared
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.from_peft import PREFIX, from_folder, keywords, renamed
+from subspace_tuning.tuner.fused import slices
 from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.tuner.older_names import renaming
 from subspace_tuning.tuner.patterns import Patterns
@@ -35,6 +36,7 @@ from subspace_tuning.tuner.peft_kinds import KINDS
 from subspace_tuning.tuner.soft_prompts import NOT_LOOKED_AT, SOFT, soft_config
 from subspace_tuning.weights import LayerWeight, weight_of
 from subspace_tuning.weights.experts import ExpertWeight, apart, with_experts
+from subspace_tuning.weights.slices import Slice
 
 INSIDE = ("base_layer", "original_module", "modules_to_save")  # parts of a tuned model that the base model lacks
 GROUPS = ("subspace_params", "subspace_stored")
@@ -75,7 +77,8 @@ class Adapter:
         """Raise BadInput unless each layer that the adapter tunes is one of the model's, and has what it needs."""
         if not isinstance(self.config, SubspaceConfig):
             return
-        layers = {name: module for name, module in with_experts(_inner(model)) if _is_own(name)}
+        every = [*with_experts(_inner(model)), *slices(_inner(model)).items()]
+        layers = {name: module for name, module in every if _is_own(name)}
         self._patterns.try_on(layers)
         for path, values in self.seats.items():
             if path not in layers:
@@ -175,7 +178,8 @@ class Adapter:
         if given in (None, "all-linear"):
             return None
         with self._at():
-            return {name for name in layers if name and check_target_module_exists(self.config, name)}
+            named = {name for name in layers if name and check_target_module_exists(self.config, name)}
+        return {name for name in named if not (isinstance(layers[name], Slice) and name.rpartition(".")[0] in named)}
 
     @cached_property
     def _patterns(self) -> Patterns:

@@ -6,14 +6,15 @@ architecture alone, so that it stands here as a table. What is not in it is not 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from subspace_tuning.tuner.roles import GATE, GATE_UP, KEY, OUTPUT, QKV, QUERY, UP, VALUE
-from subspace_tuning.tuner.structure import BlockWeight
+from subspace_tuning.tuner.structure import BlockWeight, outer_modules, read
+from subspace_tuning.weights.slices import Fused, Slice
 
 STACKED, PER_HEAD, PER_KEY, OF_CODEGEN = "stacked", "per head", "per key head", "codegen"
 QKV_OF = {
@@ -24,34 +25,6 @@ QKV_OF = {
 }
 GATES_OF = dict.fromkeys(("phi3", "glm", "glm4", "modernbert", "modernbert-decoder"), STACKED)
 CORES_OF_CODEGEN = 4  # the tensor processors that it was trained on
-
-
-@dataclass(frozen=True)
-class Fused:
-    """Columns of a fused weight: ``groups`` times a run of roles, each with its number of columns.
-
-    GPT-2: 1 x (query d, key d, value d); GPT-NeoX: heads x (query h, key h, value h).
-    """
-
-    groups: int
-    run: tuple[tuple[str, int], ...]
-
-    @property
-    def width(self) -> int:
-        """How many columns there are."""
-        return self.groups * sum(size for _, size in self.run)
-
-    def columns(self, role: str) -> Tensor:
-        """The places among the m columns that belong to a role, in their order."""
-        runs = torch.arange(self.width).view(self.groups, -1)
-        start = 0
-        found = []
-        for own, size in self.run:
-            found += [runs[:, start : start + size]] if own == role else []
-            start += size
-        if not found:
-            raise ValueError(f"no column is called {role!r}; there are {', '.join(own for own, _ in self.run)}")
-        return torch.cat(found, dim=1).flatten()
 
 
 def fused(model: nn.Module, weight: BlockWeight, neighbours: list[BlockWeight]) -> Fused | None:
@@ -74,6 +47,32 @@ def fused(model: nn.Module, weight: BlockWeight, neighbours: list[BlockWeight]) 
     if own is None:
         return None
     return _qkv(config, kind, own.n, (weight.m - own.n) // 2)
+
+
+def apart(model: nn.Module, weight: BlockWeight, neighbours: list[BlockWeight]) -> list[BlockWeight]:
+    """The weights of the roles that a layer serves, called after them; none where it serves one, or it is not known."""
+    layout = fused(model, weight, neighbours) if weight.is_layer else None
+    if layout is None or layout.width != weight.m:
+        return []
+    named = [(f"{weight.name}.{role}", role, layout.groups * size) for role, size in layout.run]
+    return [replace(weight, name=name, role=role, m=m) for name, role, m in named]
+
+
+def fused_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, Fused]]:
+    """The layers of a model whose columns are known to serve several roles, by name, as they were before tuning."""
+    weights, modules = read(model), dict(outer_modules(model))
+    for weight in weights:
+        if apart(model, weight, weights) and (layout := fused(model, weight, weights)) is not None:
+            yield weight.name, modules[weight.name], layout
+
+
+def slices(model: nn.Module) -> dict[str, Slice]:
+    """By name, all weights of one role that are columns of a fused one."""
+    return {
+        f"{name}.{role}": Slice(host, layout, role)
+        for name, host, layout in fused_layers(model)
+        for role, _ in layout.run
+    }
 
 
 def _qkv(config: Any, kind: str, q: int, kv: int) -> Fused | None:

@@ -20,6 +20,7 @@ from subspace_tuning.tuner.callback import join_trainers
 from subspace_tuning.tuner.clock import Clock
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.experts import layer_on
+from subspace_tuning.tuner.fused import fused_layers
 from subspace_tuning.tuner.layer import BASE, SubspaceLayer
 from subspace_tuning.tuner.room import Room
 from subspace_tuning.tuner.routed import copies, routed
@@ -29,6 +30,7 @@ from subspace_tuning.tuner.targets import all_linear, default_targets
 from subspace_tuning.tuner.tied import check_untied, untie
 from subspace_tuning.weights import Unsupported
 from subspace_tuning.weights.experts import experts_of, seat, unseat
+from subspace_tuning.weights.slices import is_apart, seat_slices, unseat_slices
 
 
 def layers(model: nn.Module) -> Iterator[SubspaceLayer]:
@@ -73,7 +75,13 @@ class SubspaceModel(BaseTuner):
         return peft_config
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
-        """Make layers of the fused weights of experts that are named, so that they are found among the modules."""
+        """Make layers of the experts and slices that are named, so that they are found among the modules."""
+        for name, host, layout in list(fused_layers(model)):
+            is_named = any(self._check_target_module_exists(peft_config, f"{name}.{role}") for role, _ in layout.run)
+            if is_named and not self._check_target_module_exists(peft_config, name):
+                if model.get_submodule(name) is not host:
+                    raise Unsupported(f"{name} is tuned as a whole by another adapter: name the whole here too")
+                seat_slices(host, layout)
         for name, module in list(model.named_modules()):
             for own, fused in list(experts_of(name, module)):
                 if self._check_target_module_exists(peft_config, f"{name}.{own}".lstrip(".")):
@@ -93,6 +101,8 @@ class SubspaceModel(BaseTuner):
         try:
             if isinstance(parent, nn.MultiheadAttention):
                 raise Unsupported("nn.MultiheadAttention reads this weight and never calls it; exclude the module")
+            if is_apart(target):
+                raise Unsupported("columns of it are tuned apart by another adapter: name them here too")
             method = self._room.taken(peft_config.resolved(current_key), layer, current_key)
             if method is None:
                 return
@@ -197,6 +207,7 @@ class SubspaceModel(BaseTuner):
             raise
         finally:
             unseat(model)
+            unseat_slices(model)
         join_trainers()
         clock = Clock(adapter_name, self.peft_config[adapter_name].total_steps)  # type: ignore[attr-defined]
         for path, layer in named_layers(model, adapter_name):
@@ -243,6 +254,7 @@ class SubspaceModel(BaseTuner):
             warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")
             model: Any = super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
         unseat(model)
+        unseat_slices(model)
         if merge:
             untie(model)
         return model

@@ -17,6 +17,7 @@ from torch import nn
 @contextmanager
 def at_hand(layer: nn.Module) -> Iterator[None]:
     """Within this, an offloaded layer holds its weight, however often it is called; what was written is kept."""
+    layer = getattr(layer, "host", layer)
     hook: Any = getattr(layer, "_hf_hook", None)
     if not getattr(hook, "offload", False):
         yield

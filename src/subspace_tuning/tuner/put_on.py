@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.tuner.config import SubspaceConfig
+from subspace_tuning.tuner.fused import slices
 from subspace_tuning.tuner.patterns import ENDING, KEPT, Patterns
 from subspace_tuning.weights.experts import with_experts
 
@@ -22,8 +23,8 @@ def put_on(model: PreTrainedModel, config: SubspaceConfig) -> PeftModel:
     Raises BadInput where the method finds no seat, or what the config names is not there.
     """
     given = config.target_modules
-    Patterns(config).try_on(name for name, _ in with_experts(model))
     names = _Names(model, config)
+    Patterns(config).try_on(names.modules)
     try:
         made = cast(PeftModel, get_peft_model(model, config.handed_over()))
     except (ValueError, TypeError, NotImplementedError) as error:
@@ -43,7 +44,7 @@ class _Names:
     """What a config names, as it was given, and the names of a model's modules."""
 
     def __init__(self, model: nn.Module, config: SubspaceConfig):
-        self.modules = [name for name, _ in with_experts(model)]
+        self.modules = [*(name for name, _ in with_experts(model)), *slices(model)]
         self.what = type(model).__name__
         self.targets, self.excluded = _list(config.target_modules), _list(config.exclude_modules)
         self.kept = list(config.modules_to_save or [])

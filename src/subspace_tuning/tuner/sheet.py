@@ -10,16 +10,20 @@ from typing import Any
 from torch import nn
 
 from subspace_tuning.method.registry import METHODS
-from subspace_tuning.tuner.fused import Fused, fused
+from subspace_tuning.tuner.fused import apart, fused
 from subspace_tuning.tuner.heads import heads
 from subspace_tuning.tuner.roles import within
 from subspace_tuning.tuner.structure import BlockWeight, language_tower, outer_modules, read
-from subspace_tuning.tuner.targets import KINDS, sits
+from subspace_tuning.tuner.targets import KINDS, sits, taken
+from subspace_tuning.weights.slices import Fused
 
 
 @dataclass(frozen=True)
 class Line:
-    """One weight in all blocks that are alike: ``name`` is below the block, W in R^{n x m}."""
+    """One weight in all blocks that are alike: ``name`` is below the block, W in R^{n x m}.
+
+    The slices of a fused weight come after it.
+    """
 
     name: str
     part: str
@@ -63,12 +67,16 @@ def sheet(model: nn.Module) -> Sheet:
     weights, tower = read(model), language_tower(model)
     layers = {kind: sits(model, kind) for kind in KINDS}
 
-    def line(w: BlockWeight) -> Line:
-        kinds = tuple(kind for kind, holds in KINDS.items() if w.name in layers[kind] and holds(w))
-        return Line(w.short, w.part, w.role, w.n, w.m, kinds, w.is_layer, w.copies, fused(model, w, weights))
+    def of(w: BlockWeight) -> Iterator[Line]:
+        wanted = {kind: taken(model, w, weights, holds) for kind, holds in KINDS.items() if holds(w)}
+        for own in (w, *apart(model, w, weights)):
+            kinds = tuple(kind for kind, names in wanted.items() if own in names and w.name in layers[kind])
+            layout = fused(model, w, weights) if own is w else None
+            yield Line(own.short, own.part, own.role, own.n, own.m, kinds, own.is_layer, own.copies, layout)
 
     lines = {
-        block: tuple(line(w) for w in weights if w.block == block) for block in dict.fromkeys(w.block for w in weights)
+        block: tuple(line for w in weights if w.block == block for line in of(w))
+        for block in dict.fromkeys(w.block for w in weights)
     }
     blocks = tuple(_alike(lines, tower))
     kind = getattr(getattr(model, "config", None), "model_type", None) or type(model).__name__

@@ -96,8 +96,10 @@ def _layer(name: str, module: nn.Module) -> Weight | None:
         return Weight(name, m.nx, m.nf)
     if isinstance(module, nn.Conv1d) and m.kernel_size == (1,):
         return Weight(name, m.in_channels, m.out_channels)
-    if isinstance(module, nn.Embedding | nn.Bilinear | Experts) or any(True for _ in module.children()):
+    if isinstance(module, nn.Embedding | nn.Bilinear | Experts):
         return None
+    if not isinstance(module, nn.Linear) and any(True for _ in module.children()):
+        return None  # of a Linear these are its slices
     n, out = getattr(module, "in_features", None), getattr(module, "out_features", None)
     return Weight(name, n, out) if isinstance(n, int) and isinstance(out, int) else None
 

@@ -1,12 +1,15 @@
 """Which modules a method takes when none are named: the paper's choice, on the blocks of any architecture.
 
 key_value_ff  key, value and first feed-forward weight of each block (SSL, SSB, (IA)3); a mixer's way in (Mamba)
-query_value   query and value weight of each attention (VeRA); with a fused weight, all that is fused in it
+query_value   query and value weight of each attention (VeRA)
 all           all weights of each block: query, key, value, attention output, feed-forward, mixers
 biases        every layer outside the head that has a bias (BitFit)
 sublayer_outputs  the last weights of attention and of feed-forward (Houlsby adapters)
 ff_output     the last weight of the feed-forward (Pfeiffer adapters)
 key           the key weight of each self-attention, where methods that sit on a block have their parameters (MAM)
+
+Of a fused weight, the slices of the roles that are wanted; all of it where they all are, or whose columns are whose is
+not known.
 
 Blocks and roles are read off the model (structure.py, roles.py), fused experts among them. A model of several towers is
 taken by its language tower, where it has one. What sits on outputs leaves experts out, which have none of their own.
@@ -26,6 +29,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from subspace_tuning.method import members
+from subspace_tuning.tuner.fused import apart
 from subspace_tuning.tuner.heads import heads, is_in
 from subspace_tuning.tuner.roles import (
     ATTENTION,
@@ -89,13 +93,23 @@ def default_targets(places: str, model: nn.Module, config: PeftConfig | None = N
     if places == "biases":
         return _of_layers(_with_bias(model, modules, getattr(config, "modules_to_save", None) or ()), config)
     weights = [w for w in read(model) if within(w.name, tower)]
-    wanted = [w for w in weights if KINDS[places](w)]
+    wanted = [own for w in weights if KINDS[places](w) for own in taken(model, w, weights, KINDS[places])]
     mapped = _maps_weights(places, config)
-    chosen = {w.name for w in wanted if _can_sit(modules.get(w.name), mapped)}
+    layers = {w.name: modules.get(w.name) or modules.get(w.name.rpartition(".")[0]) for w in wanted}
+    chosen = {name for name, layer in layers.items() if _can_sit(layer, mapped)}
     if not chosen:
         raise ValueError(_nothing(places, model, weights, modules))
     _tell_left({w.short: w.size for w in wanted if w.name not in chosen}, model, config)
-    return _of_layers(_short(chosen, weights, {name for name, _ in outer_modules(model)}), config)
+    return _of_layers(_short(chosen, wanted, {name for name, _ in outer_modules(model)}), config)
+
+
+def taken(
+    model: nn.Module, w: BlockWeight, weights: list[BlockWeight], holds: Callable[[BlockWeight], bool]
+) -> list[BlockWeight]:
+    """A weight, or the slices of it that are wanted, where these are not all."""
+    every = apart(model, w, weights)
+    wanted = [own for own in every if holds(own)]
+    return wanted if 0 < len(wanted) < len(every) else [w]
 
 
 def all_linear(model: nn.Module, config: PeftConfig | None = None) -> set[str]:

@@ -11,6 +11,7 @@ from subspace_tuning.weights.experts import Experts, ExpertWeight
 from subspace_tuning.weights.layer import LayerWeight, Part, Unsupported
 from subspace_tuning.weights.linear import LinearWeight
 from subspace_tuning.weights.quantised import quantised
+from subspace_tuning.weights.slices import Slice, SliceWeight
 from subspace_tuning.weights.written import NotTaken
 
 __all__ = ["LayerWeight", "NotTaken", "Part", "Unsupported", "has_bias", "weight_of"]
@@ -32,6 +33,8 @@ def weight_of(layer: nn.Module) -> LayerWeight:
         return EmbeddingWeight(layer)
     if isinstance(layer, Experts):
         return ExpertWeight(layer)
+    if isinstance(layer, Slice):
+        return SliceWeight(layer, weight_of(layer.host))
     if has_bias(layer):
         return BiasOnly(layer)
     raise Unsupported(

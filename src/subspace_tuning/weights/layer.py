@@ -12,6 +12,8 @@ from subspace_tuning.algebra import Weight
 from subspace_tuning.algebra.precision import plus
 from subspace_tuning.weights.written import check_taken
 
+OURS: set[Callable[..., Any]] = set()  # hooks that leave a layer's own product as it is
+
 
 class Unsupported(ValueError):
     """Raised where a method cannot sit on a kind of layer."""
@@ -64,7 +66,8 @@ class LayerWeight(Weight):
         """Whether nothing hangs on the layer's forward: no hook, no other storage, no other class."""
         layer = self.layer
         hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
-        own = type(layer) is self.plain and "forward" not in vars(layer) and not any(hooks)
+        foreign = any(hook not in OURS for kind in hooks for hook in kind.values())
+        own = type(layer) is self.plain and "forward" not in vars(layer) and not foreign
         return own and type(layer.weight) in (nn.Parameter, Tensor)
 
     @property

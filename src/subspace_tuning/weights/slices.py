@@ -1,0 +1,210 @@
+"""Columns of a fused weight that serve one role, as a weight of their own: the keys of GPT-2's c_attn, say.
+
+The fused layer stays where it is and computes what it did; a hook puts what is tuned in place of its columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from subspace_tuning.weights.layer import OURS, LayerWeight, Unsupported
+from subspace_tuning.weights.written import WAYS_OUT
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Columns of a fused weight: ``groups`` times a run of roles, each with its number of columns.
+
+    GPT-2: 1 x (query d, key d, value d); GPT-NeoX: heads x (query h, key h, value h).
+    """
+
+    groups: int
+    run: tuple[tuple[str, int], ...]
+
+    @property
+    def width(self) -> int:
+        """How many columns there are."""
+        return self.groups * sum(size for _, size in self.run)
+
+    def of(self, role: str, t: Tensor) -> Tensor:
+        """The columns of a role in t (..., m), in their order."""
+        start = 0
+        for own, size in self.run:
+            if own == role:
+                return t.unflatten(-1, (self.groups, -1)).narrow(-1, start, size).flatten(-2)
+            start += size
+        raise ValueError(f"no column is called {role!r}; there are {', '.join(own for own, _ in self.run)}")
+
+    def with_parts(self, t: Tensor, parts: dict[str, Tensor]) -> Tensor:
+        """t (..., m) with other columns for some roles."""
+        runs = t.unflatten(-1, (self.groups, -1)).split([size for _, size in self.run], -1)
+        roles = [role for role, _ in self.run]
+        pairs = zip(roles, runs, strict=True)
+        new = [parts[role].unflatten(-1, (self.groups, -1)) if role in parts else own for role, own in pairs]
+        return torch.cat(new, -1).flatten(-2)
+
+    def columns(self, role: str) -> Tensor:
+        """The places among the m columns that belong to a role, in their order."""
+        return self.of(role, torch.arange(self.width))
+
+
+class Slice(nn.Module):
+    """The columns of one role in a fused layer. It holds no numbers: they are the fused layer's.
+
+    made: while that layer is at work, its input and output; () where this slice asks it for a product of its own.
+    """
+
+    def __init__(self, host: nn.Module, fused: Fused, role: str):
+        super().__init__()
+        self._of = (host,)  # in a tuple: the host is no part of its slice
+        self.fused, self.role = fused, role
+        self.made: tuple[Tensor, ...] | None = None
+
+    @property
+    def host(self) -> nn.Module:
+        return self._of[0]
+
+    @property
+    def weight(self) -> Any:
+        """In the layout of the host's."""
+        own: Any = self.host.weight
+        return self.of(own) if own.shape[-1] == self.fused.width else self.of(own.T).T
+
+    @property
+    def bias(self) -> Tensor | None:
+        own: Any = self.host.bias
+        return None if own is None else self.of(own)
+
+    def of(self, t: Tensor) -> Tensor:
+        return self.fused.of(self.role, t)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.made and x is self.made[0]:
+            return self.of(self.made[1])
+        return self.of(self.frozen(self.host, x))
+
+    def frozen(self, product: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """What the host makes of x when nothing is tuned."""
+        held, self.made = self.made, self.made or ()
+        try:
+            return product(x)
+        finally:
+            self.made = held
+
+    def extra_repr(self) -> str:
+        return f"{self.fused.groups} x {dict(self.fused.run)[self.role]} columns"
+
+
+class SliceWeight(LayerWeight):
+    """W of one role: columns of the whole, which other slices may change at the same time."""
+
+    def __init__(self, layer: Slice, whole: LayerWeight):
+        self.layer, self.whole = layer, whole
+        self.shape = whole.shape[0], layer.fused.groups * dict(layer.fused.run)[layer.role]
+        self.quantised = whole.quantised
+
+    def dense(self) -> Tensor:
+        return self.layer.of(self.whole.dense())
+
+    @property
+    def own_bias(self) -> Tensor | None:
+        own = self.whole.own_bias
+        return None if own is None else self.layer.of(own)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.whole.dtype
+
+    def forward(self, x: Any) -> Tensor:
+        made = self.layer.made
+        return self.layer(x) if made and x is made[0] else self._by(self.whole.forward, x, self.own_bias)
+
+    def product(self, x: Any) -> Tensor:
+        return self._by(self.whole.product, x, None)
+
+    def _by(self, product: Callable[[Any], Tensor], x: Any, bias: Tensor | None) -> Tensor:
+        """x W of this slice alone where its columns are a part of the memory, else of the whole."""
+        if self.layer.fused.groups == 1 and not self.quantised and self.whole._is_plain():
+            return F.linear(x, self.dense().T, bias)
+        return self.layer.of(self.layer.frozen(product, x))
+
+    def assign(self, W: Tensor | None, bias: Tensor | None) -> None:
+        if self.quantised:
+            raise Unsupported(f"nothing here can write into columns of a quantised weight; {WAYS_OUT}")
+        self.whole.assign(*(None if t is None else self._among(k, t) for k, t in (("weight", W), ("bias", bias))))
+
+    def _among(self, name: str, columns: Tensor) -> Tensor:
+        whole = self._whole(name)
+        return self.layer.fused.with_parts(whole, {self.layer.role: columns.to(whole)})
+
+    def _whole(self, name: str) -> Any:
+        return self.whole.dense() if name == "weight" else self.whole.own_bias
+
+    def part(self, name: str) -> nn.Parameter:
+        return nn.Parameter(self.layer.of(self._whole(name)).detach().clone(), requires_grad=False)
+
+    def put(self, name: str, part: nn.Parameter) -> None:
+        if not self._whole(name).is_meta:
+            self.whole.assign(
+                *((self._among(name, part), None) if name == "weight" else (None, self._among(name, part)))
+            )
+
+    def renew(self, name: str) -> None:
+        if not self.quantised:
+            self.whole.renew(name)
+
+
+def tuned_apart(host: nn.Module, args: Any, kwargs: Any, y: Tensor) -> Tensor:
+    """A hook: the output of a fused layer, with the columns of its tuned slices in their place."""
+    layers = {child.get_base_layer().role: child for child in _tuned(host)}
+    slices: list[Any] = [layer.get_base_layer() for layer in layers.values()]
+    if not slices or any(s.made is not None for s in slices):
+        return y
+    x = args[0] if args else next(iter(kwargs.values()))
+    for s in slices:
+        s.made = (x, y)
+    try:
+        return slices[0].fused.with_parts(y, {role: layer(x) for role, layer in layers.items()})
+    finally:
+        for s in slices:
+            s.made = None
+
+
+OURS.add(tuned_apart)
+
+
+def _tuned(host: nn.Module) -> list[Any]:
+    layers = [child for child in host.children() if isinstance(child, BaseTunerLayer)]
+    return [layer for layer in layers if isinstance(layer.get_base_layer(), Slice)]
+
+
+def is_apart(host: nn.Module) -> bool:
+    """Whether slices of a layer are tuned."""
+    return bool(_tuned(host))
+
+
+def seat_slices(host: nn.Module, fused: Fused) -> None:
+    """Make modules of the slices of a fused layer, under their roles, so that they can be tuned."""
+    for role, _ in fused.run:
+        if role not in host._modules:
+            host.add_module(role, Slice(host, fused, role))
+    if tuned_apart not in host._forward_hooks.values():
+        host.register_forward_hook(tuned_apart, with_kwargs=True)
+
+
+def unseat_slices(model: nn.Module) -> None:
+    """Take the slices away again that are not tuned, and the hook where none is."""
+    for host in model.modules():
+        for role, child in list(host._modules.items()):
+            if isinstance(child, Slice) and child.host is host:
+                del host._modules[role]
+        if tuned_apart in host._forward_hooks.values() and not is_apart(host):
+            for key in [k for k, hook in host._forward_hooks.items() if hook is tuned_apart]:
+                del host._forward_hooks[key], host._forward_hooks_with_kwargs[key]

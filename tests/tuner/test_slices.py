@@ -1,0 +1,179 @@
+"""Queries, keys and values of a fused weight are tuned apart, and the fused layer is what it was but for them."""
+
+import copy
+import json
+import re
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file
+from torch import nn
+
+from architectures import ARCHITECTURES
+from subspace_tuning import SubspaceConfig
+from subspace_tuning.convert.export import export
+from subspace_tuning.files.checkpoint import Checkpoint
+from subspace_tuning.theory.analyze import analyze
+from subspace_tuning.theory.places import shared
+from subspace_tuning.tuner.fused import fused_layers
+from subspace_tuning.tuner.layer import SubspaceLayer
+from subspace_tuning.weights import Unsupported
+
+FUSED = ["gpt2", "gpt_bigcode", "bloom", "falcon", "gpt_neox", "phi3", "modernbert", "mpt", "codegen", "persimmon"]
+
+
+def base_of(kind):
+    return ARCHITECTURES[kind].model(kind)
+
+
+def put(model, **values):
+    """The model with an adapter whose parameters are random."""
+    return get_peft_model(model, SubspaceConfig(init_weights=False, **values)).eval()
+
+
+def fused_qkv(model):
+    """Its fused weights of attention by name, each with the places of the columns of each role, and (n, m)."""
+    for name, host, layout in fused_layers(model):
+        if "query" in dict(layout.run):
+            W = host.weight if host.weight.shape[-1] == layout.width else host.weight.T
+            yield name, {role: layout.columns(role) for role, _ in layout.run}, W.detach().clone()
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_keys_and_values_are_tuned_by_default_and_queries_are_not(kind):
+    base = base_of(kind)
+    before = {name: (columns, W) for name, columns, W in fused_qkv(base)}
+    assert before
+    torch.manual_seed(1)
+    inputs = ARCHITECTURES[kind].inputs()
+    model = put(base, method="ssb")
+    held = {name: m for name, m in base.named_modules() if isinstance(m, SubspaceLayer)}
+    scales = {k: {n: p.detach().clone() for n, p in m.subspace_params["default"].items()} for k, m in held.items()}
+    want = model(**inputs).logits
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    model.merge_adapter()
+    torch.testing.assert_close(model(**inputs).logits, want, atol=1e-5, rtol=1e-5)
+    model.unmerge_adapter()
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    plain = model.merge_and_unload()
+    torch.testing.assert_close(plain(**inputs).logits, want, atol=1e-5, rtol=1e-5)
+    assert set(plain.state_dict()) == set(base_of(kind).state_dict())
+    for name, columns, W in fused_qkv(plain):
+        old = before[name][1]
+        assert torch.equal(W[:, columns["query"]], old[:, columns["query"]])
+        for role in ("key", "value"):
+            D1, D2 = (1 + scales[f"{name}.{role}"][k] for k in sorted(scales[f"{name}.{role}"]))
+            own = old[:, columns[role]]
+            torch.testing.assert_close(W[:, columns[role]], D1.unsqueeze(1) * own * D2, atol=1e-6, rtol=1e-5)
+
+
+def test_the_table_of_whose_columns_are_whose_is_what_attention_does_with_them():
+    """Keys that are zeroed leave attention uniform; so of GPT-NeoX's output nothing else but the values counts."""
+    base = base_of("gpt_neox")
+    for name, columns, _ in list(fused_qkv(base)):
+        host = base.get_submodule(name)
+        host.weight.data[columns["key"]] = 0
+        host.bias.data[columns["key"]] = 0
+    inputs = ARCHITECTURES["gpt_neox"].inputs()
+    want = base(**inputs).logits
+    model = put(base, method="lora", r=2, target_modules=["query_key_value.query"])
+    torch.testing.assert_close(model(**inputs).logits, want)
+
+
+@pytest.mark.parametrize("method", ["ssb", "lora", "dora"])
+@pytest.mark.parametrize("kind", ["gpt2", "bloom"])
+def test_saved_and_loaded(kind, method, tmp_path):
+    inputs = ARCHITECTURES[kind].inputs()
+    where = re.sub(".*[.]", "", next(fused_qkv(base_of(kind)))[0])
+    model = put(base_of(kind), method=method, target_modules=[f"{where}.query", f"{where}.value"])
+    model.save_pretrained(tmp_path)
+    assert {k.split(f"{where}.")[1].split(".")[0] for k in load_file(tmp_path / "adapter_model.safetensors")} == {
+        "query",
+        "value",
+    }
+    again = PeftModel.from_pretrained(base_of(kind), tmp_path).eval()
+    torch.testing.assert_close(again(**inputs).logits, model(**inputs).logits, atol=0, rtol=0)
+    twin = copy.deepcopy(model)
+    model.delete_adapter("default")
+    torch.testing.assert_close(twin(**inputs).logits, again(**inputs).logits, atol=0, rtol=0)
+
+
+def test_each_slice_has_a_method_of_its_own_and_the_base_computes_what_it_did():
+    inputs, base = ARCHITECTURES["gpt2"].inputs(), base_of("gpt2")
+    want = base(**inputs).logits
+    model = put(
+        base,
+        method="lora",
+        r=2,
+        target_modules=["c_attn.key", "c_attn.value"],
+        rank_pattern={"c_attn.key": 3},
+        layers_to_transform=[1],
+    )
+    ranks = {n: p.shape for n, p in model.named_parameters() if p.requires_grad and n.endswith(".A")}
+    assert [(n.split(".")[4], n.split(".")[7], tuple(s)) for n, s in ranks.items()] == [
+        ("1", "key", (16, 3)),
+        ("1", "value", (16, 2)),
+    ]
+    with model.disable_adapter():
+        assert torch.equal(model(**inputs).logits, want)
+    plain = model.unload()
+    assert torch.equal(plain(**inputs).logits, want)
+    assert not any(m._forward_hooks for m in plain.modules() if not list(m.children()))
+
+
+def test_training_moves_only_the_slices_and_gradients_are_those_of_the_merged_weight():
+    model, inputs = put(base_of("bloom"), method="lora", r=2, target_modules=["query_key_value.value"]), None
+    inputs = ARCHITECTURES["bloom"].inputs()
+    model.train()(**inputs).loss.backward()
+    grads = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+    assert grads
+    assert all(g is not None and g.abs().sum() > 0 for g in grads.values())
+    assert all(".value." in n for n in grads)
+
+
+def test_the_whole_and_its_slices_are_not_tuned_at_once():
+    model = put(base_of("gpt2"), method="lora", r=2, target_modules=["c_attn"])
+    with pytest.raises(Unsupported, match="tuned as a whole by another adapter"):
+        model.add_adapter("other", SubspaceConfig(method="ssb"))
+    model = put(base_of("gpt2"), method="ssb")
+    with pytest.raises(Unsupported, match="columns of it are tuned apart by another adapter"):
+        model.add_adapter("other", SubspaceConfig(method="lora", r=2, target_modules=["c_attn"]))
+    model.add_adapter("beside", SubspaceConfig(method="lora", r=2, target_modules=["c_attn.key"]))
+
+
+@pytest.mark.parametrize("to", ["lora", "merged"])
+def test_exported(to, tmp_path):
+    base = base_of("gpt2")
+    base.save_pretrained(tmp_path / "base")
+    model = put(base, method="lora", r=2, target_modules=["c_attn.key", "c_attn.value", "c_proj"])
+    model.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    model.save_pretrained(tmp_path / "adapter")
+    told = analyze(tmp_path / "adapter")["layers"]
+    assert {"transformer.h.0.attn.c_attn.key", "transformer.h.1.attn.c_attn.value"} <= set(told)
+    export(tmp_path / "adapter", tmp_path / "out", to=to)
+    inputs = ARCHITECTURES["gpt2"].inputs()
+    if to == "lora":
+        config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+        assert config["peft_type"] == "LORA"
+        assert 4 in {config["r"], *config["rank_pattern"].values()}
+        read = PeftModel.from_pretrained(base_of("gpt2"), tmp_path / "out").eval()
+    else:
+        read = type(base).from_pretrained(tmp_path / "out").eval()
+        places = shared(Checkpoint(str(tmp_path / "base")), Checkpoint(str(tmp_path / "out")), r"c_attn\.(key|query)$")
+        moved = {
+            p.name: float((p.read(places.tuned).dense() - p.read(places.base).dense()).norm()) for p in places.places
+        }
+        assert {name.rpartition(".")[2] for name, size in moved.items() if size > 0} == {"key"}
+        assert len(moved) == 4
+    torch.testing.assert_close(read(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=1e-4)
+
+
+def test_on_a_quantised_fused_weight_a_slice_trains_and_refuses_to_merge():
+    from subspace_tuning.weights.slices import Fused, Slice, SliceWeight
+
+    layer = nn.Linear(6, 9)
+    whole = type("W", (), {"shape": (6, 9), "quantised": True})()
+    W = SliceWeight(Slice(layer, Fused(1, (("query", 3), ("key", 3), ("value", 3))), "key"), whole)
+    with pytest.raises(Unsupported, match="columns of a quantised weight"):
+        W.assign(torch.zeros(6, 3), None)
