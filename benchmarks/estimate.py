@@ -3,7 +3,7 @@
     python benchmarks/estimate.py > docs/data/estimate.json
 
 Three models with random weights, each with LoRA, SSB and full fine-tuning; every case in a process of its own, which
-takes three steps. Figures do not depend on how busy the machine is. About five minutes, 5 GB of memory.
+takes three steps. Figures do not depend on how busy the machine is. About ten minutes, 5 GB of memory.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-from collections.abc import Iterator
+import os
+import sys
 from functools import partial
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 import transformers
@@ -21,13 +23,15 @@ from transformers import AutoConfig
 
 from subspace_tuning import SubspaceConfig
 from subspace_tuning.bench import memory
-from subspace_tuning.bench.needs import Setting
-from subspace_tuning.run.estimate import Subject, usual_heads
+from subspace_tuning.bench.needs import DTYPES, Setting
+from subspace_tuning.run.estimate import Subject
+from subspace_tuning.run.pretrained import usual_heads
 from subspace_tuning.run.recipe import FULL
 from subspace_tuning.tuner.put_on import put_on
 
 CLASSIFIER, LANGUAGE = "AutoModelForSequenceClassification", "AutoModelForCausalLM"
 METHODS = ("lora", "ssb", FULL)
+GIVING_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}  # words of glibc's malloc
 
 
 class Case(NamedTuple):
@@ -46,9 +50,7 @@ CASES = (
     Case("RoBERTa-base", ROBERTA, CLASSIFIER, Setting(batch=8, length=128)),
     Case("SmolLM2-135M", SMOLLM2, LANGUAGE, Setting(batch=4, length=256)),
 )
-TINY = Case(
-    "tiny", {**MINILM, "hidden_size": 48, "num_attention_heads": 12}, CLASSIFIER, Setting(batch=2, length=16)
-)
+TINY = Case("tiny", {**MINILM, "hidden_size": 48, "num_attention_heads": 12}, CLASSIFIER, Setting(batch=2, length=16))
 
 
 def config_of(case: Case) -> Any:
@@ -65,46 +67,53 @@ def estimated(case: Case, method: str) -> Any:
     return Subject(config_of(case), what, case.kind).at(case.setting)
 
 
-def measure(case: Case, method: str, steps: int, say: Any) -> None:
-    """In a process of its own: the peak of the process over a few steps, and what it had before the model; bytes."""
+def measure(case: Case, method: str, steps: int, **environment: str) -> tuple[int, int]:
+    """The peak of this process, or of the card, over a few steps; and what the process had before the model; bytes."""
     torch.manual_seed(0)
-    before = memory.resident()
-    model = getattr(transformers, case.kind).from_config(config_of(case))
+    before, setting = memory.resident(), case.setting
+    with torch.device(setting.device):
+        model = getattr(transformers, case.kind).from_config(config_of(case), dtype=DTYPES[setting.dtype])
     if method != FULL:
         model = put_on(model, method_of(method, usual_heads(model)))
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
-    ids = torch.randint(5, 1000, (case.setting.batch, case.setting.length))
+    ids = torch.randint(5, 1000, (setting.batch, setting.length))
     labels = ids if case.kind == LANGUAGE else torch.zeros(len(ids), dtype=torch.long)
+    batch = {"input_ids": ids.to(setting.device), "labels": labels.to(setting.device)}
     for step in range(steps):
         if step == 1:
             memory.start()
-        model(input_ids=ids, labels=labels).loss.backward()
+        model(**batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    say.put((memory.peak_mb() * 2**20, before))
+    return int(memory.peak_mb() * 2**20), before
 
 
-def figures(cases: tuple[Case, ...], methods: tuple[str, ...], steps: int) -> Iterator[dict[str, Any]]:
-    context: Any = multiprocessing.get_context("spawn")
-    for case in cases:
-        for method in methods:
-            say = context.Queue()
-            process = context.Process(target=measure, args=(case, method, steps, say))
-            process.start()
-            peak, before = say.get()
-            process.join()
-            told = estimated(case, method)
-            row = {"model": case.model, "method": method, "batch": case.setting.batch, "length": case.setting.length}
-            yield {**row, "estimated": told.peak, "measured": int(peak), "process": before, "own": told.own}
+def measured_apart(case: Case, method: str, steps: int, **environment: str) -> tuple[int, int]:
+    """The same in a process of its own."""
+    with patch.dict(os.environ, environment), multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, (case, method, steps))
+
+
+def figures(case: Case, method: str, steps: int = 3, by: Any = measured_apart) -> dict[str, Any]:
+    """What is told beside what is measured; of a card's memory without its context.
+
+    On a CPU twice: with what tensors leave behind given back at once, and as the C library keeps it for later.
+    """
+    told, on_card = estimated(case, method), case.setting.device == "cuda"
+    row = {"model": case.model, "method": method, "batch": case.setting.batch, "length": case.setting.length}
+    row |= {"dtype": case.setting.dtype, "flops": told.flops, "own": 0 if on_card else told.own}
+    row |= {"estimated": told.peak - told.own if on_card else told.peak}
+    row["measured"], row["process"] = by(case, method, steps, **({} if on_card else GIVING_BACK))
+    row["kept_for_later"] = None if on_card else by(case, method, steps)[0]
+    print(json.dumps(row), file=sys.stderr, flush=True)
+    return row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rehearse", action="store_true", help="one tiny case")
-    asked = parser.parse_args()
-    cases, methods = ((TINY,), ("lora",)) if asked.rehearse else (CASES, METHODS)
-    rows = list(figures(cases, methods, steps=3))
+    parser.parse_args()
+    rows = [figures(case, method) for case in CASES for method in METHODS]
     print(json.dumps({"device": memory.device_name(), "torch": torch.__version__, "cases": rows}, indent=2))
 
 

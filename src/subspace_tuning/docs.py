@@ -1,5 +1,5 @@
-"""Writes the pages that are made: docs/methods.md, floor.md, choose.md, the tables in README.md and docs/strength.md.
-"""Writes the pages that are made: docs/methods.md, docs/floor.md, the tables in README.md, docs/strength.md and docs/scale.md.
+"""Writes the pages that are made: docs/methods.md, floor.md, choose.md, and the tables in README.md, strength.md
+and scale.md.
 
     python -m subspace_tuning.docs      or      make docs
 
@@ -31,6 +31,7 @@ LONGER = "docs/data/method_table_300.json"  # for the methods that 100 steps are
 FLOOR, STEPS, FLOOR_PICTURE = "docs/floor.md", "docs/data/step.json", "docs/pictures/floor.svg"
 TENSORS, PROFILES = "docs/data/saved.json", "docs/data/profile_*.json"
 COMPILED, LLAMA = "docs/data/compile_step.json", "docs/data/step_llama.json"
+CARD = "docs/data/gpu.json"
 MARKER = "<!-- methods -->"
 CHOOSE, ELLIPSES = "docs/choose.md", "docs/pictures/ellipses.svg"
 STRENGTH, RULES = "docs/strength.md", "<!-- rules -->"
@@ -87,7 +88,7 @@ def rules_table() -> str:
 
 
 def estimates_table(data: dict[str, Any]) -> str:
-    """Peaks told beside peaks measured, of the whole process and of what the model adds to it."""
+    """Peaks told beside peaks measured."""
     rows = (
         (
             case["model"],
@@ -95,13 +96,12 @@ def estimates_table(data: dict[str, Any]) -> str:
             f"{case['batch']} x {case['length']}",
             *(f"{case[key] / 1e6:.0f}" for key in ("estimated", "measured")),
             f"{100 * (case['estimated'] / case['measured'] - 1):+.1f} %",
-            f"{100 * ((case['estimated'] - case['own']) / (case['measured'] - case['own']) - 1):+.1f} %",
+            f"{case['kept_for_later'] / 1e6:.0f}" if case["kept_for_later"] else "",
         )
         for case in data["cases"]
     )
-    header = ("model", "method", "batch", "told, MB", "measured, MB", "off by", "off by, without the process itself")
-    about = f"{data['device']}, torch {data['torch']}; made by `python benchmarks/estimate.py`."
-    return f"{about}\n\n{table(header, rows)}"
+    header = ("model", "method", "batch", "told, MB", "measured, MB", "off by", "as the C library has it, MB")
+    return f"{data['device']}, torch {data['torch']}; `python benchmarks/estimate.py`.\n\n{table(header, rows)}"
 
 
 def pages(root: Path) -> dict[Path, str]:
@@ -113,12 +113,13 @@ def pages(root: Path) -> dict[Path, str]:
     made = {root / PAGE: methods_page(*scores), root / README: with_table(readme, readme_table(), MARKER, README)}
     strength = (root / STRENGTH).read_text(encoding="utf-8")
     made[root / STRENGTH] = with_table(strength, rules_table(), RULES, STRENGTH)
-    scale, foretold = (root / SCALE).read_text(encoding="utf-8"), _read(root / ESTIMATES)
-    made[root / SCALE] = with_table(scale, estimates_table(foretold), FORETOLD, SCALE)
+    if (root / ESTIMATES).is_file():
+        scale = (root / SCALE).read_text(encoding="utf-8")
+        made[root / SCALE] = with_table(scale, estimates_table(_read(root / ESTIMATES)), FORETOLD, SCALE)
     if (root / STEPS).is_file():
         tensors = _read(root / TENSORS)["tensors"] if (root / TENSORS).is_file() else ()
         profiles = [_read(path) for path in sorted(root.glob(PROFILES))]
-        others = [_read(root / path) if (root / path).is_file() else None for path in (COMPILED, LLAMA)]
+        others = [_read(root / path) if (root / path).is_file() else None for path in (COMPILED, LLAMA, CARD)]
         made[root / FLOOR] = floor.page(_read(root / STEPS), tensors, profiles, *others)
         made[root / CHOOSE] = choose_page(entries(), scores[0], _read(root / STEPS))
     return made

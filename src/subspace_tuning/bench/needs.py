@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from subspace_tuning.errors import BadInput
 
 STATES = {"adamw": 8, "adamw8bit": 2, "sgd": 0}  # bytes that an optimiser keeps for a parameter in single precision
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-SHARDED = {  # what of the model each process holds its share of
+SHARDED: dict[str, tuple[str, ...]] = {  # what of the model each process holds its share of
     "ddp": (),
     "zero2": ("optimizer", "gradients"),
     "zero3": ("optimizer", "gradients", "weights"),
@@ -38,7 +39,7 @@ class Setting:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        known = {"dtype": DTYPES, "optimizer": STATES, "sharding": SHARDED, "device": OWN}
+        known: dict[str, Mapping[str, Any]] = {"dtype": DTYPES, "optimizer": STATES, "sharding": SHARDED, "device": OWN}
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise BadInput(f"{name} is one of {', '.join(values)}, got {getattr(self, name)!r}")
@@ -104,8 +105,14 @@ def _exchange(model: nn.Module, gradients: int, setting: Setting) -> int:
         return 0
     if "weights" not in SHARDED[setting.sharding]:
         return gradients
-    sizes = [_bytes(block) for m in model.modules() if isinstance(m, nn.ModuleList) for block in m]
-    return _bytes(model) - sum(sizes) + 2 * max(sizes, default=0)
+    sizes = sorted(_bytes(block) for block in _blocks(model))
+    return _bytes(model) - sum(sizes) + sum(sizes[-2:])
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The members of the outermost lists of modules."""
+    for child in module.children():
+        yield from child if isinstance(child, nn.ModuleList) else _blocks(child)
 
 
 def _bytes(module: nn.Module) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from subspace_tuning.bench.card import on_a_card
 from subspace_tuning.bench.reach import reach_of
 from subspace_tuning.files.figure import save
 from subspace_tuning.files.markdown import table
@@ -79,12 +80,13 @@ def page(
     profiles: Sequence[dict[str, Any]] = (),
     compiled: dict[str, Any] | None = None,
     llama: dict[str, Any] | None = None,
+    card: dict[str, Any] | None = None,
 ) -> str:
-    """docs/floor.md; with a language model's shape, what LoRA keeps, profiles and compiled steps, where there are."""
+    """docs/floor.md; with other shapes, a GPU, compiled steps, profiles and what LoRA keeps, where there are."""
     vera = next((f"{c['flops_ratio']:.2f}" for c in data["contenders"] if c["name"] == "vera"), "1.1")
     tail = TAIL.replace("{vera}", vera).replace("{peft}", _beside_peft(data["contenders"]))
     parts = [HEAD, _about(data, "subspace bench step --output docs/data/step.json"), _rows(data)]
-    parts += [_llama(llama) if llama else "", _compiled(compiled) if compiled else "", tail]
+    parts += [_llama(llama) if llama else "", _compiled(compiled) if compiled else "", on_a_card(card), tail]
     parts += [_profiled(profiles) if profiles else "", _listed(tensors) if tensors else ""]
     return "".join(parts)
 

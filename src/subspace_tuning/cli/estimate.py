@@ -57,7 +57,8 @@ def estimate(
     device: Annotated[str | None, typer.Option(help="cpu or cuda; without it what is here.")] = None,
     fit: Annotated[str | None, typer.Option(help="Find the largest batch in so much memory, such as 24GB.")] = None,
     tflops: Annotated[
-        float | None, typer.Option(min=0, help="10^12 FLOPs a second that the device reaches: gives the time of a step.")
+        float | None,
+        typer.Option(min=0, help="10^12 FLOPs a second that the device reaches: gives the time of a step."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -138,6 +139,4 @@ def _show(n: Needs, tflops: float | None) -> None:
 
 
 def _changed(n: Needs, before: Any) -> str:
-    return ", ".join(
-        f"{name}={value}" for name, value in vars(n.setting).items() if value != getattr(before, name)
-    )
+    return ", ".join(f"{name}={value}" for name, value in vars(n.setting).items() if value != getattr(before, name))

@@ -60,7 +60,9 @@ def budget(
     fields: dict[str, Any] = {} if rank is None else {"r": rank}
     with as_bad_input():
         config = (
-            None if method == FULL else SubspaceConfig(method=method, target_modules=modules_named(target_modules), **fields)
+            None
+            if method == FULL
+            else SubspaceConfig(method=method, target_modules=modules_named(target_modules), **fields)
         )
     counts = count(model, config)
     if as_json:

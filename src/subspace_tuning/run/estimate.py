@@ -19,14 +19,15 @@ from transformers.utils import logging
 from subspace_tuning.bench.needs import DTYPES, Needs, Setting, needs
 from subspace_tuning.bench.trace import Batch, Trace
 from subspace_tuning.errors import BadInput, as_bad_input
+from subspace_tuning.optim import check
 from subspace_tuning.run.pretrained import config_of, usual_heads
-from subspace_tuning.run.recipe import FULL, HEAD, NONE, Recipe
+from subspace_tuning.run.recipe import HEAD, NONE, Recipe
 from subspace_tuning.tasks.language import LENGTH
 from subspace_tuning.tuner import budget
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.put_on import put_on
 
-KINDS = {  # what is usually fine-tuned, the first that a model's type can be
+KINDS: dict[str, Mapping[str, Any]] = {  # what is usually fine-tuned, the first that a model's type can be
     "AutoModelForSeq2SeqLM": auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     "AutoModelForSequenceClassification": auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     "AutoModelForImageClassification": auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
@@ -105,11 +106,11 @@ def of_recipe(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> Needs | None
     for name, value in task.config().items():
         setattr(config, name, value)
     method = recipe.method if recipe.is_plain else partial(config_of, recipe)
-    optimizer = str(recipe.trainer.get("optim", "adamw"))
+    optimizer = str(recipe.trainer.get("optim") or check(recipe.optimizer)[0])
     setting = Setting(
         batch=recipe.batch_size or 1,
         length=max((len(row["input_ids"]) for row in rows if "input_ids" in row), default=recipe.max_length or LENGTH),
-        dtype=recipe.dtype or {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(config.dtype, "fp32"),
+        dtype=recipe.dtype or next((name for name, dtype in DTYPES.items() if dtype == config.dtype), "fp32"),
         autocast=recipe.bf16,
         optimizer="sgd" if "sgd" in optimizer else "adamw8bit" if "8bit" in optimizer else "adamw",
         gradient_checkpointing=recipe.gradient_checkpointing,

@@ -132,14 +132,12 @@ def _outermost(model: nn.Module, missing: Iterable[str]) -> list[str]:
         whole = next((p for p in prefixes if all(k in missing for k in names if k.startswith(p + "."))), None)
         if whole and whole not in found:
             found.append(whole)
-    usual = [name for name, _ in model.named_children() if name in ("classifier", "score", "qa_outputs")]
-    return found + [name for name in usual if name not in found]
     return found + [name for name in usual_heads(model) if name not in found]
 
 
 def usual_heads(model: nn.Module) -> list[str]:
-    """The modules that are a classifier's head by their name."""
-    return [name for name, _ in model.named_children() if name in ("classifier", "score")]
+    """The modules that are a head by their name."""
+    return [name for name, _ in model.named_children() if name in ("classifier", "score", "qa_outputs")]
 
 
 def adapt(pretrained: Pretrained, recipe: Recipe) -> nn.Module:
