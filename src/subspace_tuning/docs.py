@@ -1,5 +1,5 @@
 """Writes the pages that are made: docs/methods.md, floor.md, choose.md, and the tables in README.md, strength.md
-and scale.md.
+and scale.md; and the tables of measured figures that the package carries.
 
     python -m subspace_tuning.docs      or      make docs
 
@@ -16,6 +16,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from subspace_tuning.bench import page as floor
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.aside import write
@@ -25,6 +27,7 @@ from subspace_tuning.method.registry import METHODS
 from subspace_tuning.method.strength import rule
 from subspace_tuning.pages.choose import choose_page
 from subspace_tuning.pages.ellipses import ellipses
+from subspace_tuning.pages.measured import measured_csv, predictors_csv, steps_csv
 
 PAGE, README, SCORES = "docs/methods.md", "README.md", "docs/data/method_table.json"
 LONGER = "docs/data/method_table_300.json"  # for the methods that 100 steps are too few for
@@ -36,6 +39,8 @@ MARKER = "<!-- methods -->"
 CHOOSE, ELLIPSES = "docs/choose.md", "docs/pictures/ellipses.svg"
 STRENGTH, RULES = "docs/strength.md", "<!-- rules -->"
 SCALE, ESTIMATES, FORETOLD = "docs/scale.md", "docs/data/estimate.json", "<!-- estimate -->"
+GLUE, JUDGED = "docs/data/minilm_glue.csv", "docs/data/advise.json"
+CARRIED = "src/subspace_tuning/data"
 SEARCHED = "\\*"  # marks a learning rate that was searched for
 HEAD = """\
 <!-- made by `make docs` from the registry: edit the methods, not this page -->
@@ -122,6 +127,11 @@ def pages(root: Path) -> dict[Path, str]:
         others = [_read(root / path) if (root / path).is_file() else None for path in (COMPILED, LLAMA, CARD)]
         made[root / FLOOR] = floor.page(_read(root / STEPS), tensors, profiles, *others)
         made[root / CHOOSE] = choose_page(entries(), scores[0], _read(root / STEPS))
+        made[root / CARRIED / "steps.csv"] = steps_csv(_read(root / STEPS))
+    if scores and (root / GLUE).is_file():
+        made[root / CARRIED / "measured.csv"] = measured_csv(scores[0], pd.read_csv(root / GLUE))
+    if (root / JUDGED).is_file():
+        made[root / CARRIED / "predictors.csv"] = predictors_csv(_read(root / JUDGED))
     return made
 
 

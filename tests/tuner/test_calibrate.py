@@ -47,6 +47,11 @@ def loss_of(model, x):
     return (model(x) - 1).square().flatten(1).sum(1).mean()
 
 
+def mean_loss(model, x):
+    """Over the rows of all batches."""
+    return sum(len(part) * loss_of(model, part) for part in x) / sum(map(len, x))
+
+
 @each(kind=KINDS)
 def test_statistics_are_those_of_autograd_on_single_examples(kind):
     net = Net(kind.layer()).double()
@@ -59,11 +64,15 @@ def test_statistics_are_those_of_autograd_on_single_examples(kind):
         return g.flatten(1).T if kind.name.startswith("conv2d") else g.T if "linear" in kind.name else g
 
     single = torch.stack([gradient(row[None]) for part in x for row in part])
+    bias = dict(net.layer.named_parameters(recurse=False)).get("bias")  # a slice's is a part of another's
+    of_bias = None if bias is None else torch.autograd.grad(mean_loss(net, x), bias)[0].flatten()
     model = get_peft_model(net, SubspaceConfig(method=Witness(), target_modules=["layer"]))
     calibrate(model, x, loss=loss_of, progress=False)
     found = SEEN[net.layer.base_layer]
     torch.testing.assert_close(found["gradients"], single.mean(0))
     torch.testing.assert_close(found["fisher"], single.square().mean(0))
+    if of_bias is not None:
+        torch.testing.assert_close(found["biases"], of_bias)
     flat = rows.flatten(0, 1)
     torch.testing.assert_close(found["activations"], flat.T @ flat / len(flat))
 

@@ -6,6 +6,7 @@ Exit codes: 0 all went well, 1 a run failed on the way (NaN loss, full disk), 2 
 """
 
 from subspace_tuning.cli import (  # noqa: F401  each adds its commands
+    advise,
     analyze,
     bench,
     cache,

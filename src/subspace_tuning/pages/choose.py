@@ -20,6 +20,7 @@ measured. Scores are accuracies on held-out movie reviews after a short training
 of three seeds ([all of it](methods.md#measured)); time is that of a training step over the floor, below which no
 fine-tuning can come ([how close to the floor](floor.md)). Scores within one another's spread are not to be told
 apart, and other data may rank them otherwise: try two or three by [a sweep](sweep.md) with equal tuning.
+`subspace advise` [picks three](advise.md) for a model, its data and what is needed.
 
 **In doubt**: `lora` when others must load it, `ssb` when there are many adapters or little memory, full fine-tuning
 when nothing else counts but the score. How much a method makes a model forget, `retention:` in a recipe tells for your

@@ -17,15 +17,15 @@ SCRIPTS = ("data.js", "table.js", "charts.js", "panels.js", "retention.js", "pag
 
 def page(shown: dict[str, Any], behind_clicks: dict[str, Any], version: str = "") -> str:
     """The page with its data. ``version``: of one that is served, and asks its server whether there is a newer."""
-    script = "\n".join(_part(name) for name in SCRIPTS)
+    script = "\n".join(part(name) for name in SCRIPTS)
     return _fill(
-        _part("page.html"),
+        part("page.html"),
         {
             "title": html.escape(shown["title"]),
             "connect": "'self'" if version else "'none'",
             "version": html.escape(version),
             "words": "\n".join(f"<p>{html.escape(sentence)}</p>" for sentence in shown["words"]),
-            "style": _part("page.css"),
+            "style": part("page.css"),
             "data": to_json(shown).replace("<", "\\u003c"),
             "details": _packed(to_json(behind_clicks).encode()),
             "plotly": _plotly(),
@@ -52,7 +52,8 @@ def _fill(template: str, parts: dict[str, str]) -> str:
     return re.sub(r"<!--(\w+)-->", lambda found: parts[found[1]], template)
 
 
-def _part(name: str) -> str:
+def part(name: str) -> str:
+    """A file of the page, as it stands."""
     return (files("subspace_tuning.report") / "page" / name).read_text(encoding="utf-8")
 
 

@@ -62,6 +62,14 @@ def search(phi: Callable[[Values], Tensor], start: Values, target: Tensor, unit:
     return Found(here.values, here.left)
 
 
+def first_order_gain(phi: Callable[[Values], Tensor], start: Values, target: Tensor, how: Search) -> float:
+    """By how much ||target - phi||^2 falls at best if phi is as linear as it is at the start.
+
+    That is the energy of the projection of target - phi onto the span of dphi.
+    """
+    return max(0.0, _Point(phi, start, target).move(0.0, how)[1])
+
+
 class _Point:
     """Parameters, what they leave of the target, and its derivatives there."""
 

@@ -9,6 +9,7 @@ comes back to its output.
     activations  X^T X / rows            (n, n)
     gradients    dL/dW, the mean         (n, m)
     fisher       (dL/dW)^2, the mean     (n, m), of single examples
+    biases       dL/db, the mean         (m,)
 
 They are kept in single precision on the model's device until the pass is over: about two to three times the memory of
 the tuned weights.
@@ -20,7 +21,7 @@ token reaches starts from what all experts of its parameter saw.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -75,7 +76,18 @@ class Fisher(Statistic):
         self.count += len(x)
 
 
-STATISTICS: dict[str, type[Statistic]] = {"activations": Activations, "gradients": Gradients, "fisher": Fisher}
+class Biases(Statistic):
+    def see(self, x: Tensor, dy: Tensor) -> None:
+        self.total = self.total + len(dy) * dy.flatten(0, 1).sum(0)
+        self.count += len(dy)
+
+
+STATISTICS: dict[str, type[Statistic]] = {
+    "activations": Activations,
+    "gradients": Gradients,
+    "fisher": Fisher,
+    "biases": Biases,
+}
 
 
 def needs_calibration(model: nn.Module) -> bool:
@@ -93,12 +105,34 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, loss: Loss | None = N
     adapter asks for a calibration, where there is nothing to learn from, and where experts are asked and a batch does
     not say what its examples are.
     """
-    asking = [layer for layer in layers(model) if any(layer.methods[a].calibration for a in _active(layer))]
-    if not asking:
+    asked = {layer: names for layer in layers(model) if (names := _asked(layer))}
+    if not asked:
         raise ValueError("no active adapter asks for a calibration; methods that do: fishmask, lora(init='eva'), ...")
-    found = {layer: [_statistics(layer) for _ in layer.parts] for layer in asking}
+    found = observe(model, batches, asked, loss=loss, progress=progress)
+    if len(found) < len(asked):
+        raise ValueError("the calibration saw no data reach some tuned layers; give calibrate() a batch or more")
+    for layer, means in found.items():
+        for adapter in _active(layer):
+            method = layer.methods[adapter]
+            values = [method.calibrated(part.W, own) for part, own in zip(layer.parts, means, strict=True)]
+            layer.restart(adapter, layer.together(values))
+
+
+def observe(
+    model: nn.Module,
+    batches: Iterable[Any],
+    asked: Mapping[SubspaceLayer, Iterable[str]],
+    *,
+    loss: Loss | None = None,
+    progress: bool = True,
+) -> dict[SubspaceLayer, list[dict[str, Tensor]]]:
+    """The means over the batches of the statistics that are asked of tuned layers: of each, a list over its weights.
+
+    Layers that no data reached are left out. Raises ValueError as ``calibrate`` does.
+    """
+    found = {layer: [{name: STATISTICS[name]() for name in asked[layer]} for _ in layer.parts] for layer in asked}
     needs_gradient = any(s.needs_gradient for each in found.values() for s in each[0].values())
-    apart = any(isinstance(layer.base_layer, Experts) for layer in asking)
+    apart = any(isinstance(layer.base_layer, Experts) for layer in asked)
     training = model.training
     model.eval()
     try:
@@ -110,32 +144,27 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, loss: Loss | None = N
                     _reach(value, anchor)
     finally:
         model.train(training)
-    for layer, each in found.items():
-        means = _means(each)
-        for adapter in _active(layer):
-            method = layer.methods[adapter]
-            values = [method.calibrated(part.W, own) for part, own in zip(layer.parts, means, strict=True)]
-            layer.restart(adapter, layer.together(values))
+    return {layer: _means(each) for layer, each in found.items() if _seen(each)}
 
 
 def _active(layer: SubspaceLayer) -> list[str]:
     return [a for a in layer.active_adapters if a in layer.methods]
 
 
-def _statistics(layer: SubspaceLayer) -> dict[str, Statistic]:
-    names = sorted({name for a in _active(layer) for name in layer.methods[a].calibration})
-    return {name: STATISTICS[name]() for name in names}
+def _asked(layer: SubspaceLayer) -> list[str]:
+    return sorted({name for a in _active(layer) for name in layer.methods[a].calibration})
+
+
+def _seen(each: list[dict[str, Statistic]]) -> bool:
+    return all(any(own[name].count for own in each) for name in each[0])
 
 
 def _means(each: list[dict[str, Statistic]]) -> list[dict[str, Tensor]]:
     """Of the weights of a layer one by one; one that saw nothing has the mean of what all saw."""
-    seen = {name: sum(own[name].count for own in each) for name in each[0]}
-    if not all(seen.values()):
-        raise ValueError("the calibration saw no data reach some tuned layers; give calibrate() a batch or more")
     common: dict[str, Tensor] = {}
-    for name in seen:
+    for name in each[0]:
         if any(not own[name].count for own in each):
-            common[name] = torch.as_tensor(sum(own[name].total for own in each) / seen[name])
+            common[name] = torch.as_tensor(sum(own[name].total for own in each) / sum(own[name].count for own in each))
     return [{name: s.mean if s.count else common[name] for name, s in own.items()} for own in each]
 
 

@@ -1,0 +1,263 @@
+"""Does captured gradient energy, known before training, predict what training came to? Into docs/advise.md.
+
+    python benchmarks/advise.py [--folder runs/advise]      no training: one calibration pass a task, and projections
+    python benchmarks/advise.py --minutes 3                 stops after so long; the same command goes on from there
+    make docs                                               the verdict, into the package's own tables
+
+Over all runs of the committed studies of MiniLM (docs/data/minilm_glue.csv; propositions.json, which has losses too):
+rank correlations of kappa, of the energy at the start, and of the number of parameters with the score; and the regret
+of following each, task by task, knowing what was measured on the other tasks alone. Writes docs/data/advise.json.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pandas as pd
+from method_table import BASE, BATCH, STEPS
+from publish import publish, save
+from scipy.stats import spearmanr
+
+from subspace_tuning.advise.energy import families
+from subspace_tuning.advise.gradients import Gradients, gradients
+from subspace_tuning.advise.prior import LEAD, LORA, REFERENCE, Score, Scores
+from subspace_tuning.errors import RunFailed
+from subspace_tuning.files.markdown import table
+from subspace_tuning.method import Method
+from subspace_tuning.method.registry import METHODS
+from subspace_tuning.run.recipe import Recipe, make
+from subspace_tuning.study.statistics import finals, unlearned
+from subspace_tuning.sweep.plan import Plan
+from subspace_tuning.sweep.recipe import read_sweep
+from subspace_tuning.theory.search import Search
+
+GLUE, PROPOSITIONS = Path("docs/data/minilm_glue.csv"), Path("docs/data/propositions.json")
+PAGE = "docs/advise.md"
+BATCHES = 8
+SEARCH = Search(steps=8)  # where a projection has no closed form
+RESAMPLES, LEVEL = 2000, (2.5, 97.5)
+PREDICTORS = ("kappa", "start", "parameters")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method and rank on a task, and what training it came to, the mean over seeds."""
+
+    label: str
+    method: Method
+    parameters: int
+    outcomes: dict[str, float]  # the greater the better
+
+
+@dataclass(frozen=True)
+class Task:
+    name: str
+    recipe: Recipe
+    learned: bool  # whether full fine-tuning beat the linear probe and chance
+    arms: list[Arm]
+
+
+def glue() -> list[Task]:
+    runs, plan = finals(pd.read_csv(GLUE)), Plan(read_sweep(Path("recipes/minilm_glue.yaml")))
+    means = runs.groupby(["task", "label"])[["score", "trainable"]].mean()
+    lost = {task for _, task in unlearned(runs)}
+    found: dict[str, Task] = {}
+    for cell in plan.cells:
+        if not cell.some.is_plain:
+            name = cell.some.task
+            score, trainable = means.loc[(name, cell.label)]
+            task = found.setdefault(name, Task(name, cell.some, name not in lost, []))
+            task.arms.append(Arm(cell.label, cell.some.method_object(), int(trainable), {"score": float(score)}))
+    return list(found.values())
+
+
+def reviews() -> Task:
+    rows = json.loads(PROPOSITIONS.read_text())["families"]
+    fields = {**BASE, "train_samples": BATCH * STEPS, "max_steps": STEPS}
+    arms = []
+    for row in rows:
+        label = make({**fields, "method": row["family"]}).method_label
+        outcomes = {"score": row["score"]["mean"], "minus loss": -row["loss"]["mean"]}
+        arms.append(Arm(label, METHODS[row["family"]](), row["trainable"], outcomes))
+    return Task("movie_reviews", make({**fields, "method": LORA}), True, arms)
+
+
+class Energies:
+    """kappa and the energy at the start by task and method, kept in a file."""
+
+    def __init__(self, folder: Path, minutes: float):
+        self.path, self.end = folder / "energies.json", time.monotonic() + 60 * minutes
+        self.known = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        self._found: tuple[str, Gradients] | None = None
+
+    def of(self, task: Task, arm: Arm) -> dict[str, float]:
+        key = f"{task.name} {arm.method.describe()}"
+        if key not in self.known:
+            if time.monotonic() > self.end:
+                raise RunFailed(f"time is up at {key}; the same command goes on from here")
+            began = time.monotonic()
+            (family,) = families(self._gradients(task), [arm.method], how=SEARCH)
+            assert family.kappa is not None
+            self.known[key] = {"kappa": family.kappa, "start": family.start}
+            save(self.path, self.known)
+            print(f"{key}: {family.kappa:.5f}, {family.start:.5f}, {time.monotonic() - began:.0f} s", flush=True)
+        return {**self.known[key], "parameters": arm.parameters}
+
+    def _gradients(self, task: Task) -> Gradients:
+        if self._found is None or self._found[0] != task.name:
+            recipe = task.recipe.model_copy(update={"calibration_batches": BATCHES, "output": None, "seed": 0})
+            self._found = task.name, gradients(recipe, progress=False)
+        return self._found[1]
+
+
+def frame(task: Task, energies: Energies) -> pd.DataFrame:
+    rows = [{"label": arm.label, **energies.of(task, arm), **arm.outcomes} for arm in task.arms]
+    return pd.DataFrame(rows).set_index("label")
+
+
+def rho(rows: pd.DataFrame, predictor: str, outcome: str) -> float:
+    """Spearman's; zero where all are equal."""
+    x, y = rows[predictor].to_numpy(), rows[outcome].to_numpy()
+    return float(spearmanr(x, y).statistic) if np.ptp(x) > 0 and np.ptp(y) > 0 else 0.0
+
+
+def correlations(frames: list[pd.DataFrame], outcome: str) -> dict[str, dict[str, float]]:
+    """Of each predictor, and of kappa less the number of parameters: means over the tasks.
+
+    Intervals from methods drawn anew, the same ones on every task: they say what other methods would do.
+    """
+
+    def all_of(tables: list[pd.DataFrame]) -> dict[str, float]:
+        found = {p: fmean(rho(rows, p, outcome) for rows in tables) for p in PREDICTORS}
+        return {**found, LEAD: found["kappa"] - found["parameters"]}
+
+    labels = sorted(set().union(*(rows.index for rows in frames)))
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        chosen = rng.choice(labels, len(labels))
+        drawn.append(all_of([rows.loc[[c for c in chosen if c in rows.index]] for rows in frames]))
+    ends = {name: np.percentile([d[name] for d in drawn], LEVEL) for name in drawn[0]}
+    return {k: {"rho": v, "low": float(ends[k][0]), "high": float(ends[k][1])} for k, v in all_of(frames).items()}
+
+
+def judged(tasks: list[Task], frames: dict[str, pd.DataFrame]) -> list[dict]:
+    """Rows of predictors: each task by itself, and all that were learned together."""
+    found = []
+    for task in tasks:
+        for outcome in task.arms[0].outcomes:
+            rows = frames[task.name]
+            same = np.ptp(rows[outcome].to_numpy()) == 0
+            found.append(
+                {
+                    "study": task.name,
+                    "outcome": outcome,
+                    "learned": task.learned,
+                    "methods": len(rows),
+                    "predictors": {} if same else correlations([rows], outcome),
+                }
+            )
+    learned = [frames[task.name] for task in tasks if task.learned]
+    every = {
+        "study": "all",
+        "outcome": "score",
+        "learned": True,
+        "methods": len(set().union(*(f.index for f in learned))),
+    }
+    return [*found, {**every, "predictors": correlations(learned, "score")}]
+
+
+def regrets(tasks: list[Task], frames: dict[str, pd.DataFrame]) -> list[dict]:
+    """How far each way to choose stays below the best method of a task; scores of that task are not looked at."""
+    arms = {task.name: {arm.label: arm for arm in task.arms} for task in tasks}
+    learned = [task.name for task in tasks if task.learned]
+    every = Scores(
+        Score(name, arm.method.name, getattr(arm.method, "r", None), arm.outcomes["score"])
+        for name in learned
+        for arm in arms[name].values()
+    )
+    shared = set.intersection(*(set(frames[name].index) for name in learned))
+    fixed = max(shared, key=lambda label: fmean(frames[name]["score"][label] for name in learned))
+    found = []
+    for task in tasks:
+        rows, others = frames[task.name], every.without(task.name)
+
+        def lead(label: str, name: str = task.name, others: Scores = others) -> float:
+            method = arms[name][label].method
+            seen = others.over_lora(method.name, getattr(method, "r", None))
+            return seen.lead if seen else float("-inf")
+
+        lora = f"{LORA}(r={REFERENCE})"
+        chosen = {
+            "advice: measured on the other tasks": max(rows.index, key=lead),
+            "kappa": rows["kappa"].idxmax(),
+            "energy at the start": rows["start"].idxmax(),
+            "most parameters": rows["parameters"].idxmax(),
+            "always LoRA, r=8": lora,
+            "always the one that is best on all, in hindsight": fixed,
+        }
+        best = rows["score"].max()
+        told = {how: {"method": label, "regret": float(best - rows["score"][label])} for how, label in chosen.items()}
+        found.append({"task": task.name, "learned": task.learned, "best": rows["score"].idxmax(), "chosen": told})
+    return found
+
+
+def predictors_table(rows: list[dict]) -> str:
+    names = (*PREDICTORS, LEAD)
+
+    def cell(found: dict[str, float] | None) -> str:
+        return "" if found is None else f"{found['rho']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
+
+    header = ("task", "outcome", "methods", "kappa", "energy at the start", "parameters", "kappa less parameters")
+    lines = (
+        (
+            row["study"] + ("" if row["learned"] else " (not learned)"),
+            row["outcome"],
+            str(row["methods"]),
+            *(cell(row["predictors"].get(name)) for name in names),
+        )
+        for row in rows
+    )
+    return table(header, lines)
+
+
+def regrets_table(rows: list[dict]) -> str:
+    ways = list(rows[0]["chosen"])
+    learned = [row for row in rows if row["learned"]]
+    header = (
+        "chosen by",
+        *(row["task"] + ("" if row["learned"] else " (not learned)") for row in rows),
+        "mean, learned",
+    )
+
+    def line(how: str) -> tuple[str, ...]:
+        each = (f"{100 * row['chosen'][how]['regret']:.1f} ({row['chosen'][how]['method']})" for row in rows)
+        return how, *each, f"{100 * fmean(row['chosen'][how]['regret'] for row in learned):.1f}"
+
+    return table(header, map(line, ways))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("runs/advise"))
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    given = parser.parse_args()
+    tasks = [*glue(), reviews()]
+    energies = Energies(given.folder, given.minutes)
+    frames = {task.name: frame(task, energies) for task in tasks}
+    data = {
+        "about": f"MiniLM, gradients of {BATCHES} batches before the first step, seed 0; python benchmarks/advise.py",
+        "correlations": judged(tasks, frames),
+        "regrets": regrets(tasks, frames),
+        "arms": {name: rows.reset_index().to_dict("records") for name, rows in frames.items()},
+    }
+    tables = {"predictors": predictors_table(data["correlations"]), "regrets": regrets_table(data["regrets"])}
+    publish("advise", data, PAGE, {key: f"\n{made}\n" for key, made in tables.items()})
+    print("\n".join(tables.values()))
+
+
+if __name__ == "__main__":
+    main()
