@@ -103,6 +103,12 @@ LOKR_WHOLE = {"C": ("lokr_w1", transposed), "D": ("lokr_w2", transposed)}
 OFT = {"q": ("oft_R", below_the_diagonal)}
 PSOFT = {"q": ("psoft_R", same), "a": ("psoft_R.vector_a", same), "b": ("psoft_R.vector_b", same)}
 LORA_XS = {"M": ("tinylora_v", square)}
+GRALORA = {"A": ("gralora_A", same), "B": ("gralora_B", same)}
+
+
+def outer_swapped(t: Tensor) -> Tensor:
+    """Blocks (out, in, ...) -> (in, out, ...)."""
+    return t.transpose(0, 1)
 
 
 def lora(**values: Any) -> Callable[..., PeftConfig]:
@@ -169,6 +175,20 @@ def share_lora_xs(theirs: Any, ours: Any) -> None:
     hand_over(ours, A=theirs.tinylora_A["default"].T, B=theirs.tinylora_B["default"].T)
 
 
+def share_order(theirs: Any, ours: Any) -> None:
+    """The same places, by rows of W here and of its transpose there."""
+    (n, m), held = ours.frozen.shape, ours.values("default")
+    rows, cols = held["places"] // m, held["places"] % m
+    if hasattr(theirs, "shira_indices"):
+        assert {*zip(*theirs.shira_indices["default"].tolist(), strict=True)} == {
+            *zip(cols.tolist(), rows.tolist(), strict=True)
+        }
+        theirs.shira_indices["default"] = torch.stack([cols, rows])
+        return
+    assert {*theirs.supertuning_indices["default"].tolist()} == {*(cols * n + rows).tolist()}
+    theirs.supertuning_indices["default"] = cols * n + rows
+
+
 PAIRS = [
     Pair("lora", LoRA(r=3, alpha=5), lora(), LORA, ALL),
     Pair("rslora", LoRA(r=3, alpha=5, rank_stabilized=True), lora(use_rslora=True), LORA, ALL),
@@ -228,6 +248,49 @@ PAIRS = [
         partial(peft.TinyLoraConfig, r=3, u=9),
         LORA_XS,
         share=share_lora_xs,
+    ),
+    Pair(
+        "c3a",
+        build("c3a", {"b": 2}),
+        partial(peft.C3AConfig, block_size=2),
+        {"w": ("c3a_kernel", outer_swapped)},
+        ("linear",),
+    ),
+    Pair("miss", build("miss", {"r": 4}), partial(peft.MissConfig, r=4), {"D": ("miss_block", same)}, LINEAR),
+    Pair(
+        "gralora",
+        build("gralora", {"r": 4, "alpha": 5}),
+        partial(peft.GraloraConfig, r=4, alpha=5, gralora_k=2),
+        GRALORA,
+        ("linear", "linear_no_bias", "conv1d"),
+    ),
+    Pair(
+        "fourierft",
+        build("fourierft", {"frequencies": 30, "seed": 3}),
+        partial(peft.FourierFTConfig, n_frequency=30, scaling=300.0, random_loc_seed=3),
+        {"c": ("fourierft_spectrum", same)},
+    ),
+    Pair(
+        "waveft",
+        build("waveft", {"frequencies": 60, "seed": 3}),
+        partial(peft.WaveFTConfig, n_frequency=60, random_loc_seed=3),
+        {"c": ("waveft_spectrum", same)},
+    ),
+    Pair(
+        "shira",
+        build("shira", {"r": 2, "seed": 3}),
+        partial(peft.ShiraConfig, r=2, random_seed=3),
+        {"v": ("shira_weight", same)},
+        LINEAR,
+        share_order,
+    ),
+    Pair(
+        "supertuning",
+        build("supertuning", {"share": 0.5}),
+        partial(peft.SupertuningConfig, sparsity=0.5),
+        {"v": ("supertuning_values", same)},
+        LINEAR,
+        share_order,
     ),
     Pair("ia3_output", IA3Output(), ia3(False), IA3_D, (*DENSE, *CONV), origins=from_one("delta")),
     Pair("ia3", IA3(), ia3(False), IA3_D, ("linear_no_bias", "conv2d_no_bias"), origins=from_one("delta")),

@@ -81,6 +81,11 @@ ADAPTERS = {
     "hira_embedding": (models.bert, peft.HiraConfig(r=3, target_modules=["word_embeddings", "query"])),
     "hira_conv1d": (models.gpt2, peft.HiraConfig(r=3, target_modules=["c_attn"], fan_in_fan_out=True)),
     "oft": (models.bert, peft.OFTConfig(r=0, oft_block_size=8, use_cayley_neumann=False, **SEQ)),
+    "c3a": (models.bert, peft.C3AConfig(block_size=8, block_size_pattern={"value": 4}, init_weights=True, **SEQ)),
+    "miss": (models.bert, peft.MissConfig(r=4, **SEQ)),
+    "gralora": (models.bert, peft.GraloraConfig(r=4, alpha=5, **SEQ)),
+    "fourierft": (models.bert, peft.FourierFTConfig(n_frequency=50, n_frequency_pattern={"value": 30}, **SEQ)),
+    "waveft": (models.bert, peft.WaveFTConfig(n_frequency=50, **SEQ)),
 }
 
 

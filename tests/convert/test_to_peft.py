@@ -42,6 +42,11 @@ NAMED = {  # ours -> the type of PEFT's that is written
     "loha": (models.bert, {"method": "loha", "r": 2, "rank_pattern": {"value": 3}}, "LOHA"),
     "lokr": (models.bert, {"method": "lokr", "r": 1}, "LOKR"),
     "hira": (models.bert, {"method": "hira", "r": 2}, "HIRA"),
+    "c3a": (models.bert, {"method": "c3a", "b": 8}, "C3A"),
+    "miss": (models.bert, {"method": "miss", "r": 4}, "MISS"),
+    "gralora": (models.bert, {"method": "gralora", "r": 4}, "GRALORA"),
+    "fourierft": (models.bert, {"method": "fourierft", "frequencies": 50}, "FOURIERFT"),
+    "waveft": (models.bert, {"method": "waveft", "frequencies": 50}, "WAVEFT"),
 }
 LOADING = """
 import json, sys
@@ -109,6 +114,7 @@ def test_what_is_written_computes_the_same_without_us(elsewhere, name):
 
 
 THERE_AND_BACK = ["lora", "dora", "ia3_output", "adalora", "vera", "oft", "loha", "lokr", "hira"]
+THERE_AND_BACK += ["c3a", "miss", "gralora", "fourierft", "waveft"]
 
 
 @pytest.mark.parametrize("name", THERE_AND_BACK)

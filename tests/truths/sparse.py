@@ -20,6 +20,19 @@ def pafi(f, W, b, p):
     return at(W, torch.nonzero((W.abs() <= threshold).flatten()).squeeze(1), p["v"]), b
 
 
+def supertuning(f, W, b, p):
+    k = max(1, round(f.share * W.numel()))
+    threshold = W.abs().flatten().kthvalue(W.numel() - k + 1).values
+    return at(W, torch.nonzero((W.abs() >= threshold).flatten()).squeeze(1), p["v"]), b
+
+
+def shira(f, W, b, p):
+    n, m = W.shape
+    drawn = torch.randperm(n * m, generator=torch.Generator().manual_seed(f.seed))[: len(p["v"])]
+    kept = torch.zeros(m, n).flatten().index_fill(0, drawn, 1.0).view(m, n).T.flatten().nonzero().squeeze(1)
+    return at(W, kept, p["v"]), b
+
+
 def diff_pruning(f, W, b, p):
     gates = [p["a"], p["a_all"]] if f.structured else [p["a"]]
     delta = p["V"]
@@ -28,10 +41,18 @@ def diff_pruning(f, W, b, p):
     return W + delta, b
 
 
-TRUTHS = {"diff_pruning": diff_pruning, "fishmask": fishmask, "pafi": pafi}
+TRUTHS = {
+    "diff_pruning": diff_pruning,
+    "fishmask": fishmask,
+    "pafi": pafi,
+    "shira": shira,
+    "supertuning": supertuning,
+}
 ON_ROWS = {}
 VARIANTS = {
     "fishmask": [{"share": 0.25}, {"share": 0.6}],
     "pafi": [{"share": 0.25}, {"share": 0.6}],
+    "shira": [{"r": 2}],
+    "supertuning": [{"share": 0.25}],
     "diff_pruning": [{"gate": 0.3}, {"structured": True, "gate": 0.5, "low": -0.01, "high": 1.01, "l0": 0.0}],
 }

@@ -14,10 +14,15 @@ rows at hand, and never does so where a dense n x m gradient would follow (``pla
     Shift        x -> x + b, a bias between factors
     Hadamard     E o (A B), element-wise
     Kronecker    C (x) D
-    BlockDiag    diag(R_1, ..., R_N)
+    BlockDiag    I + diag(D_1, ..., D_N)
+    Blocks       diag(M_1, ..., M_k); Regroup: a permutation between two of them
+    Circulant    circulant blocks
+    Repeated     [D; D; ...]
+    Transformed  numbers at fixed places of another basis, Fourier's or Haar's
 """
 
-from subspace_tuning.algebra.blocks import BlockDiag
+from subspace_tuning.algebra.blocks import BlockDiag, Blocks, Regroup
+from subspace_tuning.algebra.circulant import Circulant
 from subspace_tuning.algebra.expr import Expr, Leaf, root
 from subspace_tuning.algebra.factors import Dense, Diag, matrix
 from subspace_tuning.algebra.frozen import Elementwise, Identity, NotALinearMap, Weight
@@ -26,11 +31,17 @@ from subspace_tuning.algebra.kronecker import Kronecker
 from subspace_tuning.algebra.line import line
 from subspace_tuning.algebra.live import Live, now
 from subspace_tuning.algebra.products import Product, Sum
+from subspace_tuning.algebra.repeated import Repeated
 from subspace_tuning.algebra.shift import Shift
 from subspace_tuning.algebra.sparse import Sparse
+from subspace_tuning.algebra.transformed import FOURIER, HAAR, Transformed
 
 __all__ = [
+    "FOURIER",
+    "HAAR",
     "BlockDiag",
+    "Blocks",
+    "Circulant",
     "Dense",
     "Diag",
     "Elementwise",
@@ -42,9 +53,12 @@ __all__ = [
     "Live",
     "NotALinearMap",
     "Product",
+    "Regroup",
+    "Repeated",
     "Shift",
     "Sparse",
     "Sum",
+    "Transformed",
     "Weight",
     "khatri_rao",
     "khatri_rao_rows",

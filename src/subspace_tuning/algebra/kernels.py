@@ -1,16 +1,18 @@
-"""The two elementary steps of an expression, written for few passes over memory and few bytes kept for backward.
+"""The elementary steps of an expression, written for few passes over memory and few bytes kept for backward.
 
 Their gradients are functions of autograd's; compilers, which plan memory themselves, and functional transforms see the
 plain operations.
 
 scaled          x d + b, d a diagonal
 added_product   b + s x M, M a small matrix
+bilinear        what is linear in x and in some numbers M
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -82,6 +84,42 @@ class _AddedProduct(torch.autograd.Function):
         dM = (rows.T @ own).T if rows.shape[1] < own.shape[1] else own.T @ rows
         dM = dM if ctx.scale == 1.0 else ctx.scale * dM
         return dx, dM, g if ctx.needs_input_grad[2] else None, None
+
+
+class Bilinear(NamedTuple):
+    """y = of(x, M), linear in x and in M, each result in the precision of what it is a gradient of, y in that of x."""
+
+    of: Callable[[Tensor, Tensor], Tensor]
+    by_x: Callable[[Tensor, Tensor], Tensor]  # dy, M -> dx
+    by_M: Callable[[Tensor, Tensor, Tensor], Tensor]  # x, dy, M -> dM
+
+
+def bilinear(x: Tensor, M: Tensor, maps: Bilinear) -> Tensor:
+    """of(x, M), of which backward keeps x, or the way to it, and M: nothing that lies between them and y."""
+    if not x.numel():  # of no rows there is no transform
+        one = torch.cat([x.reshape(0, x.shape[-1]), x.new_zeros(1, x.shape[-1])])
+        y = bilinear(one, M, maps)
+        return y[:0].reshape(*x.shape[:-1], y.shape[-1])
+    if plainly() or not (M.requires_grad and torch.is_grad_enabled()):
+        return maps.of(x, M)
+    return _Bilinear.apply(x, M, maps)
+
+
+class _Bilinear(torch.autograd.Function):
+    """All that backward does can be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, M: Tensor, maps: Bilinear) -> Tensor:
+        ctx.maps = maps
+        keep(ctx, x, M)
+        return _no_view(maps.of(x, M))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (g,) = grads
+        x, M = kept(ctx)
+        dx = ctx.maps.by_x(g, M) if ctx.needs_input_grad[0] else None
+        return dx, ctx.maps.by_M(x, g, M) if ctx.needs_input_grad[1] else None, None
 
 
 class _Scaled(torch.autograd.Function):

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from subspace_tuning.algebra.expr import Leaf
+from subspace_tuning.algebra.kernels import Bilinear, bilinear
 from subspace_tuning.algebra.live import Live, now
 from subspace_tuning.algebra.planner import Factor
 from subspace_tuning.algebra.precision import plainly, plus, wide
@@ -41,14 +42,13 @@ class Sparse(Leaf):
 
 def times_sparse(x: Tensor, places: Tensor, values: Tensor, m: int) -> Tensor:
     """x E for x (..., n) and a sparse E (n, m). Returns (..., m)."""
-    rows, cols = places // m, places % m
-    xt = x.reshape(-1, x.shape[-1]).T.contiguous()  # features first: a place reads and writes contiguous rows
-    if plainly():
-        products = (xt[rows] * values.unsqueeze(1)).to(wide(xt[:0]).dtype)
-        yt = products.new_zeros(m, xt.shape[1]).index_add(0, cols, products).to(xt.dtype)
-    else:
-        yt = _Times.apply(xt, values, rows, cols, m)
-    return yt.T.reshape(*x.shape[:-1], m)
+    n, rows, cols = x.shape[-1], places // m, places % m
+    maps = Bilinear(
+        lambda x, v: met(x, v, rows, cols, m),
+        lambda g, v: met(g, v, cols, rows, n),
+        lambda x, g, v: dots(x, rows, g, cols).to(v.dtype),
+    )
+    return bilinear(x, values, maps)
 
 
 def rows_of_sparse(ids: Tensor, places: Tensor, values: Tensor, n: int, m: int) -> Tensor:
@@ -69,36 +69,28 @@ def _laid_out(places: Tensor, values: Tensor, n: int, m: int) -> Tensor:
     return values.new_zeros(n * m).index_add(0, places, values).view(n, m)
 
 
-class _Times(torch.autograd.Function):
-    """E^T xt for xt (n, tokens), chunk by chunk; its gradients are k numbers and xt's, never n x m.
-
-    All that backward does can be differentiated again.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, xt: Tensor, values: Tensor, rows: Tensor, cols: Tensor, m: int) -> Tensor:
-        ctx.save_for_backward(xt, values, rows, cols)
-        return _scatter(xt, values, rows, cols, m)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (gt,), (xt, values, rows, cols) = grads, ctx.saved_tensors
-        gt = gt.contiguous()
-        dx = _Times.apply(gt, values, cols, rows, xt.shape[0]) if ctx.needs_input_grad[0] else None
-        dv = None
-        if ctx.needs_input_grad[1]:
-            chunks = _chunks(len(values), xt.shape[1])
-            parts = [(wide(xt[rows[c]]) * wide(gt[cols[c]])).sum(1) for c in chunks]
-            dv = torch.cat(parts).to(values.dtype)
-        return dx, dv, None, None, None
-
-
-def _scatter(xt: Tensor, values: Tensor, rows: Tensor, cols: Tensor, m: int) -> Tensor:
-    """yt (m, tokens) with yt[cols] += values xt[rows], summed in single precision or better."""
+def met(x: Tensor, values: Tensor, rows: Tensor, cols: Tensor, m: int) -> Tensor:
+    """y (..., m) with y[cols] += values x[rows], summed in single precision or better, chunk by chunk."""
+    xt = _features_first(x)
     yt = wide(xt[:0]).new_zeros(m, xt.shape[1])
-    for c in _chunks(len(values), xt.shape[1]):
-        yt.index_add_(0, cols[c], (xt[rows[c]] * values[c].unsqueeze(1)).to(yt.dtype))
-    return yt.to(xt.dtype)
+    if plainly():
+        yt = yt.index_add(0, cols, (xt[rows] * values.unsqueeze(1)).to(yt.dtype))
+    else:
+        for c in _chunks(len(values), xt.shape[1]):
+            yt.index_add_(0, cols[c], (xt[rows[c]] * values[c].unsqueeze(1)).to(yt.dtype))
+    return yt.to(x.dtype).T.reshape(*x.shape[:-1], m)
+
+
+def dots(x: Tensor, rows: Tensor, g: Tensor, cols: Tensor) -> Tensor:
+    """<x[rows], g[cols]> (k,) over all tokens, for x (..., n) and g (..., m), chunk by chunk."""
+    xt, gt = _features_first(x), _features_first(g)
+    parts = [(wide(xt[rows[c]]) * wide(gt[cols[c]])).sum(1) for c in _chunks(len(rows), xt.shape[1])]
+    return torch.cat(parts)
+
+
+def _features_first(x: Tensor) -> Tensor:
+    """(n, tokens): a place reads and writes contiguous rows."""
+    return x.reshape(-1, x.shape[-1]).T.contiguous()
 
 
 def _chunks(k: int, tokens: int) -> Iterator[slice]:

@@ -143,6 +143,12 @@ PEERS: dict[str, Callable[[int, list[str]], Any]] = {
     "oft": _of("OFTConfig", oft_block_size=32, r=0),
     "hira": _of("HiraConfig"),
     "randlora": _of("RandLoraConfig", r=32),
+    "c3a": _of("C3AConfig", block_size=128),
+    "miss": _of("MissConfig"),
+    "gralora": _of("GraloraConfig"),
+    "fourierft": _of("FourierFTConfig"),
+    "waveft": _of("WaveFTConfig", n_frequency=1000),
+    "shira": _of("ShiraConfig"),
 }
 
 

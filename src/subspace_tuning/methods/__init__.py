@@ -6,8 +6,11 @@ from subspace_tuning.methods.combine.liera import LieRA
 from subspace_tuning.methods.combine.spectral import Spectral, SpectralRotation
 from subspace_tuning.methods.combine.svdiff import SVDiff
 from subspace_tuning.methods.extend.adalora import AdaLoRA
+from subspace_tuning.methods.extend.c3a import C3A
 from subspace_tuning.methods.extend.flexlora import FlexLoRA
 from subspace_tuning.methods.extend.flora import FLoRA
+from subspace_tuning.methods.extend.fourierft import FourierFT
+from subspace_tuning.methods.extend.gralora import GraLoRA
 from subspace_tuning.methods.extend.houlsby import Houlsby
 from subspace_tuning.methods.extend.loha import LoHa
 from subspace_tuning.methods.extend.lokr import LoKr
@@ -15,6 +18,7 @@ from subspace_tuning.methods.extend.lora import LoRA
 from subspace_tuning.methods.extend.lora_dash import LoRADash
 from subspace_tuning.methods.extend.lora_xs import LoRAXS
 from subspace_tuning.methods.extend.mam import MAM
+from subspace_tuning.methods.extend.miss import MiSS
 from subspace_tuning.methods.extend.moslora import MoSLoRA
 from subspace_tuning.methods.extend.parallel import Parallel
 from subspace_tuning.methods.extend.pfeiffer import Pfeiffer
@@ -24,6 +28,7 @@ from subspace_tuning.methods.extend.randlora import RandLoRA
 from subspace_tuning.methods.extend.stella import StelLA
 from subspace_tuning.methods.extend.trilora import TriLoRA
 from subspace_tuning.methods.extend.vera import VeRA
+from subspace_tuning.methods.extend.waveft import WaveFT
 from subspace_tuning.methods.reconstruct.bitfit import BitFit
 from subspace_tuning.methods.reconstruct.diff_pruning import DiffPruning
 from subspace_tuning.methods.reconstruct.fishmask import FishMask
@@ -36,12 +41,15 @@ from subspace_tuning.methods.reconstruct.prefix import Prefix
 from subspace_tuning.methods.reconstruct.prompt import Prompt
 from subspace_tuning.methods.reconstruct.psoft import PSOFT
 from subspace_tuning.methods.reconstruct.sam_parser import SAMParser
+from subspace_tuning.methods.reconstruct.shira import SHiRA
 from subspace_tuning.methods.reconstruct.ssb import SSB
 from subspace_tuning.methods.reconstruct.ssl import SSL
+from subspace_tuning.methods.reconstruct.supertuning import SuperTuning
 from subspace_tuning.methods.reconstruct.svfit import SVFit
 from subspace_tuning.methods.reconstruct.svft import SVFT
 
 __all__ = [
+    "C3A",
     "IA3",
     "MAM",
     "OFT",
@@ -57,6 +65,8 @@ __all__ = [
     "FLoRA",
     "FishMask",
     "FlexLoRA",
+    "FourierFT",
+    "GraLoRA",
     "HiRA",
     "Houlsby",
     "IA3Output",
@@ -67,6 +77,7 @@ __all__ = [
     "LoRADash",
     "LoRAXS",
     "MiLoRA",
+    "MiSS",
     "MoSLoRA",
     "PTuning",
     "PaFi",
@@ -78,11 +89,14 @@ __all__ = [
     "Prompt",
     "RandLoRA",
     "SAMParser",
+    "SHiRA",
     "SVDiff",
     "SVFit",
     "Spectral",
     "SpectralRotation",
     "StelLA",
+    "SuperTuning",
     "TriLoRA",
     "VeRA",
+    "WaveFT",
 ]

@@ -1,4 +1,4 @@
-"""Random projections that follow from a seed and a shape: made anew wherever they are needed, stored nowhere.
+"""Random projections and places that follow from a seed and a shape: made anew wherever needed, stored nowhere.
 
 Layers of one shape share one tensor for as long as any of them lives.
 """
@@ -29,6 +29,22 @@ def projection(seed: int, key: int, shape: tuple[int, ...], fill: Callable[..., 
         found = fill(torch.empty(shape), generator).to(like)
         _kept[name] = found
     return found
+
+
+def drawn_places(seed: int, n: int, m: int, k: int, like: Tensor, ascending: bool = False) -> Tensor:
+    """k different places i m + j of a matrix (n, m), those that PEFT draws in its transpose: (k,), in its order."""
+    drawn = _drawn(n, m, ascending)
+    return projection(seed // 2, seed % 2, (k,), drawn, torch.empty(0, dtype=torch.int64, device=like.device))
+
+
+@cache
+def _drawn(n: int, m: int, ascending: bool) -> Callable[..., Tensor]:
+    def fill(places: Tensor, generator: torch.Generator) -> Tensor:
+        transposed = torch.randperm(n * m, generator=generator)[: len(places)]
+        places = transposed % n * m + transposed // n
+        return places.sort().values if ascending else places
+
+    return fill
 
 
 def projection_pair(seed: int, n: int, m: int, r: int, like: Tensor) -> tuple[Tensor, Tensor]:

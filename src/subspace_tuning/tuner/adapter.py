@@ -138,7 +138,8 @@ class Adapter:
         return model
 
     def _check_seat(self, path: str, given: Mapping[str, Tensor], W: LayerWeight) -> None:
-        method, (n, m) = self.resolved(path), W.shape
+        n, m = W.shape
+        method = self.resolved(path).fitted(n, m)
         method.check(n, m)
         for name, value in given.items():
             if not value.is_floating_point() and value.dtype != torch.bool:

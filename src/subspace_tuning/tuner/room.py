@@ -50,7 +50,8 @@ class Room:
         if self.smaller:
             first = next(iter(self.smaller.values()))
             warnings.warn(
-                f"the rank is more than {few(self.smaller)} allow; there it is {first.describe()}", stacklevel=2
+                f"what was asked for is more than {few(self.smaller)} allow; there it is {first.describe()}",
+                stacklevel=2,
             )
         if self.without:
             why = next(iter(self.without.values()))

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from subspace_tuning.algebra import Weight
 from subspace_tuning.method.registry import register
-from subspace_tuning.methods.reconstruct.masked import Masked, largest
+from subspace_tuning.methods.reconstruct.masked import MaskedShare, largest
 
 
 @register("fishmask")
 @dataclass(frozen=True)
-class FishMask(Masked):
+class FishMask(MaskedShare):
     """phi(W) = W + M o V, M_ij = 1 where the Fisher information F_ij is among the k largest.
 
     k = share * n m numbers are trained. F is the mean over examples of (d log p(y|x) / dW)^2 with the labels of the
@@ -24,7 +24,6 @@ class FishMask(Masked):
 
     category = "reconstruction"
     mode = "2: singular vectors, element-wise"
-    formula = "max(1, round(share n m))"
     paper = "arXiv:2111.09839"
     learning_rate = 1e-3
     calibration = ("fisher",)

@@ -2,18 +2,15 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from subspace_tuning.algebra import Weight
-from subspace_tuning.method import Start, constant
 from subspace_tuning.method.registry import register
-from subspace_tuning.methods.reconstruct.masked import Masked, largest
+from subspace_tuning.methods.reconstruct.masked import MaskedBySize
 
 
 @register("pafi")
 @dataclass(frozen=True)
-class PaFi(Masked):
+class PaFi(MaskedBySize):
     """phi(W) = W + M o V, M_ij = 1 where |W_ij| is among the k smallest.
 
     k = share * n m numbers are trained; the mask is the same for every task. The paper ranks all weights of the network
@@ -22,14 +19,7 @@ class PaFi(Masked):
     Source: arXiv:2305.16742, section 3.1.
     """
 
-    category = "reconstruction"
-    mode = "2: singular vectors, element-wise"
-    formula = "max(1, round(share n m))"
     paper = "arXiv:2305.16742"
-    learning_rate = 1e-3
 
-    def stored(self, n: int, m: int) -> dict[str, Start]:
-        return {"places": constant("places", self.kept(n, m))._replace(dtype=torch.int64)}
-
-    def constants(self, W: Weight) -> dict[str, Tensor]:
-        return {"places": largest(-W.dense().abs(), self.kept(*W.shape))}
+    def scores(self, W: Tensor) -> Tensor:
+        return -W.abs()
