@@ -220,6 +220,7 @@ def test_the_certificate_is_written(made, tmp_path):
         "rounding",
         "bias",
         "norm",
+        "codes",
     }
 
 

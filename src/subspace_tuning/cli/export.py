@@ -38,7 +38,8 @@ class Written:
     max_error: Annotated[
         float | None,
         typer.Option(
-            help="Refuse where a layer loses more of its change than this; for lora 0.01, or what energy allows."
+            help="Refuse where a layer loses more of its change than this; without it 0.01 for lora, or what energy "
+            "allows, and 0.5 for merging into a quantised base."
         ),
     ] = None
     base: Annotated[str | None, typer.Option(help="The base model, where the adapter does not name it rightly.")] = None
@@ -65,6 +66,7 @@ class Written:
         "subspace export runs/my-run lora-adapter",
         "subspace export my-adapter lora-adapter --energy 0.9",
         "subspace export my-adapter merged-model --to merged --probe sentences.txt",
+        "subspace export my-adapter merged-model --to merged --dry-run",
         "subspace export my-dora-adapter peft-adapter --to peft",
         "subspace export my-ssl-adapter merged-model --to merged --scales norm",
         "subspace export my-adapter half-way --strength 0.5",
@@ -78,6 +80,9 @@ def export(
         str, typer.Option(help="Of a merged model: put scales of inputs into the weight, or the norm where exact.")
     ] = "weight",
     strength: Strength = 1.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell layer by layer what merged weights would keep, and write nothing.")
+    ] = False,
     *,
     options: Written,
 ) -> None:
@@ -87,13 +92,19 @@ def export(
     loses no more than --max-error of a layer's change. `certificate.json` holds each layer's relative error, and how
     far the logits of what was written are from the adapter's.
 
+    A quantised base takes a merge in its codes, which may lose much of the change: a layer that would lose more than
+    half of it, or than --max-error, is refused. --dry-run tells beforehand.
+
     SSL and SSB scale inputs. Where a norm comes before and all that reads it wants the same scales, --scales norm puts
     them there, and SSL leaves the weight as it was, bit for bit; elsewhere they go into the weight.
     """
     from subspace_tuning.convert.export import export as write
 
-    made = write(adapter, out, options.to, options.wanted(), options.base, options.texts(), scales, strength)
-    _tell(made, out, options.as_json)
+    o = options
+    made = write(adapter, out, o.to, o.wanted(), o.base, o.texts(), scales, strength, dry_run)
+    if dry_run and not o.as_json:
+        _tell_layers(made)
+    _tell(made, None if dry_run else out, o.as_json)
 
 
 @command(
@@ -166,7 +177,14 @@ def diff(
     typer.echo(", ".join(f"{count} {state}" for state, count in counts.items() if count))
 
 
-def _tell(c: Certificate, out: Path, as_json: bool) -> None:
+def _tell_layers(c: Certificate) -> None:
+    for name, layer in c.layers.items():
+        codes = "" if layer.codes is None else f"{layer.codes:8.1%} of the codes changed"
+        typer.echo(f"{layer.error:10.3g}{codes}  {name}")
+
+
+def _tell(c: Certificate, out: Path | None, as_json: bool) -> None:
+    """What was kept, and where it is; without a folder, whether it would be written."""
     if as_json:
         typer.echo(c.to_json())
         return
@@ -184,7 +202,11 @@ def _tell(c: Certificate, out: Path, as_json: bool) -> None:
             if c.norms
             else ""
         )
-        + f"written to {out}"
+        + (
+            f"written to {out}"
+            if out
+            else f"nothing is written{f', and would be refused: {c.refused}' * bool(c.refused)}"
+        )
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from subspace_tuning.convert.probe import Differences
 from subspace_tuning.files.plain import dump
+from subspace_tuning.version import VERSION
 
 CERTIFICATE = "certificate.json"
 
@@ -21,6 +23,7 @@ class Layer(NamedTuple):
     rounding: bool  # what is missed is no more than rounding W to single precision comes to
     bias: str  # unchanged | kept | lost
     norm: str = ""  # the one before it, where scales of its inputs went there
+    codes: float | None = None  # of a quantised weight, the share of codes that changed
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,23 @@ class Certificate:
     moved: Differences  # between the base model and the adapter: what the former is to be judged by
     peft_type: str = ""  # of what was written, where it is an adapter
     norms: dict[str, str] = field(default_factory=dict)  # of those that could hold scales: folded, or why not
+    refused: str = ""  # where nothing was written: why an export would refuse to
+
+    @classmethod
+    def of(cls, layers: dict[str, Layer], sizes: Mapping[str, float], **about: Any) -> Certificate:
+        """From what became of each layer, and ||[dW; db]||_F of it."""
+        whole = sum(sizes[name] ** 2 for name in layers)
+        lost = sum((layer.error * sizes[name]) ** 2 for name, layer in layers.items())
+        worst = max(layers, key=lambda name: layers[name].error)
+        return cls(
+            made_by=f"subspace-tuning {VERSION}",
+            exact=all(layer.exact for layer in layers.values()),
+            error=(lost / whole) ** 0.5 if whole else 0.0,
+            largest_error=layers[worst].error,
+            worst_layer=worst,
+            layers=layers,
+            **about,
+        )
 
     def to_json(self) -> str:
         """Valid JSON: a number that is none is null."""

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from subspace_tuning.convert import lora, lora_experts, lora_slices
+from subspace_tuning.convert import lora, lora_experts, lora_slices, merge
 from subspace_tuning.convert.certificate import CARD, CERTIFICATE, MERGED_CARD, PEFT_CARD, Certificate, Layer
 from subspace_tuning.convert.change import Change
 from subspace_tuning.convert.fold import SCALES, Plan, plan
@@ -54,8 +54,11 @@ def export(
     texts: Sequence[str] | None = None,
     scales: str = "weight",
     strength: float = 1.0,
+    dry_run: bool = False,
 ) -> Certificate:
     """Write one adapter as ``to``; raises BadInput, and writes nothing, where more is lost than is wanted.
+
+    dry_run: tell what a merge would keep, and write nothing in any case.
 
     strength: t of phi_t, which is written: 0 is the base, 1 the adapter as it was trained.
 
@@ -67,6 +70,8 @@ def export(
         raise BadInput("rank, energy, exact and max-error are for --to lora: what --to peft writes is the same")
     if scales not in SCALES or (scales == "norm" and to != "merged"):
         raise BadInput(f"scales of inputs go to the weight or, for --to merged, the norm; got {scales!r} for {to}")
+    if dry_run and (to != "merged" or scales != "weight"):
+        raise BadInput("a dry run tells what weights keep of a merge: it is for --to merged, without --scales norm")
     source = opened(adapter, base)
     model = source.load()
     dial(model, strength, model.active_adapters[0])
@@ -75,7 +80,7 @@ def export(
     before = answers(model, inputs)
     folds = plan(model, inputs) if scales == "norm" else Plan()
     job = Job(out, to, wanted, [str(adapter)], methods_of(model), source, inputs, folds)
-    return job.run(model, changes, before)
+    return job.told(model, changes, before) if dry_run else job.run(model, changes, before)
 
 
 def checked(out: Path | str, to: str, kinds: Sequence[str] = KINDS) -> Path:
@@ -110,6 +115,12 @@ class Job:
             certificate = replace(certificate, peft_type=type_of(aside))
             (aside / CERTIFICATE).write_text(certificate.to_json() + "\n", encoding="utf-8")
         return certificate
+
+    def told(self, model: PeftModel, changes: dict[str, Change], before: list[Tensor]) -> Certificate:
+        """The certificate of a merge that is not written."""
+        layers, logits, moved = merge.foretold(model, changes, before, self.inputs)
+        certificate = self._certificate(layers, changes, logits, moved)
+        return replace(certificate, refused=merge.refusal(layers, self.wanted.max_error))
 
     def _lora(self, model: PeftModel, changes: dict[str, Change], folder: Path) -> dict[str, Layer]:
         fits, layers = {}, {}
@@ -175,15 +186,11 @@ class Job:
         weights = frozen_weights(model)
         with torch.no_grad():
             for name, change in changes.items():
-                frozen = weights[name]
-                if frozen.quantised:
-                    raise BadInput(f"{name} is quantised: load the base model in 16 or 32 bits to merge into it")
-                untie(model, frozen.layer)
-                bias, size = ("kept" if change.lost_bias else "unchanged"), change.size()
-                missed, norm = self.folds.write(name, frozen, change)
-                error = missed / size if size else 0.0
-                layers[name] = Layer(change.shape, None, True, error, missed <= change.grain, bias, norm)
+                untie(model, weights[name].layer)
+                cost, norm = self.folds.write(name, weights[name], change)
+                layers[name] = merge.layer(change, cost, norm)
             self.folds.scale_norms()
+        self._refuse(layers)
         merged: Any = model.unload()
         card = MERGED_CARD.format(base=public_name(self.source.base), made=self._made())
         write_model(merged, self.source.tokenizer, card, folder, like=self.source.base)
@@ -198,9 +205,11 @@ class Job:
 
     def _refuse(self, layers: dict[str, Layer]) -> None:
         """Raise BadInput where more is lost than was allowed."""
-        allowed = {"lora": self.wanted.allowed, "peft": SAME, "merged": self.wanted.max_error}[self.to]
-        if allowed is None:
+        if self.to == "merged":
+            if why := merge.refusal(layers, self.wanted.max_error):
+                raise BadInput(why)
             return
+        allowed = self.wanted.allowed if self.to == "lora" else SAME
         bad = {name: layer for name, layer in layers.items() if layer.error > allowed and not layer.rounding}
         if not bad:
             return
@@ -216,28 +225,20 @@ class Job:
         raise BadInput(
             f"{len(bad)} of {len(layers)} layers would lose more than {allowed:g} of their change, {worst} most with "
             f"{bad[worst].error:.3g}{why}; allow it with --max-error {math.ceil(100 * bad[worst].error) / 100:g}"
-            + ("" if lost or self.to == "merged" else ", or ask for a larger --rank, an --energy or --exact")
+            + ("" if lost else ", or ask for a larger --rank, an --energy or --exact")
         )
 
     def _certificate(
         self, layers: dict[str, Layer], changes: dict[str, Change], logits: Differences, moved: Differences
     ) -> Certificate:
-        sizes = {name: changes[name].size() for name in layers}
-        whole = sum(size**2 for size in sizes.values())
-        lost = sum((layers[name].error * size) ** 2 for name, size in sizes.items())
-        worst = max(layers, key=lambda name: layers[name].error)
-        return Certificate(
-            made_by=f"subspace-tuning {VERSION}",
+        return Certificate.of(
+            layers,
+            {name: changes[name].size() for name in layers},
             source=[Path(given).name for given in self.given],
             methods=self.methods,
             base=public_name(self.source.base),
             to=self.to,
             asked=asdict(self.wanted),
-            exact=all(layer.exact for layer in layers.values()),
-            error=(lost / whole) ** 0.5 if whole else 0.0,
-            largest_error=layers[worst].error,
-            worst_layer=worst,
-            layers=layers,
             probe=self.inputs.told,
             logits=logits,
             moved=moved,

@@ -20,7 +20,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from subspace_tuning.convert.change import Change, behind_scales, exact
-from subspace_tuning.convert.layers import seats, without, write
+from subspace_tuning.convert.layers import Written, seats, without, write
 from subspace_tuning.convert.probe import Probe, answers
 from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
 from subspace_tuning.weights.experts import Experts
@@ -55,15 +55,15 @@ class Plan:
     folds: list[Fold] = field(default_factory=list)
     told: dict[str, str] = field(default_factory=dict)  # norm -> folded, or why not
 
-    def write(self, name: str, frozen: LayerWeight, change: Change) -> tuple[float, str]:
-        """Put into a layer what is its own; returns ||.||_F of what rounding takes, and the norm with its scales."""
+    def write(self, name: str, frozen: LayerWeight, change: Change) -> tuple[Written, str]:
+        """Put into a layer what is its own; returns what that cost, and the norm with its scales."""
         fold = next((fold for fold in self.folds if name in fold.rests), None)
         if fold is None:
             return write(frozen, change), ""
-        missed = write(frozen, fold.rests[name])
+        missed, _ = write(frozen, fold.rests[name])
         R, d = exact(frozen.dense()), fold.d.unsqueeze(1)
         gap = (fold.written().unsqueeze(1) - d) * R
-        return (gap.square().sum().item() + (missed * d.abs().max().item()) ** 2) ** 0.5, fold.norm
+        return Written((gap.square().sum().item() + (missed * d.abs().max().item()) ** 2) ** 0.5), fold.norm
 
     @torch.no_grad()
     def scale_norms(self) -> None:

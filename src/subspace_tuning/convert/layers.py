@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
@@ -16,7 +16,7 @@ from subspace_tuning.convert.probe import Probe, answers
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.tuner.strength import set_strength
-from subspace_tuning.weights import LayerWeight, Part
+from subspace_tuning.weights import LayerWeight, NotTaken, Part, Unsupported
 
 LARGEST = torch.finfo(torch.float32).max
 
@@ -87,17 +87,27 @@ def changes_of(model: nn.Module, adapters: Sequence[str]) -> dict[str, Change]:
     return found
 
 
-def write(frozen: LayerWeight, change: Change) -> float:
-    """Put a change into a layer, in the layer's own precision; returns ||[dW; db]||_F of what rounding took."""
-    own, missed = frozen.own_bias, 0.0
+class Written(NamedTuple):
+    """What writing a change into a layer cost."""
+
+    missed: float  # ||[Q(W + dW) - W - dW; Q(b + db) - b - db]||_F; without quantisation, what rounding took
+    codes: float | None = None  # the share of a quantised weight's codes that changed
+
+
+def write(frozen: LayerWeight, change: Change) -> Written:
+    """Put a change into a layer, in the layer's own precision or codes."""
+    own, missed, codes = frozen.own_bias, 0.0, None
     W = exact(frozen.dense()) + change.dense() if frozen.holds_matrix else None
     b = None if own is None or change.db is None else exact(own) + change.db
-    frozen.assign(W, b)
+    with as_bad_input((Unsupported, NotTaken)):
+        if W is not None and frozen.quantised:
+            codes = frozen.take(W).changed
+        frozen.assign(None if frozen.quantised else W, b)
     if W is not None:
         missed += (exact(frozen.dense()) - W).square().sum().item()
     if own is not None and b is not None:
         missed += (exact(own) - b).square().sum().item()
-    return missed**0.5
+    return Written(missed**0.5, codes)
 
 
 @torch.no_grad()
@@ -105,26 +115,49 @@ def answers_with(
     model: nn.Module, frozen: Mapping[str, LayerWeight], changes: Mapping[str, Change], inputs: Probe
 ) -> list[Tensor]:
     """The logits with these changes in the weights of the base model, which are then put back; adapters are off."""
-    held = {}
-    for name in changes:
-        untie(model, frozen[name].layer)
-        layer, own = frozen[name], frozen[name].own_bias
-        W = layer.dense().clone() if layer.holds_matrix else None
-        held[name] = (W, None if own is None else own.clone())
-    try:
-        for name, change in changes.items():
-            write(frozen[name], change)
-        with without(model):
-            return answers(model, inputs)
-    finally:
-        for name, (W, b) in held.items():
-            frozen[name].assign(W, b)
+    with written(model, frozen, changes), without(model):
+        return answers(model, inputs)
 
 
-def untie(model: Any, layer: Any) -> None:
-    """Give a layer a weight of its own where it shares one: the adapter changes it here and nowhere else."""
-    own = layer._parameters.get("weight")
+@contextmanager
+def written(
+    model: nn.Module, frozen: Mapping[str, LayerWeight], changes: Mapping[str, Change]
+) -> Iterator[dict[str, Written]]:
+    """Within this, changes are in the weights, and what that costs is told by layer; then all is as it was."""
+    with ExitStack() as stack:
+        for name in changes:
+            stack.callback(untie(model, frozen[name].layer))
+            stack.callback(_as_it_is(frozen[name]))
+        yield {name: write(frozen[name], change) for name, change in changes.items()}
+
+
+def _as_it_is(W: LayerWeight) -> Callable[[], None]:
+    """Puts a layer's weight and bias back as they are now, bit for bit."""
+    bias = None if W.own_bias is None else W.own_bias.clone()
+    codes = W.part("weight") if W.quantised else None
+    held = W.dense().clone() if W.holds_matrix and codes is None else None
+
+    def put_back() -> None:
+        if codes is not None:
+            W.put("weight", codes)
+        W.assign(held, bias)
+
+    return put_back
+
+
+def untie(model: Any, layer: Any) -> Callable[[], None]:
+    """Give a layer a weight of its own where it shares one: the adapter changes it here and nowhere else.
+
+    Returns what ties it again.
+    """
+    own, tied = layer._parameters.get("weight"), getattr(model.config, "tie_word_embeddings", None)
     sharing = own is not None and any(m._parameters.get("weight") is own for m in model.modules() if m is not layer)
     if sharing:
         layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
         model.config.tie_word_embeddings = False
+
+    def tie() -> None:
+        if sharing:
+            layer.weight, model.config.tie_word_embeddings = own, tied
+
+    return tie

@@ -62,7 +62,7 @@ def probe(model: Any, tokenizer: Any = None, texts: Sequence[str] | None = None)
     return Probe([{"input_ids": ids, **({"decoder_input_ids": ids} if decoder else {})} for ids in rows], told)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # quanto does not compute with four bits in inference mode
 def answers(model: nn.Module, inputs: Probe) -> list[Tensor]:
     """The logits, (..., classes) each; the last hidden states of a model without a head."""
     model.eval()

@@ -12,6 +12,7 @@ from subspace_tuning.run.folder import Result, RunFolder
 from subspace_tuning.run.predict import Predictor
 from subspace_tuning.run.recipe import Recipe
 from subspace_tuning.tuner.strength import set_strength
+from subspace_tuning.weights import NotTaken
 
 CARD = """---
 library_name: transformers
@@ -63,7 +64,7 @@ def merge(run: Path | str, out: Path | str, strength: float = 1.0) -> Path:
     if not predictor.recipe.is_plain and model.peft_config[model.active_adapter].is_prompt_learning:
         raise BadInput(f"{folder.path} holds a soft prompt, which is no map of a weight; keep it unmerged")
     if not predictor.recipe.is_plain:
-        with as_bad_input((ValueError, NotImplementedError)):
+        with as_bad_input((ValueError, NotImplementedError, NotTaken)):
             if strength != 1:
                 set_strength(model, strength)
             model = model.merge_and_unload(safe_merge=True)
@@ -76,6 +77,8 @@ def merge(run: Path | str, out: Path | str, strength: float = 1.0) -> Path:
 def write_model(model: Any, tokenizer: Any, card: str, folder: Path, like: str) -> None:
     """Weights, config, tokenizer and card of a plain model; in shards no larger than those of the model it is like."""
     sizes = [path.stat().st_size for path in Path(location(like)).glob("*-of-*.safetensors")]
+    if getattr(model, "hf_quantizer", None) is not None:  # how codes were read, transformers cannot turn round
+        model._weight_conversions = None
     model.save_pretrained(str(folder), **({"max_shard_size": max(sizes)} if sizes else {}))
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)

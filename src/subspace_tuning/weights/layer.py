@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from subspace_tuning.algebra import Weight
 from subspace_tuning.algebra.precision import plus
-from subspace_tuning.weights.written import check_taken
+from subspace_tuning.weights.written import Survived, check_taken
 
+REAL = {torch.float64, torch.float32, torch.float16, torch.bfloat16}  # numbers that are no codes for others
 OURS: set[Callable[..., Any]] = set()  # hooks that leave a layer's own product as it is
 
 
@@ -79,6 +80,15 @@ class LayerWeight(Weight):
         own = self.layer.weight.dtype
         return own if own.is_floating_point else torch.get_default_dtype()
 
+    @property
+    def stored(self) -> Tensor:
+        """A tensor that the layer keeps, where it keeps it."""
+        return self.layer.weight
+
+    @property
+    def like(self) -> Tensor:
+        return torch.empty(0, dtype=self.dtype, device=self.stored.device)
+
     def assign(self, W: Tensor | None, bias: Tensor | None) -> None:
         """Write W (n, m) and the bias into the layer; None leaves what is there. Raises NotTaken."""
         stored = None if bias is None else bias.view_as(self.numbers("bias"))
@@ -89,6 +99,13 @@ class LayerWeight(Weight):
                     held = self.numbers(name)
                     held.copy_(value)
                     check_taken(self.layer, name, held, value)
+
+    def take(self, W: Tensor) -> Survived:
+        """Write W (n, m) into a quantised layer as Q(W), however little of W - W_q that leaves, and say how much."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raise Unsupported where the layer turns out to be no product with a weight."""
 
     def numbers(self, name: str) -> Tensor:
         """The layer's weight or bias as it is stored, to be written into."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from subspace_tuning.weights.layer import Unsupported
 from subspace_tuning.weights.linear import LinearWeight
-from subspace_tuning.weights.written import WAYS_OUT, Survived, check_survived, survived
+from subspace_tuning.weights.written import WAYS_OUT, Survived, check_near, check_survived, survived
 
 
 class QuantisedWeight(LinearWeight):
@@ -26,10 +26,6 @@ class QuantisedWeight(LinearWeight):
     def kind(self) -> str:
         """The quantised weight in words."""
         return type(self.layer.weight).__name__
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.dense().dtype
 
     def dense(self) -> Tensor:
         return self.read(self.layer.weight).T
@@ -58,14 +54,25 @@ class QuantisedWeight(LinearWeight):
     def assign(self, W: Tensor | None, bias: Tensor | None) -> None:
         if W is not None:
             before, part = self.dense(), self.part("weight")
-            self.put("weight", self.requantised(self.as_stored(W)))
+            left = self.take(W)
             try:
-                changed = self.changed(part, self.part("weight"))
-                check_survived(self.kind, before, W.to(before), self.dense(), changed)
+                check_survived(self.kind, before, W.to(before), left)
             except Exception:
                 self.put("weight", part)
                 raise
         super().assign(None, bias)
+
+    @torch.no_grad()
+    def take(self, W: Tensor) -> Survived:
+        before, part = self.dense(), self.part("weight")
+        self.put("weight", self.requantised(self.as_stored(W)))
+        try:
+            after = self.dense()
+            check_near(self.kind, W.to(after), after)
+            return survived(before, W, after, self.changed(part, self.part("weight")))
+        except Exception:
+            self.put("weight", part)
+            raise
 
     @torch.no_grad()
     def survives(self, W: Tensor) -> Survived:
@@ -80,6 +87,8 @@ class QuantisedWeight(LinearWeight):
 
 class Int8Weight(QuantisedWeight):
     """bitsandbytes' Linear8bitLt: rows of codes in -127..127 with a scale each, which the first forward moves away."""
+
+    dtype = torch.float32  # type: ignore[assignment]
 
     def part(self, name: str) -> Any:
         part: Any = super().part(name)
@@ -116,6 +125,10 @@ class FourBitWeight(QuantisedWeight):
 
             data, state = _convert_weight_packed_for_cpu_inverse(layer.weight.data, state)
             layer.weight.data, layer.weight.quant_state, layer.quant_state = data, state, state
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._state(self.layer.weight).dtype
 
     def read(self, part: Any) -> Tensor:
         from bitsandbytes import functional
@@ -211,4 +224,4 @@ def quantised(layer: nn.Linear) -> QuantisedWeight | None:
         return TorchaoWeight(layer)
     if home.startswith("optimum.quanto."):
         return QuantoWeight(layer)
-    return None if weight.is_floating_point() else QuantisedWeight(layer)
+    return None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from subspace_tuning.weights.layer import OURS, LayerWeight, Unsupported
-from subspace_tuning.weights.written import WAYS_OUT
+from subspace_tuning.weights.written import WAYS_OUT, Survived
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,10 @@ class SliceWeight(LayerWeight):
     def dtype(self) -> torch.dtype:
         return self.whole.dtype
 
+    @property
+    def stored(self) -> Tensor:
+        return self.whole.stored
+
     def forward(self, x: Any) -> Tensor:
         made = self.layer.made
         return self.layer(x) if made and x is made[0] else self._by(self.whole.forward, x, self.own_bias)
@@ -136,9 +140,12 @@ class SliceWeight(LayerWeight):
         return self.layer.of(self.layer.frozen(product, x))
 
     def assign(self, W: Tensor | None, bias: Tensor | None) -> None:
-        if self.quantised:
-            raise Unsupported(f"nothing here can write into columns of a quantised weight; {WAYS_OUT}")
+        if self.quantised and W is not None:
+            self.take(W)
         self.whole.assign(*(None if t is None else self._among(k, t) for k, t in (("weight", W), ("bias", bias))))
+
+    def take(self, W: Tensor) -> Survived:
+        raise Unsupported(f"nothing here can write into columns of a quantised weight; {WAYS_OUT}")
 
     def _among(self, name: str, columns: Tensor) -> Tensor:
         whole = self._whole(name)
@@ -151,6 +158,8 @@ class SliceWeight(LayerWeight):
         return nn.Parameter(self.layer.of(self._whole(name)).detach().clone(), requires_grad=False)
 
     def put(self, name: str, part: nn.Parameter) -> None:
+        if name == "weight" and self.quantised:  # which is never written
+            return
         if not self._whole(name).is_meta:
             self.whole.assign(
                 *((self._among(name, part), None) if name == "weight" else (None, self._among(name, part)))

@@ -40,27 +40,26 @@ def check_taken(layer: Any, name: str, held: Tensor, wanted: Tensor) -> None:
         raise NotTaken(f"{type(layer).__name__} did not take its new {name}: what is read back is something else")
 
 
-def check_survived(kind: str, before: Tensor, wanted: Tensor, after: Tensor, changed: float) -> None:
-    """Raise NotTaken where a quantised weight is not near what was written, or nothing of the change is left.
-
-    changed: the share of codes that changed. Warns where what is left of the change is worse than none of it.
-    """
-    size, dW = wanted.norm(), (wanted - before).norm()
-    missed = (after - wanted).norm()
+def check_near(kind: str, wanted: Tensor, after: Tensor) -> None:
+    """Raise NotTaken where a quantised weight is not near what was written into it."""
+    size, missed = wanted.norm(), (after - wanted).norm()
     if not bool(missed <= GROSS * size):
         raise NotTaken(
             f"{kind} did not take its new weight: what is read back is off by {float(missed / size):.2g} of its norm"
         )
-    if not bool(dW > 8 * torch.finfo(before.dtype).eps * before.norm()):
+
+
+def check_survived(kind: str, before: Tensor, wanted: Tensor, left: Survived) -> None:
+    """Raise NotTaken where nothing of a change is left; warn where what is left of it is worse than none of it."""
+    if not bool((wanted - before).norm() > 8 * torch.finfo(before.dtype).eps * before.norm()):
         return
-    if not changed and bool(missed > 0.9 * dW):  # scales of outputs may be in the scales of the codes alone
+    if not left.changed and left.error > 0.9:  # scales of outputs may be in the scales of the codes alone
         raise NotTaken(
             f"nothing of the change survives in {kind}: the steps of the quantised weight are larger; {WAYS_OUT}"
         )
-    if bool(missed > dW):
+    if left.error > 1:
         warnings.warn(
-            f"{kind} takes the change with an error of {float(missed / dW):.2g} of its norm, worse than without "
-            f"it: {WAYS_OUT}",
+            f"{kind} takes the change with an error of {left.error:.2g} of its norm, worse than without it: {WAYS_OUT}",
             stacklevel=4,
         )
 
