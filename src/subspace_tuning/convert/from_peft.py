@@ -12,8 +12,9 @@ from typing import NamedTuple, cast
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from subspace_tuning.convert.experts_from_peft import adapter_on_experts
 from subspace_tuning.errors import BadInput
-from subspace_tuning.files.adapter_folder import WEIGHTS
+from subspace_tuning.files.adapter_folder import WEIGHTS, read_config
 from subspace_tuning.files.aside import free, whole_folder
 from subspace_tuning.files.checkpoint import Checkpoint
 from subspace_tuning.run.skeleton import skeleton
@@ -45,6 +46,8 @@ def import_peft(folder: str | Path, out: str | Path, base: str | None = None) ->
     these shapes; no number of the model is read.
     """
     out = free(out)
+    if read_config(Path(folder)).get("target_parameters"):
+        return _import_experts(folder, out, base)
     adapter = read_peft(folder)
     if not isinstance(adapter.config, SubspaceConfig):
         raise BadInput(f"{folder} is a soft prompt, which is PEFT's own here too; there is nothing to import")
@@ -58,19 +61,40 @@ def import_peft(folder: str | Path, out: str | Path, base: str | None = None) ->
     if model is not None:
         adapter = adapter.named_as(model)
         adapter.check(model)
+    return _written(adapter, out, None if model is None else base or adapter.config.base_model_name_or_path)
+
+
+def _import_experts(folder: str | Path, out: Path, base: str | None) -> Imported:
+    config = read_config(Path(folder))
+    name = base or config.get("base_model_name_or_path")
+    model = _model_at_hand(name, config.get("task_type"), named=base is not None)
+    if model is None:
+        raise BadInput(
+            f"{folder} sits on parameters of experts, and its base model is not at hand to look at: name it with --base"
+        )
+    adapter = adapter_on_experts(folder, model)
+    adapter.check(model)
+    return _written(adapter, out, name)
+
+
+def _written(adapter: Adapter, out: Path, base: str | None) -> Imported:
     config = cast(SubspaceConfig, adapter.config)
     card = CARD.format(kind=adapter.made_by, method=config.method.describe())
     write_adapter(out, config, adapter.weights, card)
-    return Imported(config, None if model is None else base or config.base_model_name_or_path)
+    return Imported(config, base)
 
 
 def _at_hand(adapter: Adapter, base: str | None) -> nn.Module | None:
     """The base model without its numbers; None where nobody named one, and the adapter's own cannot be read."""
-    name = base or adapter.config.base_model_name_or_path
+    config = adapter.config
+    return _model_at_hand(base or config.base_model_name_or_path, config.task_type, named=base is not None)
+
+
+def _model_at_hand(name: str | None, task_type: str | None, named: bool) -> nn.Module | None:
     try:
-        return None if not name else skeleton(Checkpoint(name), adapter.config.task_type)
+        return None if not name else skeleton(Checkpoint(name), task_type)
     except BadInput:
-        if base is not None:
+        if named:
             raise
         return None
 

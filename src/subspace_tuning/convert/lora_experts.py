@@ -112,6 +112,12 @@ def stored(theirs: PeftModel, stacks: Mapping[str, Stack]) -> dict[str, Tensor]:
     return found
 
 
+def factors(module: LoraLayer, fused: Experts, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """A (e, n, r) and B (e, r, m) of a parameter of experts, from PEFT's."""
+    A, B = A.unflatten(0, (fused.count, -1)).mT, B.unflatten(1, (-1, fused.count)).permute(2, 1, 0)
+    return (B.mT, A.mT) if _turned_by_peft(module, fused) else (A, B)
+
+
 def _turned_by_peft(layer: LoraLayer, fused: Experts) -> bool:
     """Whether PEFT takes (e, n, m) for (e, m, n): it goes by what the module that keeps the experts says alone."""
     return fused.turned and not getattr(layer.get_base_layer(), "is_transposed", False)

@@ -58,8 +58,8 @@ def keywords(kind: Kind, source: Source) -> dict[str, Any]:
     """What SubspaceConfig is made from."""
     if said := source.config.get("target_parameters"):
         raise BadInput(
-            f"target_parameters={said!r}: what PEFT trained on parameters of experts is not read; train it here, where "
-            "SubspaceConfig takes target_parameters too"
+            f"target_parameters={said!r}: what PEFT trained on parameters of experts is read by `subspace import` "
+            "alone, which looks at the base model"
         )
     return {key: source.config[key] for key in SHARED if source.config.get(key) is not None} | kind.read(source)
 

@@ -80,7 +80,7 @@ LORA = Kind(
     _lora,
     frozenset(
         {"r", "lora_alpha", "use_rslora", "use_dora", "lora_dropout", "rank_pattern", "alpha_pattern"}
-        | {"init_lora_weights", "eva_config", "lora_ga_config", "corda_config", "megatron_core"}
+        | {"init_lora_weights", "eva_config", "lora_ga_config", "corda_config", "megatron_core", "target_parameters"}
     ),
     {**FACTORS, "lora_magnitude_vector": "delta"},
     "lora_",
