@@ -6,8 +6,12 @@ from accelerate import dispatch_model
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import LlamaForCausalLM
 
+import models
 from cases import CASES, each
+from subspace_tuning import SubspaceConfig
+from subspace_tuning.tuner.layer import SubspaceLayer
 
 MAP = {"first": "cpu", "second": "disk", "last": "cpu"}
 N = 12
@@ -103,3 +107,44 @@ def test_an_adapter_is_saved_and_loaded_where_its_base_is_on_disk(case, on_disk,
         assert model.base_model.model.second.base_layer.weight.is_meta
         if case.resolved.mergeable:
             close(model.merge_and_unload()(x), here(x))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """Makes a language model with its second block in memory or, with a folder, on disk."""
+    folder = tmp_path_factory.mktemp("llama")
+    torch.manual_seed(0)
+    net = models.llama()
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.5)
+    net.save_pretrained(folder)
+
+    def make(away=None):
+        if away is None:
+            return LlamaForCausalLM.from_pretrained(folder)
+        places = dict.fromkeys(["lm_head", *(f"model.{name}" for name in HERE)], "cpu") | {"model.layers.1": "disk"}
+        return LlamaForCausalLM.from_pretrained(folder, device_map=places, offload_folder=away)
+
+    return make
+
+
+HERE = ("embed_tokens", "layers.0", "norm", "rotary_emb")
+WAYS = ["lora", "ssb", "dora", "pissa", "vera", "svdiff", "hira", "svft", "pafi"]
+
+
+@pytest.mark.parametrize("method", WAYS)
+def test_transformers_itself_loads_an_adapter_onto_layers_on_disk(method, llama, tmp_path):
+    here = llama()
+    where = {"target_modules": ["q_proj", "down_proj"], "layers_to_transform": [1]}
+    here.add_adapter(SubspaceConfig(method=method, init_weights=False, **where))
+    for layer in (m for m in here.modules() if isinstance(m, SubspaceLayer)):
+        layer._uncalibrated.clear()
+    here.save_pretrained(tmp_path / "adapter")
+    away, ids = llama(tmp_path / "disk"), torch.arange(8).reshape(2, 4)
+    away.load_adapter(str(tmp_path / "adapter"))
+    assert away.model.layers[1].self_attn.q_proj.base_layer.weight.is_meta
+    with torch.no_grad():
+        want, plain = here.eval()(ids).logits, llama()(ids).logits
+        assert (want - plain).abs().max() > 1e-3
+        for _ in range(2):
+            close(away.eval()(ids).logits, want)

@@ -150,13 +150,13 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
     @property
     def like(self) -> Tensor:
         """A tensor of the precision and on the device that parameters are made in: the CPU where W is away."""
-        own = self.weight
+        own = self.frozen.stored
         return torch.empty(0, dtype=own.dtype) if self.is_away else own
 
     @property
     def is_away(self) -> bool:
         """Whether the numbers of W are elsewhere at the moment."""
-        return self.dispatched and self.weight.is_meta
+        return self.dispatched and self.frozen.stored.is_meta
 
     @torch.no_grad()
     def catch_up(self, adapters: list[str]) -> None:
@@ -166,7 +166,8 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
             held: Any = self.subspace_constants
             if adapter in held:
                 held[adapter].update({k: v for k, v in constants.items() if k not in stored})
-            if not self.unstarted.pop(adapter):
+            loaded = any(hasattr(p, "_is_hf_initialized") for p in self.subspace_params[adapter].parameters())
+            if not self.unstarted.pop(adapter) and not loaded:  # as transformers marks what it puts in place itself
                 for name, value in (started | stored).items():
                     self.values(adapter)[name].copy_(value)
 
@@ -193,7 +194,7 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        if (device := device or self.weight.device).type == "meta":
+        if (device := device or self.frozen.stored.device).type == "meta":
             return
         for group in (self.subspace_params, self.subspace_constants, self.subspace_stored):
             held: Any = group[adapter_name] if adapter_name in group else nn.Module()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from accelerate.hooks import remove_hook_from_module
 from torch import nn
 
@@ -33,6 +34,13 @@ def at_hand(layer: nn.Module) -> Iterator[None]:
         hook.offload = True
         if away:
             _put_away(layer, hook, brought)
+
+
+def keep_here(model: Any, path: str, layer: nn.Module, device: torch.device) -> None:
+    """Say in the device map of a dispatched model where the parameters of methods are: transformers loads by it."""
+    for name, _ in layer.named_children():
+        if name.startswith("subspace_"):
+            model.hf_device_map[f"{path}.{name}"] = str(device)
 
 
 def _put_away(layer: nn.Module, hook: Any, brought: dict[str, nn.Parameter]) -> None:
