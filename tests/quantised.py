@@ -72,6 +72,28 @@ def _torchao(layer: nn.Linear, config: object) -> nn.Module:
     return held[0].requires_grad_(False)
 
 
+class Packed(nn.Module):
+    """Two codes of four bits in a byte, inputs first, with scales and zeros for each output: GPTQ's way."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        W = layer.weight.detach().T
+        low, scales = W.amin(0), (W.amax(0) - W.amin(0)) / 15
+        codes = ((W - low) / scales).round().to(torch.uint8)
+        self.register_buffer("qweight", codes[0::2] | codes[1::2] << 4)
+        self.register_buffer("scales", scales)
+        self.register_buffer("qzeros", low)
+        self.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
+
+    def truth(self):
+        codes = torch.stack([self.qweight & 15, self.qweight >> 4], 1).flatten(0, 1)
+        return codes * self.scales + self.qzeros
+
+    def forward(self, x):
+        return x @ self.truth().to(x.dtype) + self.bias
+
+
 def _needs(package: str, *makes: Callable) -> list:
     missing = find_spec(package) is None
     return [pytest.param(m, id=m.__name__, marks=pytest.mark.skipif(missing, reason=f"needs {package}")) for m in makes]

@@ -38,6 +38,11 @@ class Weight(Leaf):
         return self._W.dtype
 
     @property
+    def like(self) -> Tensor:
+        """A tensor without numbers, in the precision of the rows and where W is: W itself is not read."""
+        return self._W.new_empty(0)
+
+    @property
     def own_bias(self) -> Tensor | None:
         return self._bias
 

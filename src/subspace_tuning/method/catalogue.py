@@ -54,7 +54,7 @@ class Entry:
             method.sits_on,
             bool(method.mergeable),
             _exports(plain.with_fields(**SMALL)),
-            _takes_quantised(plain.with_fields(**SMALL)),
+            by_forward_alone(plain),
             plain.on_step,
             list(plain.calibration),
             method.paper,
@@ -99,18 +99,20 @@ def _exports(method: Method) -> bool:
     return method.phi(W, _params(method, W)).delta_factors() is not None
 
 
-def _takes_quantised(method: Method) -> bool:
+def by_forward_alone(method: Method) -> bool:
+    """Whether phi is computed and trained when only the frozen layer's own forward reads W."""
     if method.sits_on != "weight":
         return True
-    W = Weight(torch.randn(N, M))
-    p = _params(method, W)
-    try:
-        E = method.phi(_OwnForwardOnly(W.dense()), p)
-        E.apply(torch.randn(4 * N, N)).sum().backward()
-    except RuntimeError as error:
-        if str(error) != "W was read":
-            raise
-        return False
+    with torch.random.fork_rng(devices=[]):
+        method, W = method.with_fields(**SMALL), Weight(torch.randn(N, M))
+        p = _params(method, W)
+        try:
+            E = method.phi(_OwnForwardOnly(W.dense()), p)
+            E.apply(torch.randn(4 * N, N)).sum().backward()
+        except RuntimeError as error:
+            if str(error) != "W was read":
+                raise
+            return False
     return True
 
 

@@ -22,6 +22,7 @@ from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.experts import layer_on
 from subspace_tuning.tuner.fused import fused_layers
 from subspace_tuning.tuner.layer import BASE, SubspaceLayer
+from subspace_tuning.tuner.offload import keep_here
 from subspace_tuning.tuner.room import Room
 from subspace_tuning.tuner.routed import copies, routed
 from subspace_tuning.tuner.saved import check_fits, check_name, each_as, named_layers, nameless, of_adapter
@@ -29,7 +30,7 @@ from subspace_tuning.tuner.strength import tell_when_saving
 from subspace_tuning.tuner.targets import all_linear, default_targets
 from subspace_tuning.tuner.tied import check_untied, untie
 from subspace_tuning.weights import Unsupported
-from subspace_tuning.weights.experts import experts_of, seat, unseat
+from subspace_tuning.weights.experts import coded_experts, experts_of, seat, unseat
 from subspace_tuning.weights.slices import is_apart, seat_slices, unseat_slices
 
 
@@ -86,6 +87,12 @@ class SubspaceModel(BaseTuner):
             for own, fused in list(experts_of(name, module)):
                 if self._check_target_module_exists(peft_config, f"{name}.{own}".lstrip(".")):
                     seat(module, own, fused)
+            for own, kept in coded_experts(name, module):
+                if self._check_target_module_exists(peft_config, f"{name}.{own}".lstrip(".")):
+                    raise Unsupported(
+                        f"{name}.{own} is kept as {kept}, and {type(module).__name__} multiplies with these codes by "
+                        "itself: exclude it, or load the base model in 16 or 32 bits"
+                    )
 
     def _create_and_replace(  # type: ignore[override]
         self,
@@ -112,6 +119,8 @@ class SubspaceModel(BaseTuner):
                 layer.set_adapter(self.active_adapters)
             layer.dispatched = hasattr(self.model, "hf_device_map")
             layer.add(adapter_name, method, peft_config.init_weights)
+            if layer.dispatched:
+                keep_here(self.model, current_key, layer, layer.like.device)
             if peft_config.packed:
                 layer.unread.add(adapter_name)
         except Unsupported as error:

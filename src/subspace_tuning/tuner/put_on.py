@@ -14,6 +14,7 @@ from subspace_tuning.errors import BadInput
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.fused import slices
 from subspace_tuning.tuner.patterns import ENDING, KEPT, Patterns
+from subspace_tuning.weights import is_linear
 from subspace_tuning.weights.experts import with_experts
 
 
@@ -30,7 +31,7 @@ def put_on(model: PreTrainedModel, config: SubspaceConfig) -> PeftModel:
     except (ValueError, TypeError, NotImplementedError) as error:
         if "No modules were targeted" not in str(error) and "not found in the base model" not in str(error):
             raise BadInput(str(error)) from error
-        some = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+        some = [name for name, module in model.named_modules() if is_linear(module)]
         raise BadInput(
             f"target_modules={_plain(given)} with exclude_modules={_plain(config.exclude_modules)} matches no module "
             f"of {type(model).__name__}; name some of its modules, which are called like {some[0]!r}"

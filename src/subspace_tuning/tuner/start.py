@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.method import Composition, Constants, Method, Start
+from subspace_tuning.method.catalogue import by_forward_alone
 from subspace_tuning.weights import LayerWeight, Unsupported
+from subspace_tuning.weights.own_forward import OwnForward
 
 
 class Started(NamedTuple):
@@ -20,13 +22,19 @@ class Started(NamedTuple):
 
 
 def check_seat(method: Method, W: LayerWeight) -> None:
-    """Raise Unsupported where W is no weight that the method could sit on, ValueError where it is too small."""
+    """Raise Unsupported where W is no weight that the method could sit on, ValueError where it is too small.
+
+    Of a layer of which only the forward is known, methods may read W where that can be read.
+    """
     kind = type(W.layer).__name__
     for part in method.members if isinstance(method, Composition) else (method,):
         if part.sits_on == "bias" and W.own_bias is None:
             raise Unsupported(f"{part.name} sits on biases, and this {kind} has none; target layers with a bias")
         if part.sits_on == "weight" and not W.holds_matrix:
             raise Unsupported(f"{part.name} sits on weight matrices, and this {kind} holds none; leave it out")
+    W.check()
+    if isinstance(W, OwnForward) and not by_forward_alone(method):
+        W.dense()
     method.check(*W.shape)
 
 
@@ -42,7 +50,8 @@ def start(method: Method, W: LayerWeight, like: Tensor) -> Started:
 
 def _filled(start: Start, constants: Constants, like: Tensor) -> Tensor:
     """Filled in single precision or better."""
-    own = like.dtype if like.is_floating_point() else torch.get_default_dtype()
+    codes = not like.is_floating_point() or like.element_size() == 1
+    own = torch.get_default_dtype() if codes else like.dtype
     dtype = start.dtype or own
     wide = torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else dtype
     value = torch.empty(start.shape, device=like.device, dtype=wide)

@@ -26,7 +26,6 @@ from typing import Any
 from peft import PeftConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from subspace_tuning.method import members
 from subspace_tuning.tuner.fused import apart
@@ -49,8 +48,8 @@ from subspace_tuning.tuner.roles import (
     within,
 )
 from subspace_tuning.tuner.structure import BlockWeight, language_tower, outer_modules, read
-from subspace_tuning.weights import Unsupported, has_bias, weight_of
-from subspace_tuning.weights.experts import Experts
+from subspace_tuning.weights import Unsupported, has_bias, is_linear, weight_of
+from subspace_tuning.weights.experts import Experts, coded_experts
 
 POOLERS = {"pooler"}
 ON_OUTPUTS = {"sublayer_outputs", "ff_output", "key"}  # where methods go that sit on outputs or blocks
@@ -99,7 +98,8 @@ def default_targets(places: str, model: nn.Module, config: PeftConfig | None = N
     chosen = {name for name, layer in layers.items() if _can_sit(layer, mapped)}
     if not chosen:
         raise ValueError(_nothing(places, model, weights, modules))
-    _tell_left({w.short: w.size for w in wanted if w.name not in chosen}, model, config)
+    left = {w.short: w.size for w in wanted if w.name not in chosen}
+    _tell_left(left | (_coded(modules) if places not in ON_OUTPUTS else {}), model, config)
     return _of_layers(_short(chosen, wanted, {name for name, _ in outer_modules(model)}), config)
 
 
@@ -121,7 +121,8 @@ def all_linear(model: nn.Module, config: PeftConfig | None = None) -> set[str]:
     if not _maps_weights("all", config):
         _tell_left({name: f"{e.count} x {e.size[0]} x {e.size[1]}" for name, e in experts.items()}, model, config)
         experts = {}
-    return {name for name, module in modules.items() if isinstance(module, nn.Linear | Conv1D)} | set(experts)
+    _tell_left(_coded(modules), model, config)
+    return {name for name, module in modules.items() if is_linear(module)} | set(experts)
 
 
 def sits(model: nn.Module, places: str) -> set[str]:
@@ -153,6 +154,11 @@ def _tell_left(left: dict[str, str], model: nn.Module, config: Any) -> None:
         told = ", ".join(f"{name} {size}" for name, size in sorted(left.items())[:SHOWN])
         who = "the method" if config is None else config.resolved().name
         warnings.warn(f"left out: {told} of {type(model).__name__}, where {who} finds no seat", stacklevel=3)
+
+
+def _coded(modules: dict[str, nn.Module]) -> dict[str, str]:
+    """Experts that are kept in codes, and in which."""
+    return {f"{name}.{own}": kept for name, module in modules.items() for own, kept in coded_experts(name, module)}
 
 
 def _can_sit(layer: nn.Module | None, mapped: bool) -> bool:
@@ -195,7 +201,7 @@ def _nothing(places: str, model: nn.Module, weights: list[BlockWeight], modules:
     kind = getattr(getattr(model, "config", None), "model_type", None) or type(model).__name__
     held = list(dict.fromkeys(f"{w.short} {w.size} ({w.role or w.part})" for w in weights))
     layers = list(dict.fromkeys(w.short for w in weights if _can_sit(modules.get(w.name), places not in ON_OUTPUTS)))
-    layers = layers or [name for name, module in modules.items() if isinstance(module, nn.Linear | Conv1D)]
+    layers = layers or [name for name, module in modules.items() if is_linear(module)]
     names = ", ".join(f"'{name}'" for name in layers[:SHOWN])
     told = f"its blocks hold {', '.join(held[:SHOWN])}" if held else "it has no repeated blocks with matrices"
     return (

@@ -14,7 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from subspace_tuning.weights.layer import LayerWeight
+from subspace_tuning.weights.layer import REAL, LayerWeight
 
 
 class Experts(nn.Module):
@@ -91,10 +91,21 @@ def experts_of(name: str, module: nn.Module) -> Iterator[tuple[str, Experts]]:
     """The fused weights that a module keeps as parameters, by the names that it has for them."""
     if not keeps_experts(name, module):
         return
+    coded = tuple(own for own, _ in coded_experts(name, module))
     for own, p in module.named_parameters(recurse=False):
-        if p.dim() == 3:
+        if p.dim() == 3 and not (coded and own.startswith(coded)):
             bias: Any = module._parameters.get(f"{own}_bias")
             yield own, Experts(p, bias if bias is not None and bias.dim() == 2 else None, _turned(module))
+
+
+def coded_experts(name: str, module: nn.Module) -> Iterator[tuple[str, str]]:
+    """The fused weights that a module keeps in codes, and their precision: scales are beside them, under longer names.
+
+    The module multiplies with the codes by itself, so that no method reaches these weights.
+    """
+    for own, p in module.named_parameters(recurse=False) if keeps_experts(name, module) else ():
+        if p.dim() == 3 and p.dtype not in REAL:
+            yield own, str(p.dtype).removeprefix("torch.")
 
 
 def _turned(module: Any) -> bool:

@@ -43,7 +43,7 @@ class RandLoRA(Method):
         return {"l": zeros(N, self.r), "g": Start((N, k), lambda t, _: t.fill_(1 / k))}
 
     def constants(self, W: Weight) -> dict[str, Tensor]:
-        (n, m), like = W.shape, W.dense()
+        (n, m), like = W.shape, W.like
         N = self.sizes(n, m)["N"]
         P = projection(self.seed, 0, (max(n, m), N * self.r), unit_uniform, like)
         return {"P": P, "Q": projection(self.seed, 1, (self.r, min(n, m)), unit_uniform, like)}

@@ -43,7 +43,7 @@ class VeRA(Method):
         return {"delta": zeros(self.r), "b": zeros(m)}
 
     def constants(self, W: Weight) -> dict[str, Tensor]:
-        (n, m), like = W.shape, W.dense()
+        (n, m), like = W.shape, W.like
         if self.cut_n:
             A, B = projection_pair(self.seed, self.cut_n, self.cut_m, self.r, like)
             return {"A": A[:n], "B": B[:, :m]}
