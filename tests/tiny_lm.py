@@ -1,5 +1,7 @@
 """A tiny language model with a byte-level tokenizer, for tests of what reads and writes text."""
 
+from pathlib import Path
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -33,3 +35,9 @@ def model(**shape) -> LlamaForCausalLM:
     size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
     config = {"vocab_size": 320, "max_position_embeddings": 256, "eos_token_id": 1, "pad_token_id": 0} | size | shape
     return LlamaForCausalLM(LlamaConfig(**config)).eval()
+
+
+def saved(folder: Path) -> Path:
+    model().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder

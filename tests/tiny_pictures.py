@@ -26,6 +26,16 @@ def model(folder: Path, kind: str = "dinov2") -> Path:
     return folder
 
 
+def segformer(folder: Path) -> Path:
+    """A SegFormer without a head, of pictures of 32 x 32."""
+    shape = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_encoder_blocks": 2, "num_attention_heads": [1, 2]}
+    blocks = {"sr_ratios": [2, 1], "patch_sizes": [7, 3], "strides": [4, 2], "mlp_ratios": [2, 2]}
+    torch.manual_seed(0)
+    hf.SegformerModel(hf.SegformerConfig(**shape, **blocks, decoder_hidden_size=16)).save_pretrained(folder)
+    hf.SegformerImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
 def picture(down: bool, rng: np.random.Generator) -> np.ndarray:
     """Stripes, across or down, and noise: (16, 16, 3)."""
     stripes = np.where((np.arange(16) // 4 + rng.integers(2)) % 2, 200, 50)

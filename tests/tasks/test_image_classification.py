@@ -64,7 +64,7 @@ def test_however_pictures_are_kept_they_are_the_same(keep, tmp_path):
     images, labels = tiny_pictures.pictures(10)
     train, held = load(TASK, str(keep(tmp_path / "data", images, labels)))
     assert (len(train), len(held)) == (8, 2)
-    read = sorted((np.asarray(pictures.opened(row.picture)).tobytes(), row.label) for row in train + held)
+    read = sorted((np.asarray(pictures.opened(row.held)).tobytes(), row.label) for row in train + held)
     assert read == sorted((image.tobytes(), label) for image, label in zip(images, labels, strict=True))
 
 

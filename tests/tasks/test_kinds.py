@@ -10,6 +10,7 @@ import torch
 import yaml
 
 import tiny
+import tiny_seq2seq
 from command import subspace
 from subspace_tuning.errors import BadInput
 from subspace_tuning.run.predict import Predictor
@@ -294,7 +295,7 @@ def pairs(size, seed):
 
 @pytest.mark.parametrize("base", ["t5", "bart"])
 def test_seq2seq(tmp_path, base):
-    tiny_seq2seq(tmp_path / "model", base)
+    tiny_seq2seq.BASES[base](tmp_path / "model")
     changes = {
         "epochs": {"t5": 20, "bart": 8}[base],
         "learning_rate": 1e-2,
@@ -309,27 +310,3 @@ def test_seq2seq(tmp_path, base):
     code, out, err = subspace("predict", str(tmp_path / "run"), "a good film", "--max-new-tokens", "2", "--json")
     assert code == 0, err
     assert isinstance(json.loads(out)[0]["answer"], str)
-
-
-def tiny_seq2seq(folder, base):
-    from transformers import (
-        AutoTokenizer,
-        BartConfig,
-        BartForConditionalGeneration,
-        T5Config,
-        T5ForConditionalGeneration,
-    )
-
-    size = len(AutoTokenizer.from_pretrained(tiny.model(folder)))
-    torch.manual_seed(0)
-    told = {"vocab_size": size, "d_model": 16, "pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 2}
-    if base == "t5":
-        made = T5ForConditionalGeneration(T5Config(d_kv=8, d_ff=24, num_layers=1, num_heads=2, **told))
-    else:
-        layers = {f"{part}_{what}": n for part in ("encoder", "decoder") for what, n in SHAPE.items()}
-        config = BartConfig(**told, **layers, bos_token_id=2, max_position_embeddings=64, forced_eos_token_id=None)
-        made = BartForConditionalGeneration(config)
-    made.save_pretrained(folder)
-
-
-SHAPE = {"layers": 1, "attention_heads": 2, "ffn_dim": 24}

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from subspace_tuning.run.predict import Predictor
 from subspace_tuning.run.recipe import make
 from subspace_tuning.run.train import run
 from subspace_tuning.run.trainer import RunTrainer
-from subspace_tuning.tasks import KINDS
+from subspace_tuning.tasks import KINDS, registry, task_of
 
 TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
@@ -28,11 +29,13 @@ class Arguments(TrainingArguments):
     """Another class, for what it is known by."""
 
 
+(CODE,) = re.findall(r"## A new kind of task\n.*?```python\n(.*?)```", TEXT, flags=re.S)
+
+
 @pytest.fixture
 def stars():
-    (code,) = re.findall(r"## A new kind of task\n.*?```python\n(.*?)```", TEXT, flags=re.S)
     try:
-        exec(compile(code, "CONTRIBUTING.md", "exec"), space := {"__name__": "contributing_example"})
+        exec(compile(CODE, "CONTRIBUTING.md", "exec"), space := {"__name__": "contributing_example"})
         yield space["Stars"]
     finally:
         KINDS.pop("stars", None)
@@ -74,3 +77,29 @@ def test_a_kind_brings_its_own_trainer_and_arguments(stars, tmp_path, monkeypatc
     result = run(recipe(tmp_path, evaluate_every="end"))
     assert seen == ["own"]
     assert (result.score, result.scores) == (0.5, {"within_one": 0.5, "kept": 1.0})
+
+
+@pytest.mark.parametrize("decorated", [True, False])
+def test_an_installed_package_publishes_it(tmp_path, monkeypatch, decorated):
+    """As pip would leave it: the module, and the entry point of CONTRIBUTING in its metadata."""
+    (group, name, module, kind) = re.search(
+        r'entry-points\."([\w.]+)"\]\n(\w+) = "([\w.]+):(\w+)"', TEXT.partition("## A new kind of task")[2]
+    ).groups()
+    path = tmp_path / f"{module.replace('.', '/')}.py"
+    path.parent.mkdir()
+    path.write_text(CODE if decorated else CODE.replace('@register("stars")\n', ""))
+    (tmp_path / "reviews-1.dist-info").mkdir()
+    (tmp_path / "reviews-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: reviews\nVersion: 1\n")
+    (tmp_path / "reviews-1.dist-info" / "entry_points.txt").write_text(f"[{group}]\n{name} = {module}:{kind}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._published.cache_clear()
+    try:
+        assert task_of("stars", {"most": 3}).to_data()["most"] == 3
+        assert run(recipe(tmp_path / "home", max_steps=1)).metric == "within_one"
+        assert "stars" in subspace("tasks")[1]
+    finally:
+        KINDS.pop("stars", None)
+        for held in [held for held in sys.modules if held.partition(".")[0] == "reviews"]:
+            del sys.modules[held]
+        monkeypatch.undo()
+        registry._published.cache_clear()

@@ -15,7 +15,7 @@ from subspace_tuning.run.predict import Predictor
 from subspace_tuning.run.recipe import make
 from subspace_tuning.run.train import run
 from subspace_tuning.tasks import task_of
-from subspace_tuning.tasks.retrieval import mrr_at_10, ndcg_at_10
+from subspace_tuning.tasks.ranks import in_order, mrr_at_10, ndcg_at_10
 
 st = pytest.importorskip("sentence_transformers")
 from sentence_transformers.sentence_transformer import losses  # noqa: E402
@@ -120,9 +120,10 @@ def test_retrieval_is_judged_as_the_textbooks_do():
     belongs = np.array([[0, 1, 1, 0], [0, 0, 0, 1]], bool)
     best = 1 / np.log2(2) + 1 / np.log2(3)
     first = (1 / np.log2(3) + 1 / np.log2(4)) / best
-    assert ndcg_at_10(belongs, cosines) == pytest.approx((first + 1 / np.log2(4)) / 2)
-    assert mrr_at_10(belongs, cosines) == pytest.approx((1 / 2 + 1 / 3) / 2)
-    assert mrr_at_10(np.eye(1, 12, 0, dtype=bool), np.arange(12.0)[None]) == 0
+    queries = [in_order(*query) for query in zip(cosines, belongs, strict=True)]
+    assert ndcg_at_10(queries) == pytest.approx((first + 1 / np.log2(4)) / 2)
+    assert mrr_at_10(queries) == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert mrr_at_10([in_order(np.arange(12.0), np.eye(12)[0])]) == 0
 
 
 def test_a_text_in_several_rows_is_one_text():

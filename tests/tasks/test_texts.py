@@ -2,8 +2,10 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+import tiny
+from subspace_tuning.tasks import task_of
 from subspace_tuning.tasks.texts import positions
 
 SMALL = {"vocab_size": 12, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
@@ -35,3 +37,32 @@ def test_a_model_reads_as_many_tokens_as_it_has_positions_and_no_more(kind):
 @pytest.mark.parametrize(("kind", "more"), [("llama", {}), ("t5", {"d_model": 8, "num_layers": 1})])
 def test_computed_positions_have_no_end(kind, more):
     assert positions(AutoModel.from_config(AutoConfig.for_model(kind, **SMALL, **more))) is None
+
+
+# --- what looks like a special token --------------------
+
+MARKED = {
+    "classification": ({"labels": ["a", "b"]}, "{} film"),
+    "ranking": ({}, "a\t{} film"),
+    "similarity": ({}, "{} a\tfilm {}"),
+    "token_classification": ({"labels": ["a", "b"]}, "the {} film"),
+    "question_answering": ({}, "a {}\tthe {} film"),
+    "seq2seq": ({"prefix": "{} "}, "the {} film"),
+}
+
+
+@pytest.mark.parametrize("kind", MARKED)
+@pytest.mark.parametrize("mark", ["[SEP]", "[CLS]", "[PAD]"])
+def test_what_looks_like_a_special_token_is_a_text(tmp_path, kind, mark):
+    """As many of the tokenizer's own in a row's inputs, whatever stands in its texts."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny.model(tmp_path))
+    fields, line = MARKED[kind]
+    own = {tokenizer.convert_tokens_to_ids(token) for token in ("[SEP]", "[CLS]", "[PAD]")}
+
+    def marks(word):
+        task = task_of(kind, {key: v.format(word) if isinstance(v, str) else v for key, v in fields.items()})
+        (inputs,) = task.encode(task.questions([line.format(word, word)], ["a"]), tokenizer, None)
+        sides = [inputs["input_ids"], inputs.get("second", inputs)["input_ids"]]
+        return [[token for token in side if token in own] for side in sides]
+
+    assert marks(mark) == marks("film")

@@ -12,6 +12,7 @@ from subspace_tuning.cli import (  # noqa: F401  each adds its commands
     cache,
     convert,
     curve,
+    data,
     demo,
     estimate,
     export,

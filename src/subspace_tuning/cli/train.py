@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,7 +88,7 @@ def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def _foretell(recipe: Recipe, rows: list[Any]) -> None:
+def _foretell(recipe: Recipe, rows: Sequence[Any]) -> None:
     """Say what the run will need; a model that cannot be traced is trained all the same."""
     from subspace_tuning.bench import memory
     from subspace_tuning.run.estimate import of_recipe, told

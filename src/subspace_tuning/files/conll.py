@@ -6,7 +6,7 @@ from pathlib import Path
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.table import Table
-from subspace_tuning.files.text import UTF8, lines_of, read_text
+from subspace_tuning.files.text import SAY_WHICH, UTF8, lines_of, read_text
 
 SUFFIXES = (".conll", ".bio", ".iob", ".txt")
 _DOCUMENT = "-DOCSTART-"
@@ -21,7 +21,7 @@ def read_conll(path: Path, words: str, tags: str, encoding: str = UTF8) -> Table
     name = str(path)
     table = Table(name, {words: [], tags: []}, lines := [])
     is_open, width = False, 0
-    for number, line in enumerate(lines_of(read_text(path, encoding)), 1):
+    for number, line in enumerate(lines_of(read_text(path, encoding, SAY_WHICH)), 1):
         fields = line.split()
         if not fields or fields[0] == _DOCUMENT:
             is_open = False

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from subspace_tuning.errors import BadInput, nearest
-from subspace_tuning.files.text import UTF8, lines_of, read_text
+from subspace_tuning.files.text import SAY_WHICH, UTF8, lines_of, read_text
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 Record = tuple[int, list[str]]  # the number of the line it begins at, and its fields
@@ -48,9 +48,10 @@ class Table:
                 f"its columns are {', '.join(self.columns) or 'none'}"
             )
         values = self.columns[name]
-        for row, value in enumerate(values):
-            if value is None or value != value:  # NaN
-                raise BadInput(f"{self.place(row)}: column {name!r} has no value")
+        missing = [row for row, value in enumerate(values) if value is None or value != value]  # NaN
+        if missing:
+            others = f", and so in {len(missing) - 1} more; leave such rows out, or fill them" if missing[1:] else ""
+            raise BadInput(f"{self.place(missing[0])}: column {name!r} has no value{others}")
         return values
 
 
@@ -65,8 +66,7 @@ def read_table(path: Path, encoding: str = UTF8) -> Table:
     if path.suffix == ".parquet":
         return _parquet(path)
     readers: dict[str, Callable[[str, str], Table]] = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".json": _json}
-    remedy = "say which encoding it is in with encoding: in the recipe, or save it as UTF-8"
-    return readers[path.suffix](str(path), read_text(path, encoding, remedy))
+    return readers[path.suffix](str(path), read_text(path, encoding, SAY_WHICH))
 
 
 def table_of(name: str, columns: dict[str, list[Any]]) -> Table:

@@ -8,6 +8,7 @@ from pathlib import Path
 from subspace_tuning.errors import BadInput
 
 UTF8 = "utf-8"
+SAY_WHICH = "say which encoding it is in with encoding: in the recipe, or save it as UTF-8"  # of files of rows
 _MARKS = {  # byte order marks, the longer ones first: that of UTF-16 begins like that of UTF-32
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -37,7 +38,7 @@ def read_text(path: Path, encoding: str = UTF8, remedy: str = "save it as UTF-8"
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from error
     try:
-        return content.decode(known_encoding(encoding)).removeprefix("\ufeff")
+        text = content.decode(known_encoding(encoding)).removeprefix("\ufeff")
     except UnicodeError as error:
         at = getattr(error, "start", 0)
         line = content.count(b"\n", 0, at) + 1
@@ -47,6 +48,12 @@ def read_text(path: Path, encoding: str = UTF8, remedy: str = "save it as UTF-8"
             f"{path} is not {encoding}: line {line} has the byte 0x{content[at]:02x}, which means nothing there; "
             f"{remedy} ({guess})"
         ) from error
+    if "\0" in text:
+        raise BadInput(
+            f"{path} has NUL characters when it is read as {encoding}, as files in utf-16-le or utf-16-be have; "
+            f"{remedy}"
+        )
+    return text
 
 
 def lines_of(text: str) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, Subset
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 
@@ -42,5 +42,6 @@ class Order(Sampler[int]):
 
 def by_length(rows: Any) -> Any:
     """Inputs to judge by, the longest first: batches are even, and memory that is short runs out at once."""
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].get("input_ids", ())))
-    return [rows[i] for i in order]
+    lengths = [len(row.get("input_ids", ())) for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: -lengths[i])
+    return [rows[i] for i in order] if isinstance(rows, list) else Subset(rows, order)  # of rows on the disk no copy

@@ -228,9 +228,9 @@ def _joined(batches: list[dict[str, Tensor]], tokenizer: Any) -> dict[str, Tenso
 
 def _loss(member: Member, logits: Tensor, labels: Tensor) -> Tensor:
     """A run's own loss."""
-    task = member.recipe.task_object()
+    task, weighted = member.recipe.task_object(), member.trainer.compute_loss_func
     assert isinstance(task, LabelledTexts)
-    return task.loss(logits, labels)
+    return weighted({"logits": logits}, labels) if weighted else task.loss(logits, labels)
 
 
 def _finish(model: PeftModel, pretrained: Pretrained, member: Member, began: float) -> Result:

@@ -63,7 +63,8 @@ def rows_of(task: Task, words: Sequence[str]) -> list[Row | None]:
     A blank line is a row without words, so that answers stand beside their lines.
     """
     lines, places = list(words), [f"text {number}" for number in range(1, len(words) + 1)]
-    if len(words) == 1 and os.path.isfile(words[0]):
+    is_row = Path(words[0]).suffix.lower() in task.endings if len(words) == 1 else False
+    if len(words) == 1 and os.path.isfile(words[0]) and not is_row:
         lines = lines_of(read_text(Path(words[0])))
         places = [f"{words[0]}, line {number}" for number in range(1, len(lines) + 1)]
     elif len(words) == 1 and _looks_like_a_file(words[0]):

@@ -51,7 +51,7 @@ def run(
     callbacks: Sequence[TrainerCallback] = (),
     say: Callable[[str], None] = lambda text: None,
     load: Load = load_model,
-    beforehand: Callable[[Recipe, list[Row]], None] = lambda recipe, rows: None,
+    beforehand: Callable[[Recipe, Sequence[Row]], None] = lambda recipe, rows: None,
 ) -> Result:
     """Train as the recipe says and return the result; ``say`` is told in words what is worth knowing;
     ``load`` makes the pretrained model, ``beforehand`` sees the rows to train on before that.
@@ -72,7 +72,7 @@ def _in_sentences(
     callbacks: Sequence[TrainerCallback],
     say: Callable[[str], None],
     load: Load,
-    beforehand: Callable[[Recipe, list[Row]], None],
+    beforehand: Callable[[Recipe, Sequence[Row]], None],
 ) -> Result:
     """Run it; what a person can mend is said in one sentence."""
     try:
@@ -108,7 +108,7 @@ def _run(
     callbacks: Sequence[TrainerCallback],
     say: Callable[[str], None],
     load_pretrained: Load,
-    beforehand: Callable[[Recipe, list[Row]], None],
+    beforehand: Callable[[Recipe, Sequence[Row]], None],
 ) -> Result:
     task = recipe.task_object()
     train_rows, _ = encoded(recipe, task)
@@ -204,7 +204,7 @@ def trainer_of(
     return trainer
 
 
-def calibration_batches(recipe: Recipe, rows: list[Row], collator: Callable[[list[Any]], Any]) -> DataLoader:
+def calibration_batches(recipe: Recipe, rows: Sequence[Row], collator: Callable[[list[Any]], Any]) -> DataLoader:
     """The batches of training rows that a method looks at before training."""
     chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(recipe.seed))
     some = [rows[i] for i in chosen[: recipe.calibration_batches * (recipe.batch_size or 1)]]
@@ -262,7 +262,7 @@ def save(trainer: Trainer, recipe: Recipe, folder: Any) -> None:
         model.save_pretrained(str(folder), save_embedding_layers=False)
 
 
-def encoded(recipe: Recipe, task: Task) -> tuple[list[Row], list[Row]]:
+def encoded(recipe: Recipe, task: Task) -> tuple[Sequence[Row], Sequence[Row]]:
     """Training and validation rows as the model takes them; kept for the next run with the same data and model."""
     keys = ("train_samples", "eval_samples", "hold_out", "encoding")
     rows = {key: getattr(recipe, key) for key in keys}
@@ -277,7 +277,7 @@ def _encoded(
     rows: tuple[tuple[str, Any], ...],
     model: str,
     max_length: int | None,
-) -> tuple[list[Row], list[Row]]:
+) -> tuple[Sequence[Row], Sequence[Row]]:
     found, processor = load(task, data, **dict(rows)), load_processor(model, task.processor)
     return task.encode(found.train, processor, max_length), task.encode(found.validation, processor, max_length)
 
@@ -288,5 +288,6 @@ def fit_to_data(pretrained: Pretrained, recipe: Recipe) -> None:
     processor = load_processor(recipe.model, task.processor)
     train, judged = encoded(recipe, task)
     task.join(pretrained.model, processor)
-    task.check(pretrained.model, processor, [*train, *judged])
+    for rows in (train, judged):
+        task.check(pretrained.model, processor, rows)
     task.start(pretrained.model, pretrained.head, train)

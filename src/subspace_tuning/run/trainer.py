@@ -19,6 +19,7 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer
 
 from subspace_tuning import optim
+from subspace_tuning.errors import BadInput
 from subspace_tuning.files import state
 from subspace_tuning.run.order import Order
 
@@ -33,6 +34,8 @@ class RunTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        if self.compute_loss_func is not None and self.args.label_smoothing_factor:
+            raise BadInput("class_weights and trainer: label_smoothing_factor are two losses; leave one out")
         self.model_accepts_loss_kwargs = False  # the loss is to be the mean over the rows of a batch
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:

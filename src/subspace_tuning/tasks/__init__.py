@@ -1,7 +1,9 @@
 """Tasks: what a row of data is, which head a model gets, how it is judged. One short file a kind."""
 
 from subspace_tuning.tasks import (  # noqa: F401  they register
+    audio_classification,
     classification,
+    ctc,
     dpo,
     glue,
     image_classification,
@@ -11,9 +13,11 @@ from subspace_tuning.tasks import (  # noqa: F401  they register
     ranking,
     regression,
     retrieval,
+    segmentation,
     seq2seq,
     sft,
     similarity,
+    speech_to_text,
     token_classification,
 )
 from subspace_tuning.tasks.load import Data, load, stamp

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from subspace_tuning.errors import BadInput
 from subspace_tuning.files.table import Table
 from subspace_tuning.tasks import texts
 from subspace_tuning.tasks.forward import outputs
+from subspace_tuning.tasks.mapped import mapped
 from subspace_tuning.tasks.task import Answer, Inputs, Metric, Task
 
 
@@ -62,13 +64,20 @@ class LabelledTexts(Task):
             raise BadInput(f"{table.name} is empty: expected at least one row")
         return [Labelled(row, label) for row, label in zip(zip(*columns, strict=True), labels, strict=True)]
 
-    def encode(self, rows: Sequence[Labelled], processor: Any, max_length: int | None) -> list[Inputs]:
+    def labels_of(self, row: Labelled) -> Sequence[str | float]:
+        return (row.label,)
+
+    def encode(self, rows: Sequence[Labelled], processor: Any, max_length: int | None) -> Sequence[Inputs]:
         length = texts.max_length(max_length, processor, len(self.columns))
+        return mapped(rows, partial(self._encoded, processor, length))
+
+    def _encoded(self, processor: Any, length: int, rows: Sequence[Labelled]) -> list[Inputs]:
         tokens = texts.tokens_of([row.texts for row in rows], processor, length)
-        return [
-            found if row.label is None else {**found, "labels": row.label}
-            for found, row in zip(tokens, rows, strict=True)
-        ]
+        return [{**found, **self.inputs_of(row)} for found, row in zip(tokens, rows, strict=True)]
+
+    def inputs_of(self, row: Labelled) -> Inputs:
+        """What stands beside the tokens of a row."""
+        return {} if row.label is None else {"labels": row.label}
 
     def join(self, model: Any, processor: Any) -> None:
         model.config.pad_token_id = processor.pad_token_id  # GPTs judge by the last token that is none

@@ -2,27 +2,27 @@
 
 Where the textbooks leave one undefined, a warning names why. A correlation of predictions or labels that are all the
 same is 0, as that of chance; so is the f1 of the second class where neither predictions nor labels have it. Of more
-classes or labels, one that neither have is left out of the mean; so is a query without a relevant row.
+classes or labels, one that neither have is left out of the mean.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 Names = Sequence[str]
 TWO = ("0", "1")  # names of classes that have none
-AT = 10  # how many rows of a query count
 
 
 class Undefined(UserWarning):
     """A metric has no value on these rows, or leaves some of them out."""
 
 
-def _undefined(metric: str, why: str) -> None:
+def undefined(metric: str, why: str) -> None:
+    """Warn that a metric is, and why."""
     warnings.warn(f"{metric} is undefined: {why}", Undefined, stacklevel=3)
 
 
@@ -33,6 +33,10 @@ def accuracy(predicted: NDArray, labels: NDArray, names: Names = TWO) -> float:
 def matthews_correlation(predicted: NDArray, labels: NDArray, names: Names = TWO) -> float:
     from sklearn.metrics import matthews_corrcoef
 
+    for what, values in (("predictions", predicted), ("labels", labels)):
+        if np.ptp(values) == 0:
+            undefined("matthews_correlation", f"all {what} are {names[int(values[0])]!r}; it counts as 0")
+            return 0.0
     return float(matthews_corrcoef(labels, predicted))
 
 
@@ -49,7 +53,7 @@ def spearman(predicted: NDArray, labels: NDArray) -> float:
 def _correlation(metric: str, predicted: NDArray, labels: NDArray) -> float:
     for what, values in (("predictions", predicted), ("labels", labels)):
         if np.std(values) == 0:
-            _undefined(metric, f"all {what} are the same; it counts as 0")
+            undefined(metric, f"all {what} are the same; it counts as 0")
             return 0.0
     return float(np.corrcoef(predicted, labels)[0, 1])
 
@@ -68,7 +72,7 @@ def f1_micro(predicted: NDArray, labels: NDArray, names: Names, threshold: float
     """Of all pairs of a row and a label together."""
     has, said = labels > 0, predicted >= threshold
     if not (has | said).any():
-        _undefined("f1_micro", "no row has a label, and none is predicted; it counts as 0")
+        undefined("f1_micro", "no row has a label, and none is predicted; it counts as 0")
         return 0.0
     return float(2 * (has & said).sum() / (has.sum() + said.sum()))
 
@@ -86,7 +90,7 @@ def mean_average_precision(predicted: NDArray, labels: NDArray, names: Names, th
     held: NDArray = np.any(labels > 0, axis=0)
     if not held.all():
         missing = ", ".join(repr(names[int(i)]) for i in np.flatnonzero(~held))
-        _undefined("mean_average_precision", f"no row has the label {missing}; it is left out of the mean")
+        undefined("mean_average_precision", f"no row has the label {missing}; it is left out of the mean")
     each = [average_precision_score(labels[:, i] > 0, predicted[:, i]) for i in np.flatnonzero(held)]
     return float(np.mean(each)) if each else 0.0
 
@@ -103,61 +107,5 @@ def _each_f1(metric: str, said: NDArray, has: NDArray, names: Names) -> NDArray:
     missing = ", ".join(repr(names[i]) for i in counted if total[i] == 0)
     if missing:
         counts = "it counts as 0" if len(counted) == 1 else "it is left out of the mean"
-        _undefined(metric, f"neither labels nor predictions have {missing}; {counts}")
+        undefined(metric, f"neither labels nor predictions have {missing}; {counts}")
     return np.where(total == 0, np.nan, 2 * (said & has).sum(axis=0) / np.maximum(total, 1))
-
-
-# Rows of a query, in the order of their scores: each metric is a mean over queries
-
-
-def ndcg_at_10(predicted: NDArray, labels: NDArray, groups: Sequence[Hashable]) -> float:
-    """nDCG@10: sum_i label_i / log2(1 + i) over the first ten, over the most that it could be."""
-    discount = 1 / np.log2(np.arange(2, AT + 2))
-
-    def of_query(ranked: NDArray) -> float:
-        best = np.sort(ranked)[::-1][:AT]
-        return float(ranked[:AT] @ discount[: len(ranked[:AT])] / (best @ discount[: len(best)]))
-
-    return _over_queries("ndcg_at_10", of_query, predicted, labels, groups)
-
-
-def mrr_at_10(predicted: NDArray, labels: NDArray, groups: Sequence[Hashable]) -> float:
-    """1 over the place of the first relevant row, 0 where it is not among the first ten."""
-
-    def of_query(ranked: NDArray) -> float:
-        place = int(np.argmax(ranked > 0))
-        return 1 / (1 + place) if place < AT else 0.0
-
-    return _over_queries("mrr_at_10", of_query, predicted, labels, groups)
-
-
-def average_precision(predicted: NDArray, labels: NDArray, groups: Sequence[Hashable]) -> float:
-    """The mean, over the relevant rows of a query, of the share of relevant ones down to that place."""
-
-    def of_query(ranked: NDArray) -> float:
-        relevant = ranked > 0
-        return float((np.cumsum(relevant) / np.arange(1, len(ranked) + 1))[relevant].mean())
-
-    return _over_queries("average_precision", of_query, predicted, labels, groups)
-
-
-def _over_queries(
-    metric: str,
-    of_query: Callable[[NDArray], float],
-    predicted: NDArray,
-    labels: NDArray,
-    groups: Sequence[Hashable],
-) -> float:
-    rows: dict[Hashable, list[int]] = {}
-    for i, group in enumerate(groups):
-        rows.setdefault(group, []).append(i)
-    found, left_out = [], 0
-    for chosen in rows.values():
-        if not (labels[chosen] > 0).any():
-            left_out += 1
-            continue
-        # rows of one score stand as badly as they could: least relevant first
-        found.append(of_query(labels[chosen][np.lexsort((labels[chosen], -predicted[chosen]))]))
-    if left_out:
-        _undefined(metric, f"{left_out} of {len(rows)} queries have no relevant row; they are left out")
-    return float(np.mean(found)) if found else 0.0

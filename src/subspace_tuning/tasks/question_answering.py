@@ -16,7 +16,7 @@ from pydantic import PositiveInt
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.table import Table, read_table, table_of
-from subspace_tuning.files.text import UTF8, read_text
+from subspace_tuning.files.text import SAY_WHICH, UTF8, read_text
 from subspace_tuning.tasks import texts
 from subspace_tuning.tasks.forward import outputs
 from subspace_tuning.tasks.registry import register
@@ -96,6 +96,9 @@ class QuestionAnswering(Task):
     def group(self, row: Asked) -> Hashable:
         return row.context
 
+    def labels_of(self, row: Asked) -> Sequence[str | float]:
+        return ("an answer" if row.answers else "no answer",)
+
     def encode(self, rows: Sequence[Asked], processor: Any, max_length: int | None) -> list[Inputs]:
         if not processor.is_fast:
             raise BadInput("finding answers needs a fast tokenizer, which tells which characters a token stands for")
@@ -105,7 +108,7 @@ class QuestionAnswering(Task):
     def _pieces(self, row: Asked, number: int, processor: Any, length: int) -> list[Inputs]:
         """The question with each piece of its context; a piece without the whole answer has none."""
         special = processor.num_special_tokens_to_add(pair=True)
-        room = length - special - len(processor(row.question, add_special_tokens=False)["input_ids"])
+        room = length - special - len(processor(row.question, add_special_tokens=False, **texts.AS_TEXT)["input_ids"])
         if room < 2:
             raise BadInput(f"max_length: {length} leaves no room for a context beside the question {row.question!r}")
         tokens = processor(
@@ -116,6 +119,7 @@ class QuestionAnswering(Task):
             stride=min(self.stride, room // 2),
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
+            **texts.AS_TEXT,
         )
         names = ("input_ids", "token_type_ids", "attention_mask")
         found = []
@@ -222,7 +226,7 @@ def _spans(value: Any, place: str) -> tuple[tuple[str, int], ...]:
 def _squad(path: Path, encoding: str) -> Table | None:
     """The questions of a file of SQuAD's own form; None for another one."""
     try:
-        held = json.loads(read_text(path, encoding))
+        held = json.loads(read_text(path, encoding, SAY_WHICH))
     except (ValueError, RecursionError):
         return None  # which the reader of tables says better
     articles = held.get("data") if isinstance(held, dict) else None

@@ -16,7 +16,7 @@ from subspace_tuning.files import assets
 from subspace_tuning.files.table import Table
 from subspace_tuning.tasks.labelled import Labelled, LabelledTexts
 from subspace_tuning.tasks.labels import numbers
-from subspace_tuning.tasks.metrics import average_precision, mrr_at_10, ndcg_at_10
+from subspace_tuning.tasks.ranks import average_precision, in_order, mrr_at_10, ndcg_at_10
 from subspace_tuning.tasks.registry import know, register
 from subspace_tuning.tasks.task import ABOUT, Answer, Inputs, Task
 
@@ -62,12 +62,8 @@ class Ranking(LabelledTexts):
     def group(self, row: Labelled) -> Hashable:
         return row.texts[0]
 
-    def encode(self, rows: Sequence[Labelled], processor: Any, max_length: int | None) -> list[Inputs]:
-        found = super().encode(rows, processor, max_length)
-        return [
-            {**inputs, ABOUT: row.texts[0]} | ({} if row.label is None else {"labels": [row.label / self.most]})
-            for inputs, row in zip(found, rows, strict=True)
-        ]
+    def inputs_of(self, row: Labelled) -> Inputs:
+        return {ABOUT: row.texts[0]} | ({} if row.label is None else {"labels": [row.label / self.most]})
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
@@ -76,8 +72,12 @@ class Ranking(LabelledTexts):
         return logits.reshape(len(logits))
 
     def scores(self, predictions: Any, labels: NDArray, judged: Sequence[Inputs] = ()) -> dict[str, float]:
-        said, groups = self.predicted(self.logits(predictions)), [row[ABOUT] for row in judged]
-        return {name: metric(said, labels.reshape(len(said)), groups) for name, metric in self.metrics.items()}
+        said, relevance = self.predicted(self.logits(predictions)), labels.reshape(-1)
+        rows: dict[Hashable, list[int]] = {}
+        for i, row in enumerate(judged):
+            rows.setdefault(row[ABOUT], []).append(i)
+        queries = [in_order(said[chosen], relevance[chosen]) for chosen in rows.values()]
+        return {name: metric(queries) for name, metric in self.metrics.items()}
 
     def answer(self, text: tuple[str, ...], logits: Tensor) -> Answer:
         return Answer(text, logits.sigmoid().item() * self.most)

@@ -12,27 +12,9 @@ from numpy.typing import NDArray
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.table import Table
 from subspace_tuning.tasks.pairs import Pair, Pairs
+from subspace_tuning.tasks.ranks import accuracy_at_1, in_order, mrr_at_10, ndcg_at_10
 from subspace_tuning.tasks.registry import register
 from subspace_tuning.tasks.task import Inputs
-
-
-def ndcg_at_10(belongs: NDArray, cosines: NDArray) -> float:
-    """The mean over queries; ties count as their mean order. Both (queries, texts)."""
-    from sklearn.metrics import ndcg_score
-
-    return float(ndcg_score(belongs, cosines, k=10))
-
-
-def mrr_at_10(belongs: NDArray, cosines: NDArray) -> float:
-    """The mean over queries of 1 / rank of the first text that belongs to it, 0 beyond the tenth."""
-    best = np.where(belongs, cosines, -np.inf).max(1, keepdims=True)
-    rank = 1 + (cosines > best).sum(1)
-    return float(np.mean(np.where(rank <= 10, 1 / rank, 0.0)))
-
-
-def accuracy_at_1(belongs: NDArray, cosines: NDArray) -> float:
-    """The share of queries whose nearest text belongs to them."""
-    return float(np.mean(belongs[np.arange(len(cosines)), cosines.argmax(1)]))
 
 
 @register("retrieval")
@@ -67,7 +49,8 @@ class Retrieval(Pairs):
             raise BadInput("retrieval is judged among two texts or more, and the rows held out have one")
         belongs = np.zeros((len(queries), len(texts)), bool)
         belongs[tuple(labels.T)] = True
-        return {name: metric(belongs, queries @ texts.T) for name, metric in self.metrics.items()}
+        found = [in_order(*query) for query in zip(queries @ texts.T, belongs, strict=True)]
+        return {name: metric(found) for name, metric in self.metrics.items()}
 
 
 def _distinct(vectors: NDArray, numbers: NDArray) -> NDArray:

@@ -34,6 +34,9 @@ class Similarity(Pairs):
     def labels_in(self, table: Table) -> list[float]:
         return numbers(table, self.label)
 
+    def labels_of(self, row: Pair) -> Sequence[str | float]:
+        return () if row.label is None else (row.label,)
+
     def numbered(self, rows: Sequence[Pair]) -> list[float | None]:
         return [row.label for row in rows]
 

@@ -46,6 +46,7 @@ class Task(ABC):
     kind: ClassVar[str] = ""  # the name it is registered under
     row: ClassVar[str]  # what a row of data is, in words
     suffixes: ClassVar[Sequence[str]] = SUFFIXES  # of files of rows
+    endings: ClassVar[Sequence[str]] = ()  # of files each of which is a row in prediction, such as a picture
     head: ClassVar[str]  # the class of transformers whose models have the head
     has_head: ClassVar[bool] = True  # whether a base lacks a head that is trained anew
     processor: ClassVar[str] = "AutoTokenizer"  # the class of transformers that makes inputs of rows
@@ -96,12 +97,16 @@ class Task(ABC):
         """The checked rows of a table, one for each of its own. Raises BadInput with the place at fault."""
 
     @abstractmethod
-    def encode(self, rows: Sequence[Row], processor: Any, max_length: int | None) -> list[Inputs]:
+    def encode(self, rows: Sequence[Row], processor: Any, max_length: int | None) -> Sequence[Inputs]:
         """What the model takes, with labels where the rows have some."""
 
     def group(self, row: Row) -> Hashable:
         """What rows have in common that are held out or drawn together, such as a query; None: a row stands alone."""
         return None
+
+    def labels_of(self, row: Row) -> Sequence[str | float]:
+        """What a row is labelled with, to be counted: names, or a number; nothing where an answer is a text."""
+        return ()
 
     # the model
 

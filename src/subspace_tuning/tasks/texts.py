@@ -11,6 +11,7 @@ from subspace_tuning.errors import BadInput
 from subspace_tuning.files.table import Table
 
 USUAL_LENGTH = 128  # tokens of a text, or of a pair together
+AS_TEXT = {"split_special_tokens": True}  # what looks like a special token, [SEP] or </s>, is read as any other word
 _POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "wpe")  # tables with a row a position
 
 
@@ -44,7 +45,7 @@ def max_length(asked: int | None, tokenizer: Any, texts: int = 1) -> int:
 def tokens_of(texts: Sequence[tuple[str, ...]], tokenizer: Any, length: int) -> list[dict[str, Any]]:
     """Token ids and masks of each row, pairs joined as the model was trained to see them."""
     columns = [list(column) for column in zip(*texts, strict=True)]
-    tokens = tokenizer(*columns, truncation=True, max_length=length)
+    tokens = tokenizer(*columns, truncation=True, max_length=length, **AS_TEXT)
     names = list(tokens.keys())
     return [dict(zip(names, row, strict=True)) for row in zip(*(tokens[name] for name in names), strict=True)]
 
@@ -67,13 +68,13 @@ def _skipped(table: nn.Embedding) -> int:
 def check(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     """Raises BadInput where a row is longer than the model can read, or has a token without an embedding."""
     room = positions(model)
-    longest = max((len(row["input_ids"]) for row in rows), default=0)
+    sizes = [(len(row["input_ids"]), max(row["input_ids"], default=0)) for row in rows]
+    longest, largest = (max(size, default=0) for size in zip(*sizes, strict=True)) if sizes else (0, 0)
     if room is not None and longest > room:
         raise BadInput(
             f"a row has {longest} tokens, more than the {room} positions of the model; set max_length: {room} or less"
         )
     size = model.get_input_embeddings().num_embeddings
-    largest = max((max(row["input_ids"], default=0) for row in rows), default=0)
     if largest >= size:
         raise BadInput(
             f"the tokenizer does not belong to the model: its token {tokenizer.convert_ids_to_tokens(largest)!r} has "

@@ -10,21 +10,29 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.conll import SUFFIXES as CONLL
 from subspace_tuning.files.conll import read_conll
 from subspace_tuning.files.table import SUFFIXES, Table
 from subspace_tuning.files.text import UTF8
+from subspace_tuning.rows.encode import IGNORED
 from subspace_tuning.tasks import texts
 from subspace_tuning.tasks.forward import outputs
-from subspace_tuning.tasks.labels import checked_names, classes, named
+from subspace_tuning.tasks.labels import classes, named
+from subspace_tuning.tasks.metrics import undefined
 from subspace_tuning.tasks.optional import optional
 from subspace_tuning.tasks.registry import register
-from subspace_tuning.tasks.task import ABOUT, Answer, Collate, Inputs, Metric, Task, seen
+from subspace_tuning.tasks.task import ABOUT, Answer, Collate, Inputs, Metric, seen
+from subspace_tuning.tasks.weighted import Weighted, balanced, weighted_cross_entropy
 
 OUTSIDE = "O"
-IGNORED = -100  # of what is no word's first token
+_LACKS = {
+    "f1_score": "neither labels nor predictions have an entity",
+    "precision_score": "no entity is predicted",
+    "recall_score": "no row has an entity",
+}
 _ENTITY_TAG = re.compile(r"O|[BIESLU]-.+")
 Tags = Sequence[Sequence[str]]  # of each row
 
@@ -40,6 +48,9 @@ def _of_entities(name: str) -> Callable[[Tags, Tags], float]:
     def measure(predicted: Tags, labels: Tags) -> float:
         from seqeval import metrics
 
+        said, held = (any(tag != OUTSIDE for row in rows for tag in row) for rows in (predicted, labels))
+        if not {"f1_score": said or held, "precision_score": said, "recall_score": held}[name]:
+            undefined(name.removesuffix("_score"), f"{_LACKS[name]}; it counts as 0")
         return float(getattr(metrics, name)(list(labels), list(predicted), zero_division=0))
 
     measure.__doc__ = f"seqeval's {name}, as CoNLL's: an entity is right where all of it is, and its kind."
@@ -54,7 +65,7 @@ def word_accuracy(predicted: Tags, labels: Tags) -> float:
 
 @register("token_classification")
 @dataclass(frozen=True, kw_only=True)
-class TokenClassification(Task):
+class TokenClassification(Weighted):
     """labels: the tags, in the order of the head's outputs. A sentence longer than max_length is read in pieces.
 
     A word has the tag of its first token. Entities are counted where the tags are O, B-..., I-... (E, S, L, U too).
@@ -74,13 +85,11 @@ class TokenClassification(Task):
 
     tokens: str = "tokens"
     tags: str = "tags"
-    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.metric and not self.has_entities:
             object.__setattr__(self, "metric", "word_accuracy")
         super().__post_init__()
-        checked_names(self.labels)
         if not self.has_entities and self.metric != "word_accuracy":
             raise BadInput(
                 f"metric: {self.metric} counts entities, and the labels are no tags of entities (O, B-..., I-...); "
@@ -111,6 +120,9 @@ class TokenClassification(Task):
         found = iter(classes(flat, self.tags, self.labels))
         return [Tagged(tuple(held), tuple(next(found) for _ in held)) for held in words if held]
 
+    def labels_of(self, row: Tagged) -> Sequence[str | float]:
+        return tuple(self.labels[tag] for tag in row.tags or ())
+
     def encode(self, rows: Sequence[Tagged], processor: Any, max_length: int | None) -> list[Inputs]:
         """In pieces of at most max_length tokens, each of which knows the places of its words."""
         if not processor.is_fast:
@@ -124,6 +136,7 @@ class TokenClassification(Task):
             truncation=True,
             max_length=length,
             return_overflowing_tokens=True,
+            **texts.AS_TEXT,
         )
         told: list[set[int]] = [set() for _ in rows]
         return [
@@ -149,6 +162,13 @@ class TokenClassification(Task):
             inputs["labels"] = labels
             inputs[ABOUT]["tags"] = list(row.tags)
         return inputs
+
+    def balance(self, train: Sequence[Inputs]) -> NDArray:
+        tags = [tag for row in train for tag in row["labels"] if tag != IGNORED]
+        return balanced(tags, len(self.labels))
+
+    def weighted_loss(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        return weighted_cross_entropy(logits, labels, weights)
 
     def check(self, model: Any, processor: Any, inputs: Sequence[Inputs]) -> None:
         texts.check(model, processor, inputs)
