@@ -55,6 +55,22 @@ def below_the_diagonal(t: Tensor) -> Tensor:
     return Q.mT[:, rows, cols].flatten()
 
 
+def negated(t: Tensor) -> Tensor:
+    """Of the rotation, where PEFT does not take the inverse one."""
+    return -below_the_diagonal(t)
+
+
+def cosines_first(t: Tensor) -> Tensor:
+    """Those of cosines and of sines in turn, pair by pair -> one after the other."""
+    return t.view(-1, 2, 2).transpose(0, 1).flatten()
+
+
+def apart_of_the_transposed(t: Tensor) -> Tensor:
+    """Blocks (..., b, b) -> what they differ from their transposed by, below the diagonal, row by row, over sqrt(2)."""
+    rows, cols = torch.tril_indices(t.shape[-1], t.shape[-1], -1)
+    return ((t.mT - t) / 2**0.5)[..., rows, cols].flatten()
+
+
 class Origin(NamedTuple):
     """Theirs is start + unit * ours: we train how far a number is from where it starts."""
 
@@ -101,6 +117,12 @@ LOHA = {
 LOKR = {"C": ("lokr_w1", transposed), "D1": ("lokr_w2_b", transposed), "D2": ("lokr_w2_a", transposed)}
 LOKR_WHOLE = {"C": ("lokr_w1", transposed), "D": ("lokr_w2", transposed)}
 OFT = {"q": ("oft_R", below_the_diagonal)}
+OFT_SUM = {"q": ("oft_R", negated)}
+BOFT = {"q": ("boft_R", apart_of_the_transposed), "delta": ("boft_s", flat)}
+HRA = {"u": ("hra_u", same)}
+ROAD = {"theta": ("road_theta", same), "delta": ("road_alpha", same)}
+ROAD_FOUR = {"theta": ("road_theta", cosines_first), "delta": ("road_alpha", cosines_first)}
+DELORA = {"A": ("delora_A", transposed), "B": ("delora_B", transposed), "delta": ("delora_lambda", same)}
 PSOFT = {"q": ("psoft_R", same), "a": ("psoft_R.vector_a", same), "b": ("psoft_R.vector_b", same)}
 LORA_XS = {"M": ("tinylora_v", square)}
 GRALORA = {"A": ("gralora_A", same), "B": ("gralora_B", same)}
@@ -135,6 +157,19 @@ def from_factors(ours: Any) -> dict[str, Origin]:
 def from_norms(ours: Any) -> dict[str, Origin]:
     norms = ours.constants("default")["norms"]
     return {"delta": Origin(norms, norms)}
+
+
+def from_redundant(ours: Any) -> dict[str, Origin]:
+    """PEFT has two numbers for each of ours, which move half as far."""
+    return {"q": Origin(unit=torch.tensor(2**0.5)), "delta": Origin(1.0)}
+
+
+def from_pairs(ours: Any) -> dict[str, Origin]:
+    return {"u": Origin(ours.constants("default")["u0"])}
+
+
+def from_bound(ours: Any) -> dict[str, Origin]:
+    return {"delta": Origin(ours.methods["default"].bound)}
 
 
 def from_d_initial(ours: Any) -> dict[str, Origin]:
@@ -233,6 +268,35 @@ PAIRS = [
     Pair("lokr", build("lokr", {"r": 2, "alpha": 5}), partial(peft.LoKrConfig, r=2, alpha=5), LOKR, LINEAR),
     Pair("lokr_whole", build("lokr", {"r": 9, "alpha": 5}), partial(peft.LoKrConfig, r=9, alpha=5), LOKR_WHOLE, LINEAR),
     Pair("oft", build("oft", {"b": 7}), oft(use_cayley_neumann=False), OFT, LINEAR),
+    Pair("oft_sum", build("oft", {"b": 7, "terms": 5}), oft(), OFT_SUM, LINEAR),
+    Pair(
+        "boft",
+        build("boft", {"b": 7, "factors": 1}),
+        partial(peft.BOFTConfig, boft_block_size=7),
+        BOFT,
+        LINEAR,
+        origins=from_redundant,
+    ),
+    Pair("hra", build("hra", {"r": 4}), partial(peft.HRAConfig, r=4), HRA, LINEAR, origins=from_pairs),
+    Pair(
+        "delora",
+        build("delora", {"r": 3, "bound": 4.0}),
+        partial(peft.DeloraConfig, r=3, delora_lambda=4),
+        DELORA,
+        LINEAR,
+        origins=from_bound,
+    ),
+    *(
+        Pair(
+            f"road_{variant}",
+            build("road", {"variant": variant, "group": group}),
+            partial(peft.RoadConfig, variant=f"road_{variant}", group_size=group),
+            names,
+            ("linear", "linear_no_bias"),
+            origins=from_one("delta"),
+        )
+        for variant, group, names in ((1, 10, ROAD), (2, 10, ROAD), (4, 2, ROAD_FOUR))
+    ),
     Pair(
         "psoft",
         build("psoft", {"r": 3}),

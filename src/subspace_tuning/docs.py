@@ -57,6 +57,18 @@ Read off each method, or tried out on a small weight:
 - **on-step**: the method acts between steps of training, by itself, on the optimiser's steps;
 - **calibration**: the start asks something of the data (`calibrate(model, batches)`).
 """
+LEFT_OUT = """\
+## Left out
+
+Their equations do not begin at phi(W) = W, so that taking the adapter off, or its strength to 0, would not give W back:
+
+- **KaSA** (arXiv:2412.06071) takes the r smallest singular values off W before it trains. Training a product with a
+  diagonal in their place, without taking anything off, is `trilora` with `init: milora`.
+- **LoftQ** (arXiv:2310.08659) starts at the difference between W and its quantised form, which is there to make up for
+  it; a quantised base no longer holds W either.
+- **LoRA-One** (arXiv:2502.01235) starts with a step along the gradient. Its directions without that step are near those
+  of `init: lora_ga`.
+"""
 ABILITIES = ("method", "equation", "parameters", "sits on", "merges", "LoRA", "quantised", "on-step", "calibration")
 
 
@@ -72,7 +84,7 @@ def methods_page(*scores: dict[str, Any]) -> str:
     for (category, mode), group in groupby(entries(), key=lambda e: (e.category, e.mode)):
         parts.append(f"## {category.capitalize()}{f', mode {mode}' if mode else ''}\n")
         parts += [_section(e) for e in group]
-    return "\n".join(parts)
+    return "\n".join([*parts, LEFT_OUT])
 
 
 def readme_table() -> str:

@@ -86,6 +86,11 @@ ADAPTERS = {
     "gralora": (models.bert, peft.GraloraConfig(r=4, alpha=5, **SEQ)),
     "fourierft": (models.bert, peft.FourierFTConfig(n_frequency=50, n_frequency_pattern={"value": 30}, **SEQ)),
     "waveft": (models.bert, peft.WaveFTConfig(n_frequency=50, **SEQ)),
+    "oft_by_terms": (models.bert, peft.OFTConfig(r=0, oft_block_size=8, num_cayley_neumann_terms=6, **SEQ)),
+    "boft": (models.bert, peft.BOFTConfig(boft_block_size=8, **SEQ)),
+    "hra": (models.bert, peft.HRAConfig(r=4, **SEQ)),
+    "road": (models.bert, peft.RoadConfig(variant="road_4", group_size=8, **SEQ)),
+    "delora": (models.bert, peft.DeloraConfig(r=3, delora_lambda=4, rank_pattern={"value": 2}, **SEQ)),
 }
 
 
@@ -141,7 +146,7 @@ def test_the_imported_adapter_computes_what_pefts_does(made, tmp_path, name):
     assert relative(theirs.outputs(ours), theirs.logits) < 1e-5
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", [name for name in ADAPTERS if name != "boft"])  # PEFT holds each of its angles twice
 def test_as_many_numbers_are_trained(made, tmp_path, name):
     theirs = made(name)
     count = {
@@ -209,8 +214,9 @@ REFUSED = {
     "parameters": (lora(target_parameters=["weight"]), "target_parameters"),
     "corda": (lora(init_lora_weights="corda", corda_config=CordaConfig()), "init_lora_weights='corda'"),
     "pissa_niter": (lora(init_lora_weights="pissa_niter_4"), "init_lora_weights='pissa_niter_4'"),
-    "boft": (peft.BOFTConfig(), "BOFT"),
-    "oft_by_series": (peft.OFTConfig(), "use_cayley_neumann=True"),
+    "poly": (peft.PolyConfig(), "POLY"),
+    "boft_of_blocks": (peft.BOFTConfig(boft_block_size=0, boft_block_num=4), "number of blocks"),
+    "hra_orthogonal": (peft.HRAConfig(apply_GS=True), "apply_GS=True"),
     "oft_of_blocks": (peft.OFTConfig(r=4, oft_block_size=0, use_cayley_neumann=False), "number of blocks"),
     "loha_effective": (peft.LoHaConfig(use_effective_conv2d=True), "use_effective_conv2d"),
     "lokr_factor": (peft.LoKrConfig(decompose_factor=4), "decompose_factor"),

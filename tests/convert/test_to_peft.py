@@ -47,6 +47,11 @@ NAMED = {  # ours -> the type of PEFT's that is written
     "gralora": (models.bert, {"method": "gralora", "r": 4}, "GRALORA"),
     "fourierft": (models.bert, {"method": "fourierft", "frequencies": 50}, "FOURIERFT"),
     "waveft": (models.bert, {"method": "waveft", "frequencies": 50}, "WAVEFT"),
+    "oft_by_terms": (models.bert, {"method": "oft", "b": 8, "terms": 5}, "OFT"),
+    "boft": (models.bert, {"method": "boft", "b": 8, "factors": 1}, "BOFT"),
+    "hra": (models.bert, {"method": "hra", "r": 2}, "HRA"),
+    "road": (models.bert, {"method": "road", "variant": 4, "group": 8}, "ROAD"),
+    "delora": (models.bert, {"method": "delora", "r": 2, "rank_pattern": {"value": 3}}, "DELORA"),
 }
 LOADING = """
 import json, sys
@@ -113,8 +118,9 @@ def test_what_is_written_computes_the_same_without_us(elsewhere, name):
     assert json.loads((place / "theirs" / "adapter_config.json").read_text())["peft_type"] == NAMED[name][2]
 
 
-THERE_AND_BACK = ["lora", "dora", "ia3_output", "adalora", "vera", "oft", "loha", "lokr", "hira"]
+THERE_AND_BACK = ["lora", "dora", "ia3_output", "adalora", "vera", "oft", "loha", "lokr", "hira", "oft_by_terms"]
 THERE_AND_BACK += ["c3a", "miss", "gralora", "fourierft", "waveft"]
+THERE_AND_BACK += ["boft", "road"]  # not HRA, whose start is taken off on loading, nor DeLoRA's 15 + delta, rounded
 
 
 @pytest.mark.parametrize("name", THERE_AND_BACK)

@@ -8,10 +8,10 @@ if it wants more than its default fields tried, its variants. Nothing here uses 
     VARIANTS  fields to try instead of the defaults
 """
 
-from truths import adapters, adaptive, extend, patterned, reconstruct, singular, sparse, structured
+from truths import adapters, adaptive, extend, lengths, patterned, reconstruct, rotations, singular, sparse, structured
 from truths.structured import SEVERAL_VALLEYS
 
-FAMILIES = (reconstruct, extend, sparse, adaptive, singular, adapters, structured, patterned)
+FAMILIES = (reconstruct, extend, sparse, adaptive, singular, adapters, structured, patterned, lengths, rotations)
 TRUTHS = {name: truth for family in FAMILIES for name, truth in family.TRUTHS.items()}
 ON_ROWS = {name: truth for family in FAMILIES for name, truth in family.ON_ROWS.items()}
 VARIANTS = {name: fields for family in FAMILIES for name, fields in family.VARIANTS.items()}

@@ -1,5 +1,7 @@
 """Truths of the methods that add a low-rank product to W."""
 
+import math
+
 import torch
 
 
@@ -19,6 +21,9 @@ def started(f, W, p=()):
         _, vectors = torch.linalg.eigh(W @ W.T if wide else W.T @ W)
         E = vectors[:, -f.r :] if f.init == "pissa" else vectors[:, : f.r]
         return E @ E.T @ W if wide else W @ E @ E.T
+    if f.init == "loram":
+        A0, B0 = start(f, W)
+        return lora_scale(f) * A0 @ B0
     return 0.0
 
 
@@ -38,6 +43,11 @@ def start(f, W):
             basis.append(row / row.norm())
         B0 = torch.stack(basis)
         return W @ B0.T, B0
+    if f.init == "loram":  # both sides c times a sine transform, c^4 = log_k(r) mean(W^2) / mean((Phi_n Phi_m^T)^2)
+        phi_n, phi_m = (sines(size, f.r) for size in W.shape)
+        gain = math.log(f.r) / math.log(min(W.shape))
+        c = (gain * W.square().mean() / (phi_n @ phi_m.T).square().mean()) ** 0.25
+        return c * phi_n / lora_scale(f) ** 0.5, c * phi_m.T / lora_scale(f) ** 0.5
     values, vectors = torch.linalg.eigh(W @ W.T)
     k = min(W.shape)
     values, vectors = values[-k:].flip(0), vectors[:, -k:].flip(1)
@@ -46,6 +56,16 @@ def start(f, W):
     U = U * torch.stack([column[column.abs().argmax()].sign() for column in U.T])
     root = (S / lora_scale(f)).sqrt()
     return U * root, (W.T @ U / S * root).T
+
+
+def sines(n, r):
+    return torch.tensor(
+        [
+            [(2 / (n + 1)) ** 0.5 * math.sin(i * j * math.pi / (n + 1)) for j in range(1, r + 1)]
+            for i in range(1, n + 1)
+        ],
+        dtype=torch.float64,
+    )
 
 
 def lora(f, W, b, p):

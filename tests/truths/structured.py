@@ -45,7 +45,8 @@ def oft(f, W, b, p):
                 Q = Q + q[0] * (_unit(size, i, j) - _unit(size, j, i))
                 q = q[1:]
         eye = torch.eye(size, dtype=W.dtype)
-        R.append((eye + Q) @ torch.linalg.inv(eye - Q))
+        inverse = sum(torch.linalg.matrix_power(Q, k) for k in range(f.terms - 1)) if f.terms else (eye - Q).inverse()
+        R.append((eye + Q) @ inverse)
     return torch.block_diag(*R) @ W, b
 
 

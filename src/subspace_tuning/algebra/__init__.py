@@ -14,10 +14,11 @@ rows at hand, and never does so where a dense n x m gradient would follow (``pla
     Shift        x -> x + b, a bias between factors
     Hadamard     E o (A B), element-wise
     Kronecker    C (x) D
-    BlockDiag    I + diag(D_1, ..., D_N)
+    BlockDiag    I + diag(D_1, ..., D_N); NearIdentity: I + L R
     Blocks       diag(M_1, ..., M_k); Regroup: a permutation between two of them
     Circulant    circulant blocks
     Repeated     [D; D; ...]
+    Pairs        features mixed two by two
     Transformed  numbers at fixed places of another basis, Fourier's or Haar's
 """
 
@@ -30,6 +31,8 @@ from subspace_tuning.algebra.hadamard import Hadamard, khatri_rao, khatri_rao_ro
 from subspace_tuning.algebra.kronecker import Kronecker
 from subspace_tuning.algebra.line import line
 from subspace_tuning.algebra.live import Live, now
+from subspace_tuning.algebra.near_identity import NearIdentity
+from subspace_tuning.algebra.pairs import Pairs
 from subspace_tuning.algebra.products import Product, Sum
 from subspace_tuning.algebra.repeated import Repeated
 from subspace_tuning.algebra.shift import Shift
@@ -51,7 +54,9 @@ __all__ = [
     "Kronecker",
     "Leaf",
     "Live",
+    "NearIdentity",
     "NotALinearMap",
+    "Pairs",
     "Product",
     "Regroup",
     "Repeated",

@@ -16,26 +16,46 @@ from subspace_tuning.algebra.precision import plus, wide
 
 
 class BlockDiag(Leaf):
-    """I + diag(D_1, ..., D_N) in R^{n x n}, the blocks (N, b, b); where b does not divide n, the last one is cut off.
+    """I + diag(D_1, ..., D_N) in R^{n x n}, the blocks (N, b, b).
 
-    The blocks are what is added to the identity: however small, rounding leaves them what they are.
+    Where b does not divide n, the last block is cut off; features beyond the last block stay as they are. The blocks
+    are what is added to the identity: however small, rounding leaves them what they are. With a ``stride`` the two
+    halves of a block stand that many halves apart, as in a butterfly: of 2 stride halves in a row, i goes with
+    i + stride.
     """
 
-    def __init__(self, blocks: Tensor | Live, n: int):
-        self.blocks = blocks
+    def __init__(self, blocks: Tensor | Live, n: int, stride: int = 1):
+        self.blocks, self.stride = blocks, stride
         self.shape = (n, n)
 
     def dense(self) -> Tensor:
         (n, _), D = self.shape, wide(now(self.blocks))
-        return torch.block_diag(*D)[:n, :n] + torch.eye(n, dtype=D.dtype, device=D.device)
+        order = self._parted(torch.arange(D[..., 0].numel(), device=D.device)).flatten().argsort()
+        M = torch.block_diag(*D)[order][:, order][:n, :n]
+        return pad(M, (0, n - len(M), 0, n - len(M))) + torch.eye(n, dtype=D.dtype, device=D.device)
 
     def apply(self, x: Any, bias: Tensor | None = None) -> Tensor:
         x = x if isinstance(x, Tensor) else x.unfold()
         D, (n, _) = now(self.blocks).to(x.dtype), self.shape
-        count, b, _ = D.shape
-        whole = x if n == count * b else pad(x, (0, count * b - n))  # which copies, though there be nothing to add
-        y = torch.einsum("...kb,kbc->...kc", whole.unflatten(-1, (count, b)), D).flatten(-2)[..., :n]
+        held = D[..., 0].numel()
+        whole = x if n == held else pad(x, (0, held - n))  # which copies, though there be nothing to add
+        y = self._joined(torch.einsum("...kb,kbc->...kc", self._parted(whole), D))
+        y = y[..., :n] if n <= held else pad(y, (0, n - held))
         return plus(plus(x, y), bias)
+
+    def _parted(self, x: Tensor) -> Tensor:
+        """(..., N b) -> (..., N, b)."""
+        b = self.blocks.shape[-1]
+        if self.stride == 1:
+            return x.unflatten(-1, (-1, b))
+        return x.unflatten(-1, (-1, 2, self.stride, b // 2)).transpose(-3, -2).flatten(-2).flatten(-3, -2)
+
+    def _joined(self, y: Tensor) -> Tensor:
+        """(..., N, b) -> (..., N b)."""
+        if self.stride == 1:
+            return y.flatten(-2)
+        b = self.blocks.shape[-1]
+        return y.unflatten(-2, (-1, self.stride)).unflatten(-1, (2, b // 2)).transpose(-3, -2).flatten(-4)
 
     @property
     def trainable(self) -> int:

@@ -148,7 +148,7 @@ class _Scaled(torch.autograd.Function):
             return None, None, None
         own, d, bias = kept(ctx)
         dx = once(torch.mul, g, d, like=g) if ctx.needs_input_grad[0] else None
-        dd = _columns_dot(g, own)
+        dd = columns_dot(g, own)
         if ctx.from_output:
             dd = (dd - bias * _columns_sum(g)) / d
         db = None
@@ -183,7 +183,7 @@ def _columns_sum(g: Tensor) -> Tensor:
     return g.sum(0, dtype=torch.promote_types(g.dtype, torch.float32))
 
 
-def _columns_dot(a: Tensor, b: Tensor) -> Tensor:
+def columns_dot(a: Tensor, b: Tensor) -> Tensor:
     """sum over rows of a * b, in single precision or better; a, b: (..., m)."""
     a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
     if _on_gpu(a) or torch.is_grad_enabled() or len(a) <= ROWS:

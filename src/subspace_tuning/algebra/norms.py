@@ -1,4 +1,4 @@
-"""Norms of the columns of W + L R, L and R thin."""
+"""Norms that form nothing of W's size: of the columns of W + L R, L and R thin, and of L R itself."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.algebra.expr import Expr
+from subspace_tuning.algebra.factors import Dense, Diag
 from subspace_tuning.algebra.frozen import Weight
 from subspace_tuning.algebra.live import Live, now
-from subspace_tuning.algebra.precision import wide
+from subspace_tuning.algebra.precision import wide, without_autocast
 
 
 def column_norms(W: Expr, L: Tensor | Live, R: Tensor | Live, own: Tensor | Live, detach: bool = True) -> Live:
@@ -30,8 +31,25 @@ def column_norms(W: Expr, L: Tensor | Live, R: Tensor | Live, own: Tensor | Live
 def _squares(W: Expr, L: Tensor, R: Tensor, own: Tensor) -> Tensor:
     own = wide(own)
     L, R = L.to(own.dtype), R.to(own.dtype)
-    with torch.autocast(L.device.type, enabled=False):
+    with without_autocast(L):
         if not isinstance(W, Weight):
             return (W.dense().to(own.dtype) + L @ R).square().sum(0)
         crossed = W.apply(L.T.to(W.dtype)).to(own.dtype)
         return own.square() + 2 * (crossed * R).sum(0) + (R * (L.T @ L @ R)).sum(0)
+
+
+def frobenius(E: Expr, least: float) -> Live:
+    """||E||_F (1,), at least ``least``; of E = L R by ||L R||_F^2 = sum((L^T L) o (R R^T)), (k, k) for L (n, k)."""
+
+    def norm() -> Tensor:
+        pair = E.factors()
+        if pair is None:
+            squares = wide(E.dense()).square().sum()
+        else:
+            L, R = map(wide, pair)
+            with without_autocast(L):
+                squares = ((L.T @ L) * (R @ R.T)).sum()
+        return squares.clamp_min(least**2).sqrt().unsqueeze(0)
+
+    sources = tuple(leaf.numbers for leaf in E.leaves() if isinstance(leaf, Dense | Diag))
+    return Live(norm, sources, torch.empty(1, device="meta"))

@@ -7,6 +7,7 @@ make of the rows is rounded to the precision of the rows.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -28,6 +29,11 @@ def once(f: Callable[..., Tensor], *args: Tensor, like: Tensor) -> Tensor:
     if plainly() or (torch.is_grad_enabled() and any(t.requires_grad for t in args)):
         return f(*args).to(like.dtype)
     return f(*args, out=torch.empty_like(like))
+
+
+def without_autocast(like: Tensor) -> Any:
+    """A context in which products of matrices are not rounded to half precision; a meta tensor has no autocast."""
+    return nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False)
 
 
 def plus(y: Tensor, bias: Tensor | None) -> Tensor:

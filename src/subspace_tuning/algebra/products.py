@@ -14,6 +14,7 @@ from torch import Tensor
 from subspace_tuning.algebra.expr import Expr, Leaf
 from subspace_tuning.algebra.factors import Dense, Diag, matrix
 from subspace_tuning.algebra.kernels import THIN
+from subspace_tuning.algebra.near_identity import NearIdentity
 from subspace_tuning.algebra.planner import Factor, Plan, cheapest_order
 from subspace_tuning.algebra.precision import once, wide
 
@@ -98,6 +99,16 @@ class Product(Expr):
             return None
         k = cuts.index(min(cuts)) + 1
         return Product(self.chain[:k]).dense() * self.scale, Product(self.chain[k:]).dense()
+
+    def delta_factors(self) -> tuple[Tensor, Tensor] | None:
+        """(I + L R) W - W = L (R W)."""
+        near, W = self.chain[0], self.chain[-1]
+        if len(self.chain) != 2 or self.scale != 1.0 or not isinstance(near, NearIdentity) or not isinstance(W, Leaf):
+            return None
+        if not W.frozen or near.L.shape[1] >= min(self.shape):
+            return None
+        L, R = wide(near.L.dense()), wide(near.R.dense())
+        return L, R @ W.dense().to(R.dtype)
 
     def sides(self, training: bool) -> tuple[Expr, Expr] | None:
         """L, R with E = L R, cut where E is thinnest; None where, in training, one would hold more than it trains."""

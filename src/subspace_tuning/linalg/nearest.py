@@ -5,6 +5,9 @@ Closed forms where there are any; else least squares over one factor and the oth
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -13,6 +16,7 @@ from subspace_tuning.linalg.svd import truncated_svd
 
 SWEEPS = 500  # at most, over both factors
 STILL = 1e-13  # a sweep that gains less than this part of what is sought is the last
+Found = TypeVar("Found")
 
 
 def low_rank(D: Tensor, r: int) -> tuple[Tensor, Tensor]:
@@ -85,3 +89,21 @@ def _rows(W2: Tensor, T: Tensor, B: Tensor) -> Tensor:
 def _gain(W2: Tensor, T: Tensor, A: Tensor, B: Tensor) -> float:
     M = A @ B
     return (2 * T - W2 * M).mul_(M).sum().item()
+
+
+def in_turn(
+    D: Tensor, fit: Callable[[Tensor], tuple[Found, Tensor]], along: Callable[[Tensor], Tensor]
+) -> tuple[Found, Tensor]:
+    """M + N near to D (n, m), M of one form and N of a linear space, each the best beside the other, again and again.
+
+    fit: a matrix -> how the nearest M is made, and M; along: a matrix -> the nearest N. Returns how M is made, and N.
+    """
+    N, whole, left = torch.zeros_like(D), D.square().sum().item(), float("inf")
+    for _ in range(SWEEPS):
+        found, M = fit(D - N)
+        N = along(D - M)
+        now = (D - M - N).square().sum().item()
+        if left - now <= STILL * whole:
+            break
+        left = now
+    return found, N

@@ -3,10 +3,13 @@
 from subspace_tuning.methods.combine.dora import DoRA
 from subspace_tuning.methods.combine.hira import HiRA
 from subspace_tuning.methods.combine.liera import LieRA
+from subspace_tuning.methods.combine.map import MAP
+from subspace_tuning.methods.combine.speclora import SpecLoRA
 from subspace_tuning.methods.combine.spectral import Spectral, SpectralRotation
 from subspace_tuning.methods.combine.svdiff import SVDiff
 from subspace_tuning.methods.extend.adalora import AdaLoRA
 from subspace_tuning.methods.extend.c3a import C3A
+from subspace_tuning.methods.extend.delora import DeLoRA
 from subspace_tuning.methods.extend.flexlora import FlexLoRA
 from subspace_tuning.methods.extend.flora import FLoRA
 from subspace_tuning.methods.extend.fourierft import FourierFT
@@ -30,8 +33,10 @@ from subspace_tuning.methods.extend.trilora import TriLoRA
 from subspace_tuning.methods.extend.vera import VeRA
 from subspace_tuning.methods.extend.waveft import WaveFT
 from subspace_tuning.methods.reconstruct.bitfit import BitFit
+from subspace_tuning.methods.reconstruct.boft import BOFT
 from subspace_tuning.methods.reconstruct.diff_pruning import DiffPruning
 from subspace_tuning.methods.reconstruct.fishmask import FishMask
+from subspace_tuning.methods.reconstruct.hra import HRA
 from subspace_tuning.methods.reconstruct.ia3 import IA3, IA3Output
 from subspace_tuning.methods.reconstruct.oft import OFT
 from subspace_tuning.methods.reconstruct.osf import OSF
@@ -40,6 +45,7 @@ from subspace_tuning.methods.reconstruct.pafi import PaFi
 from subspace_tuning.methods.reconstruct.prefix import Prefix
 from subspace_tuning.methods.reconstruct.prompt import Prompt
 from subspace_tuning.methods.reconstruct.psoft import PSOFT
+from subspace_tuning.methods.reconstruct.road import RoAd
 from subspace_tuning.methods.reconstruct.sam_parser import SAMParser
 from subspace_tuning.methods.reconstruct.shira import SHiRA
 from subspace_tuning.methods.reconstruct.ssb import SSB
@@ -49,9 +55,12 @@ from subspace_tuning.methods.reconstruct.svfit import SVFit
 from subspace_tuning.methods.reconstruct.svft import SVFT
 
 __all__ = [
+    "BOFT",
     "C3A",
+    "HRA",
     "IA3",
     "MAM",
+    "MAP",
     "OFT",
     "OSF",
     "PSOFT",
@@ -60,6 +69,7 @@ __all__ = [
     "SVFT",
     "AdaLoRA",
     "BitFit",
+    "DeLoRA",
     "DiffPruning",
     "DoRA",
     "FLoRA",
@@ -88,10 +98,12 @@ __all__ = [
     "Prefix",
     "Prompt",
     "RandLoRA",
+    "RoAd",
     "SAMParser",
     "SHiRA",
     "SVDiff",
     "SVFit",
+    "SpecLoRA",
     "Spectral",
     "SpectralRotation",
     "StelLA",

@@ -20,7 +20,7 @@ from torch import Tensor
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.files.adapter_folder import CONFIG, read_config, read_tensors
 from subspace_tuning.method import Method, declared
-from subspace_tuning.methods import OFT, LoKr
+from subspace_tuning.methods import BOFT, OFT, LoKr, RoAd
 from subspace_tuning.tuner.peft_kind import Kind, Source
 from subspace_tuning.tuner.peft_kinds import KINDS
 
@@ -124,8 +124,10 @@ def _check_shapes(module: str, method: Method, given: Mapping[str, Tensor]) -> N
     shapes = {name: tuple(value.shape) for name, value in given.items()}
     dims = {size for shape in shapes.values() for size in shape}
     sizes = sorted({*dims, *(a * b for a, b in product(dims, dims)), ANY})
-    if isinstance(method, OFT):  # whose angles tell the inputs
+    if isinstance(method, BOFT | OFT):  # whose angles tell the inputs
         sizes += [2 * numbers // (method.b - 1) for numbers in dims]
+    if isinstance(method, RoAd):  # and those of RoAd the outputs
+        sizes += [2 * numbers // method.variant for numbers in dims]
     for n, m in product(sizes, sizes):
         if {name: start.shape for name, start in method.parameters(n, m).items()} == shapes:
             return

@@ -61,6 +61,11 @@ def back(name: str, t: Tensor, method: Method) -> Tensor:
     return t.T if t.dim() == 2 else t
 
 
+def as_it_is(name: str, t: Tensor, method: Method) -> Tensor:
+    """Where both lie alike."""
+    return t
+
+
 def ranks(methods: Mapping[str, Any]) -> tuple[int, dict[str, int]]:
     """The largest rank, and by a pattern for its name that of each module with another one."""
     held = {name: method.r for name, method in methods.items()}

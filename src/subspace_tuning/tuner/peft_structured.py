@@ -1,16 +1,14 @@
-"""LOHA, LOKR, HIRA and OFT: the types of PEFT's whose change of W is a structured product."""
+"""LOHA, LOKR, HIRA and DELORA: the types of PEFT's whose change of W is a structured product."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
-from subspace_tuning.errors import BadInput
 from subspace_tuning.method import Method
-from subspace_tuning.methods import OFT, HiRA, LoHa, LoKr
+from subspace_tuning.methods import DeLoRA, HiRA, LoHa, LoKr
 from subspace_tuning.tuner.peft_kind import Kind, Source, Unequal, back, ranks, scales, turned
 
 PATTERNS = ("rank_pattern", "alpha_pattern")
@@ -92,58 +90,37 @@ HIRA = Kind(
 )
 
 
-def _oft(source: Source) -> dict[str, Any]:
+def _delora(source: Source) -> dict[str, Any]:
     config = source.config
-    if config.get("use_cayley_neumann", True):
-        raise BadInput(
-            "the adapter was made with use_cayley_neumann=True: PEFT then takes five terms of a series for the Cayley "
-            "form, and what it computes is no rotation; it cannot be imported"
-        )
-    if not config.get("oft_block_size"):
-        raise BadInput("the adapter names a number of blocks, r, and each module has another block size; give one size")
-    return {"method": OFT(b=config["oft_block_size"])}
+    method = DeLoRA(r=config["r"], bound=config["delora_lambda"], dropout=config.get("module_dropout", 0.0))
+    return {"method": method, "rank_pattern": dict(config.get("rank_pattern") or {})}
 
 
-def _below(name: str, t: Tensor, method: Method) -> Tensor:
-    """Entries above the diagonal of each block -> those below, row by row: PEFT's are those of the inverse rotation."""
-    b = cast(OFT, method).b
-    if t.dim() != 2 or t.shape[1] != b * (b - 1) // 2:
-        raise BadInput(f"blocks of {b} have {b * (b - 1) // 2} angles, got {tuple(t.shape)}")
-    rows, cols = torch.triu_indices(b, b, 1)
-    Q = t.new_zeros(len(t), b, b)
-    Q[:, rows, cols] = t
-    rows, cols = torch.tril_indices(b, b, -1)
-    return Q.mT[:, rows, cols].flatten()
+def _from_bound(name: str, t: Tensor, method: Method) -> Tensor:
+    return t - cast(DeLoRA, method).bound if name == "delta" else turned(name, t, method)
 
 
-def _above(name: str, t: Tensor, method: Method) -> Tensor:
-    b = cast(OFT, method).b
-    if t.numel() % (b * (b - 1) // 2):
-        raise Unequal(f"PEFT's OFT has blocks of one size, and {b} does not divide each module's inputs")
-    rows, cols = torch.tril_indices(b, b, -1)
-    Q = t.new_zeros(t.numel() // len(rows), b, b)
-    Q[:, rows, cols] = t.view(len(Q), -1)
-    rows, cols = torch.triu_indices(b, b, 1)
-    return Q.mT[:, rows, cols]
+def _as_delora(methods: Mapping[str, Any]) -> dict[str, Any]:
+    r, rank_pattern = ranks(methods)
+    dropout = next(iter(methods.values())).dropout
+    return {"r": r, "rank_pattern": rank_pattern, "module_dropout": dropout}
 
 
-def _as_oft(methods: Mapping[str, Any]) -> dict[str, Any]:
-    sizes = {method.b for method in methods.values()}
-    if len(sizes) > 1:
-        raise Unequal("PEFT's OFT has one block size for all modules")
-    return {"r": 0, "oft_block_size": sizes.pop(), "use_cayley_neumann": False}
+def _whole_bound(name: str, t: Tensor, method: Method) -> Tensor:
+    return t + cast(DeLoRA, method).bound if name == "delta" else back(name, t, method)
 
 
-OFT_KIND = Kind(
-    "OFT",
-    _oft,
-    frozenset({"oft_block_size", "r", "use_cayley_neumann", "num_cayley_neumann_terms", "init_weights", "eps"}),
-    {"oft_R": "q"},
-    "oft_",
-    _below,
-    (OFT,),
-    _as_oft,
-    _above,
+DELORA = Kind(
+    "DELORA",
+    _delora,
+    frozenset({"r", "delora_lambda", "module_dropout", "rank_pattern", "lambda_pattern", "init_weights"}),
+    {"delora_A": "A", "delora_B": "B", "delora_lambda": "delta"},
+    "delora_",
+    _from_bound,
+    (DeLoRA,),
+    _as_delora,
+    _whole_bound,
+    frozenset({"delora_w_norm"}),
     layers=(nn.Linear,),
 )
-STRUCTURED = (LOHA, LOKR, HIRA, OFT_KIND)
+STRUCTURED = (LOHA, LOKR, HIRA, DELORA)

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import dropout
 
-from subspace_tuning.algebra import Elementwise, Expr, Weight
+from subspace_tuning.algebra import Expr, Weight
 from subspace_tuning.linalg.nearest import low_rank
 from subspace_tuning.method import Constants, Method, Params, Start, kaiming, zeros
 from subspace_tuning.method.registry import register
 from subspace_tuning.methods.extend.data_starts import DATA_STARTS
+from subspace_tuning.methods.extend.dropout import check_probability, dropped
 from subspace_tuning.methods.extend.starts import STARTS, behind_start
 
 
@@ -32,8 +32,7 @@ class LowRank(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"{self.name}: dropout is a probability in [0, 1), got {self.dropout!r}")
+        check_probability(self.name, self.dropout)
 
     @property
     def s(self) -> float:
@@ -41,13 +40,7 @@ class LowRank(Method):
 
     def dropped(self, A: Expr, p: Params) -> Expr:
         """A with dropout on the rows that enter it."""
-        if not (self.dropout and p.training):
-            return A
-
-        def drop(x: Tensor) -> Tensor:
-            return dropout(x, self.dropout)
-
-        return Elementwise(drop, A.shape[0], linear=True) @ A
+        return dropped(A, self.dropout, p)
 
     def nearest(self, D: Tensor) -> dict[str, Tensor]:
         """A and B with s A B nearest to D (n, m), what is between them at rest."""

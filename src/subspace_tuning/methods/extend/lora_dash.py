@@ -9,14 +9,14 @@ from torch import Tensor
 
 from subspace_tuning.algebra import Diag, Expr, Weight
 from subspace_tuning.linalg.svd import svd
-from subspace_tuning.method import Constants, Method, Params, Seat, Start, kaiming, steps_of, zeros
+from subspace_tuning.method import Constants, Params, Seat, Start, kaiming, steps_of, zeros
 from subspace_tuning.method.registry import register
-from subspace_tuning.methods.extend.lora import LowRank
+from subspace_tuning.methods.extend.directions import WithDirections
 
 
 @register("lora_dash")
 @dataclass(frozen=True)
-class LoRADash(LowRank):
+class LoRADash(WithDirections):
     """phi(W) = W + s A B + U_k diag(d) V_k^T, s = alpha / r.
 
     A in R^{n x r}, B in R^{r x m}; B starts at zero. U_k (n, k) and V_k^T (k, m) are the singular vectors of W along
@@ -26,21 +26,11 @@ class LoRADash(LowRank):
     Source: arXiv:2409.01035, section 5.
     """
 
-    directions: int = 8
     launch: float = 100
 
     category = "extension"
-    wide = False
     formula = "r (n + m) + directions"
     paper = "arXiv:2409.01035"
-
-    def check(self, n: int, m: int) -> None:
-        super().check(n, m)
-        if not 1 <= self.directions <= min(n, m):
-            raise ValueError(f"{self.describe()}: a weight of {n} x {m} has 1 to {min(n, m)} directions")
-
-    def fitted(self, n: int, m: int) -> Method:
-        return super().fitted(n, m).with_fields(directions=min(self.directions, n, m))
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
         return {"A": kaiming(n, self.r), "B": zeros(self.r, m), "d": zeros(self.directions)}

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from subspace_tuning.algebra import BlockDiag, Expr, Live
-from subspace_tuning.algebra.precision import plainly
+from subspace_tuning.algebra.precision import plainly, without_autocast
 from subspace_tuning.linalg.powers import rotation_power
 from subspace_tuning.method import Method, Params, Start, zeros
 from subspace_tuning.method.registry import register
@@ -21,12 +21,14 @@ class OFT(Method):
 
     The Cayley form of rotations; each Q_i in R^{b x b} is skew-symmetric, held as the b (b - 1) / 2 numbers under its
     diagonal (q, row by row, block after block) and starts at zero. b is the block size; N = n // b, and where b does
-    not divide n a last block takes the c = n mod b features left over. PEFT parametrises the inverse rotation, and
-    replaces the Cayley form by five terms of its series unless told otherwise.
-    Source: arXiv:2306.07280.
+    not divide n a last block takes the c = n mod b features left over. With ``terms`` (OFTv2's Cayley-Neumann form, 5
+    of them) the inverse is a sum, R_i = (I + Q_i)(I + Q_i + ... + Q_i^{terms - 2}), nearly a rotation for small Q_i.
+    PEFT parametrises the inverse rotation where it is exact.
+    Source: arXiv:2306.07280; arXiv:2506.19847 (the sum).
     """
 
     b: int = 32
+    terms: int = 0
 
     category = "reconstruction"
     mode = "2: singular vectors, nonlinear"
@@ -37,20 +39,24 @@ class OFT(Method):
         super().__post_init__()
         if isinstance(self.b, bool) or not isinstance(self.b, int) or self.b < 2:
             raise ValueError(f"{self.name}: the block size b is a whole number above 1, got b={self.b!r}")
+        if isinstance(self.terms, bool) or not isinstance(self.terms, int) or not (self.terms == 0 or self.terms > 2):
+            raise ValueError(f"{self.name}: terms is 0 (the inverse itself) or 3 and more, got terms={self.terms!r}")
 
     def sizes(self, n: int, m: int) -> dict[str, int]:
         return {"N": n // self.b, "c": n % self.b}
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
         N, c = self.sizes(n, m).values()
-        return {"q": zeros(N * _below(self.b) + _below(c))}
+        return {"q": zeros(N * below(self.b) + below(c))}
 
     def phi(self, W: Expr, p: Params) -> Expr:
-        return self._turned(W, Live.of(_turns, p.q, *self._blocks(W)))
+        return self._turned(W, Live.of(turns, p.q, *self._blocks(W), self.terms))
 
     def phi_t(self, W: Expr, p: Params, t: float) -> Expr:
-        """R^t W, every rotation by t times its angles."""
-        return self._turned(W, Live.of(_turns_t, p.q, *self._blocks(W), t))
+        """R^t W, every rotation by t times its angles; where R is a sum, that of t Q."""
+        if self.terms:
+            return self.phi(W, p.replace(q=t * p.q))
+        return self._turned(W, Live.of(turns_t, p.q, *self._blocks(W), t))
 
     def _turned(self, W: Expr, turns: Live) -> Expr:
         return BlockDiag(turns, W.shape[0]) @ W
@@ -60,18 +66,30 @@ class OFT(Method):
         return self.b, -(-W.shape[0] // self.b)
 
 
-def _below(b: int) -> int:
+def below(b: int) -> int:
     return b * (b - 1) // 2
 
 
-def _turns(q: Tensor, b: int, count: int) -> Tensor:
+def turns(q: Tensor, b: int, count: int, terms: int = 0) -> Tensor:
     """R_i - I (count, b, b) of each rotation."""
+    if terms:
+        return _neumann(_skew(q, b, count), terms)
     return (_cayley if plainly() else _Cayley.apply)(q, b, count)
 
 
 def _cayley(q: Tensor, b: int, count: int) -> Tensor:
     Q = _skew(q, b, count)
     return torch.linalg.solve(_eye(Q) - Q, 2 * Q)  # (I + Q) (I - Q)^{-1} - I
+
+
+def _neumann(Q: Tensor, terms: int) -> Tensor:
+    """2 Q + ... + 2 Q^{terms - 2} + Q^{terms - 1}."""
+    power, total = Q, 2 * Q
+    with without_autocast(Q):
+        for k in range(2, terms):
+            power = power @ Q
+            total = total + (2 if k < terms - 1 else 1) * power
+    return total
 
 
 class _Cayley(torch.autograd.Function):
@@ -97,7 +115,7 @@ def _eye(like: Tensor) -> Tensor:
     return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
 
 
-def _turns_t(q: Tensor, b: int, count: int, t: float) -> Tensor:
+def turns_t(q: Tensor, b: int, count: int, t: float) -> Tensor:
     """R_i^t - I (count, b, b) of each rotation."""
     return rotation_power(_skew(q, b, count), t)
 
@@ -111,4 +129,4 @@ def _skew(q: Tensor, b: int, count: int) -> Tensor:
 
 
 def _whole(q: Tensor, b: int, count: int) -> Tensor:
-    return pad(q, (0, count * _below(b) - q.shape[0])).view(count, -1)
+    return pad(q, (0, count * below(b) - q.shape[0])).view(count, -1)
