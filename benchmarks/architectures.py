@@ -53,10 +53,11 @@ Such names go into `target_modules`, `exclude_modules`, `rank_pattern` and the l
 (`attn.c_attn`) puts one method on all of it. A weight is tuned whole or in slices, not both at once; slices of a
 quantised weight train, and are not merged into it. `--to lora` writes the slices of a weight as one LoRA on the whole.
 
-Not found, and why: ResNet holds convolutions alone; SqueezeBERT's matrices are convolutions in one dimension; XLNet
-keeps attention's weights as parameters of no layer, and WavLM reads its attention's weights without calling them, so
-that both are taken by their feed-forwards; FNet and ConvNeXt have no queries and values. In Mamba, fused kernels read
-`x_proj` and `out_proj` in training, past any method there: the first pass warns.
+Not found, and why: ResNet holds convolutions alone; XLNet keeps attention's weights as parameters of no layer, so that
+it is taken by its feed-forwards; FNet and ConvNeXt have no queries and values. WavLM reads its attention's weights
+without calling them, and Mamba's kernels read `x_proj` and `out_proj` in training: they read phi(W), where phi(W) says
+all of a method ([kinds](kinds.md)). Adapters on outputs leave WavLM's attention out, and at Mamba's kernels the first
+pass warns.
 """
 
 

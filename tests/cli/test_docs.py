@@ -77,3 +77,10 @@ def test_markers_that_are_not_two_say_so(tmp_path):
         with_table(f"# title\n{docs.MARKER}\n", "table", docs.MARKER, docs.README)
     with pytest.raises(BadInput, match="clone of the repository"):
         docs.pages(tmp_path)
+
+
+def test_every_method_that_sits_on_layers_is_in_the_table_of_kinds():
+    page = (ROOT / "docs/kinds.md").read_text(encoding="utf-8")
+    for name, method in METHODS.items():
+        if method.sits_on not in ("block", "tokens") and method.__module__.startswith("subspace_tuning."):
+            assert f"[`{name}`](methods.md#{name})" in page, "run `python benchmarks/kinds.py`"

@@ -22,16 +22,14 @@ WEIGHTS = {"ssb", "lora", "houlsby", "vera"}
 # architecture -> methods that find no place there
 WITHOUT = {
     "resnet": WEIGHTS,  # convolutions alone
-    "squeezebert": WEIGHTS,  # its matrices are convolutions in one dimension
     "fnet": {"vera"},  # mixes by a Fourier transform
     "convnext": {"vera"},  # mixes by convolutions
     "xlnet": {"vera"},  # attention's weights are parameters of no layer
-    "wavlm": {"vera"},  # its attention reads the weights of its children
 }
 UNBIASED = {
     *("modernbert", "eurobert", "llama", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi3", "olmo"),
     *("olmo2", "cohere", "granite", "smollm3", "helium", "mpt", "mixtral", "qwen3_moe", "olmoe", "deepseek_v3"),
-    *("mamba", "falcon_mamba", "mamba2", "jamba", "t5", "mt5", "umt5", "longt5", "switch_transformers", "llava"),
+    *("t5", "mt5", "umt5", "longt5", "switch_transformers", "llava"),
     *("paligemma",),
 }
 # what no gradient reaches: global tokens that are not asked for, an encoder whose output the classifier leaves alone

@@ -36,7 +36,6 @@ def test_every_default_of_loras_config_is_understood():
         ({"bias": "all"}, r"'lora\|bitfit' for both at once"),
         ({"bias": "lora_only"}, r"'lora\|bitfit'"),
         ({"trainable_token_indices": [1, 2]}, "modules_to_save"),
-        ({"ensure_weight_tying": True}, "merging unties it"),
         (
             {"target_parameters": ["experts.gate_up_proj"], "target_modules": "all-linear"},
             "leave target_parameters out",

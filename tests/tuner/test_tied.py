@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import transformers as hf
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from torch import nn
 
 import models
@@ -71,6 +71,64 @@ def test_merging_into_tied_weights_is_the_adapted_model(make, seats, method, tmp
     assert not again.config.tie_word_embeddings
     assert torch.equal(logits(again, inputs), logits(merged, inputs))
     assert torch.equal(logits(copy.deepcopy(merged), inputs), logits(merged, inputs))
+
+
+ONE_PHI = [(make, seat) for make, seats in SEATS.items() for seat in seats if make is not models.t5]
+
+
+@each(method=[LoRA(r=2), SSB(), DoRA(r=2)])
+@pytest.mark.parametrize(("make", "seat"), ONE_PHI)
+def test_one_phi_for_all_that_share_a_weight(make, seat, method, tmp_path):
+    base, inputs = make(), inputs_of(make)
+    plain, shared = copy.deepcopy(base), base.get_input_embeddings().weight
+    config = SubspaceConfig(method=method, target_modules=[seat], init_weights=False, ensure_weight_tying=True)
+    model = get_peft_model(base, config).eval()
+    (layer,) = [m for m in model.modules() if isinstance(m, SubspaceLayer)]
+    with torch.no_grad():  # the truth: one tensor, that of both
+        plain.get_input_embeddings().weight.copy_(layer.frozen.as_stored(layer.tuned(["default"]).E.dense()))
+    want = logits(plain, inputs)
+    assert relative(logits(model, inputs), want) < 1e-5
+    model(**inputs).logits.square().mean().backward()
+    assert all(p.grad.abs().sum() > 0 for p in model.parameters() if p.requires_grad)
+    with model.disable_adapter():
+        assert relative(logits(model, inputs), want) > 1e-4
+    model.save_pretrained(tmp_path / "adapter")
+    again = PeftModel.from_pretrained(make_like(make, base), tmp_path / "adapter")
+    assert relative(logits(again, inputs), want) < 1e-5
+    model.merge_adapter()
+    assert relative(logits(model, inputs), want) < 1e-5
+    assert base.get_output_embeddings().weight is layer.base_layer.weight or seat == SEATS[make][1]
+    model.unmerge_adapter()
+    assert {id(base.get_input_embeddings().weight), id(base.get_output_embeddings().weight)} == {id(shared)}
+    merged = model.merge_and_unload()
+    assert merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
+    merged.save_pretrained(tmp_path / "merged")
+    read = type(merged).from_pretrained(tmp_path / "merged").eval()
+    assert read.config.tie_word_embeddings
+    assert relative(logits(read, inputs), want) < 1e-5
+
+
+def make_like(make, tuned):
+    """A fresh model with the frozen numbers of a tuned one."""
+    fresh = make()
+    held = {k.replace(".base_layer", ""): v for k, v in tuned.state_dict().items() if "subspace_" not in k}
+    fresh.load_state_dict(held)
+    return fresh
+
+
+def test_one_phi_is_refused_where_nothing_shares_and_where_both_are_named():
+    def put(**values):
+        return get_peft_model(llama(), SubspaceConfig(ensure_weight_tying=True, **values))
+
+    with pytest.raises(ValueError, match="no module shares its weight with one of those that are tuned"):
+        put(method=LoRA(r=2), target_modules=["q_proj"])
+    with pytest.raises(ValueError, match="name one"):
+        put(method=LoRA(r=2), target_modules=["embed_tokens", "lm_head"])
+    with pytest.raises(ValueError, match="dropout drops entries of rows"):
+        put(method=LoRA(r=2, dropout=0.1), target_modules=["embed_tokens"])
+    model = put(method=LoRA(r=2), target_modules=["embed_tokens"])
+    with pytest.raises(ValueError, match="say ensure_weight_tying for this adapter too"):
+        model.add_adapter("other", SubspaceConfig(method=SSB(), target_modules=["embed_tokens"]))
 
 
 def test_unloading_leaves_weights_tied():

@@ -34,12 +34,13 @@ from subspace_tuning.convert.lora import Fitted, Wanted
 from subspace_tuning.convert.probe import Differences, Probe, answers, differences, probe
 from subspace_tuning.convert.source import Source, opened
 from subspace_tuning.convert.to_peft import as_peft, compared, type_of
-from subspace_tuning.errors import BadInput
+from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.files.adapter_folder import WEIGHTS
 from subspace_tuning.files.aside import free, whole_folder
 from subspace_tuning.run.merged import public_name, write_model
 from subspace_tuning.tuner.peft_kind import Unequal
 from subspace_tuning.version import VERSION
+from subspace_tuning.weights import NotTaken
 
 KINDS = ("lora", "peft", "merged")
 SAME = 1e-5  # the relative error of a layer's change beyond which PEFT computes something else
@@ -104,6 +105,8 @@ class Job:
     folds: Plan = field(default_factory=Plan)
 
     def run(self, model: PeftModel, changes: dict[str, Change], before: list[Tensor]) -> Certificate:
+        for name, layer in seats(model).items() if self.to != "merged" else ():
+            lora.check_holds(name, layer)
         with without(model):
             moved = differences(answers(model, self.inputs), before)
         with whole_folder(self.out) as aside:
@@ -187,7 +190,8 @@ class Job:
         with torch.no_grad():
             for name, change in changes.items():
                 untie(model, weights[name].layer)
-                cost, norm = self.folds.write(name, weights[name], change)
+                with as_bad_input((NotTaken,)):
+                    cost, norm = self.folds.write(name, weights[name], change)
                 layers[name] = merge.layer(change, cost, norm)
             self.folds.scale_norms()
         self._refuse(layers)

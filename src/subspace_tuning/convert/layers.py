@@ -14,6 +14,7 @@ from subspace_tuning.algebra import NotALinearMap
 from subspace_tuning.convert.change import Change, change, exact
 from subspace_tuning.convert.probe import Probe, answers
 from subspace_tuning.errors import BadInput, as_bad_input
+from subspace_tuning.tuner.follow import Follower
 from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.tuner.strength import set_strength
 from subspace_tuning.weights import LayerWeight, NotTaken, Part, Unsupported
@@ -148,10 +149,12 @@ def _as_it_is(W: LayerWeight) -> Callable[[], None]:
 def untie(model: Any, layer: Any) -> Callable[[], None]:
     """Give a layer a weight of its own where it shares one: the adapter changes it here and nowhere else.
 
-    Returns what ties it again.
+    Where others follow it, it changes for all. Returns what ties it again.
     """
     own, tied = layer._parameters.get("weight"), getattr(model.config, "tie_word_embeddings", None)
-    sharing = own is not None and any(m._parameters.get("weight") is own for m in model.modules() if m is not layer)
+    others = [m for m in model.modules() if own is not None and m is not layer and m._parameters.get("weight") is own]
+    follow = any(isinstance(hook, Follower) for m in others for hook in m._forward_hooks.values())
+    sharing = bool(others) and not follow
     if sharing:
         layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
         model.config.tie_word_embeddings = False

@@ -15,6 +15,9 @@ from transformers.pytorch_utils import Conv1D
 from subspace_tuning.convert.change import Change
 from subspace_tuning.errors import BadInput
 from subspace_tuning.linalg.svd import rank_of_energy
+from subspace_tuning.tuner.layer import SubspaceLayer
+from subspace_tuning.tuner.read import SubspaceRead
+from subspace_tuning.weights.conv_transposed import TransposedWeight
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,20 @@ def lora_config(
     )
 
 
+def check_holds(name: str, layer: SubspaceLayer) -> None:
+    """Raise BadInput for a seat on which a LoRA of PEFT's computes something else, or nothing."""
+    kind = type(layer.base_layer).__name__
+    why = None
+    if layer.followers:
+        why = f"{name} and what shares its weight go by one phi"
+    elif isinstance(layer, SubspaceRead) and layer.only:
+        why = f"the owner of {name} reads its weight and never calls it"
+    elif layer.frozen.built or isinstance(layer.frozen, TransposedWeight):
+        why = f"{name} is a {kind}" + (" in groups" if layer.frozen.built else "")
+    if why is not None:
+        raise BadInput(f"{why}, which a LoRA of PEFT's cannot say: write --to merged, or keep the adapter as it is")
+
+
 def targets(model: nn.Module, names: list[str]) -> list[str] | str:
     """Last parts of names where they select the modules and no other, as servers like it; else whole names."""
     every = [name for name, module in model.named_modules() if name]
@@ -125,7 +142,7 @@ def stored(name: str, layer: nn.Module, fitted: Fitted) -> dict[str, Tensor]:
     where = f"base_model.model.{name}"
     if isinstance(layer, nn.Embedding):
         return {f"{where}.lora_embedding_A": A, f"{where}.lora_embedding_B": B}
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         A = A.reshape(fitted.rank, layer.in_channels, *layer.kernel_size)
-        B = B.reshape(layer.out_channels, fitted.rank, 1, 1)
+        B = B.reshape(layer.out_channels, fitted.rank, *(1 for _ in layer.kernel_size))
     return {f"{where}.lora_A.weight": A, f"{where}.lora_B.weight": B}

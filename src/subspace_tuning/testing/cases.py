@@ -7,10 +7,12 @@ import torch
 from peft import get_peft_model
 from torch import Tensor, nn
 
-from subspace_tuning.method import Method, members
+from subspace_tuning.method import Method
 from subspace_tuning.testing.kinds import Kind, inputs
 from subspace_tuning.tuner.calibrate import calibrate
 from subspace_tuning.tuner.config import SubspaceConfig
+from subspace_tuning.tuner.start import check_seat
+from subspace_tuning.weights import Unsupported, weight_of
 
 
 class Case(NamedTuple):
@@ -83,8 +85,11 @@ def tuned_layer(model: Any) -> Any:
 
 def sits(case: Case, kind: Kind) -> bool:
     """Whether the method has a seat on the layer: a bias, for methods that sit on biases only."""
-    biased = getattr(kind.layer(), "bias", None) is not None
-    return biased or all(f.sits_on != "bias" for f in members(case.method))
+    try:
+        check_seat(case.resolved, weight_of(kind.layer()))
+    except ValueError as error:  # too small a weight is no reason to leave a law out
+        return not isinstance(error, Unsupported)
+    return True
 
 
 def adapter_parameters(model: nn.Module, adapter: str = "default") -> dict[str, Tensor]:

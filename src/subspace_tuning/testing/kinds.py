@@ -27,6 +27,9 @@ class Kind(NamedTuple):
     matrix: Callable[[Any], Tensor]  # layer -> W (n, m)
     rows: Callable[[Any, Tensor], Tensor] = rows_as_they_are  # layer, input -> (b, positions, n)
     outputs: Callable[[Tensor], Tensor] = outputs_as_they_are  # output -> (b, positions, m)
+    own: Callable[[Any, Tensor], Tensor] = (
+        rows_as_they_are  # layer, what the truth makes of the rows -> (b, positions, m)
+    )
 
     def __str__(self) -> str:
         return self.name

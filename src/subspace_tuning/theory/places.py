@@ -19,6 +19,7 @@ from subspace_tuning.run.skeleton import skeleton
 from subspace_tuning.tuner.fused import slices
 from subspace_tuning.tuner.heads import HEADS
 from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
+from subspace_tuning.weights.attention import InProjection
 from subspace_tuning.weights.experts import Experts, ExpertWeight, experts_of, with_experts
 from subspace_tuning.weights.slices import Slice
 
@@ -117,7 +118,7 @@ def shared(base: Checkpoint, tuned: Checkpoint, pattern: str | None = None) -> P
         if name.split(".")[0] in HEADS and f"{name}.weight" in theirs and f"{name}.weight" not in ours:
             found.heads.append(name)
             continue
-        if isinstance(layer, Slice) and (wanted is None or wanted.search(name.rpartition(".")[0])):
+        if is_part(layer) and (wanted is None or wanted.search(name.rpartition(".")[0])):
             continue
         if not (_by_default(name, layer) if wanted is None else wanted.search(name)):
             continue
@@ -149,10 +150,17 @@ def tied_to(model: nn.Module) -> dict[str, str]:
 
 def tensors_of(name: str, layer: nn.Module) -> dict[str, str]:
     """weight and bias, where a layer has them -> their names in the model."""
-    fused = isinstance(layer, Experts)
-    name = name.rpartition(".")[0] if isinstance(layer, Slice) else name  # the numbers are the whole's
-    named = {"weight": name, "bias": f"{name}_bias"} if fused else {k: f"{name}.{k}" for k in ("weight", "bias")}
+    whole = name.rpartition(".")[0] if isinstance(layer, Slice) else name  # whose the numbers are
+    between = "." if not isinstance(layer, Slice) or is_part(layer) else ".in_proj_"
+    named = {k: f"{whole}{between}{k}" for k in ("weight", "bias")}
+    if isinstance(layer, Experts):
+        named = {"weight": name, "bias": f"{name}_bias"}
     return {k: own for k, own in named.items() if isinstance(getattr(layer, k, None), Tensor)}
+
+
+def is_part(layer: nn.Module) -> bool:
+    """Whether a layer is a slice of another one, which is a weight by itself."""
+    return isinstance(layer, Slice) and not isinstance(layer.host, InProjection)
 
 
 def places_of(name: str, layer: nn.Module, tensors: dict[str, str]) -> list[Place]:

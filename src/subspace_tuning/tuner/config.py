@@ -52,6 +52,8 @@ class SubspaceConfig(PeftConfig):
     method_pattern: module name or regular expression -> another method.
     total_steps: how many steps training takes, for methods whose schedule goes by it, where no transformers' Trainer
         says so; see also ``set_total_steps``.
+    ensure_weight_tying: modules that share a weight with a tuned one go by the same phi(W): an embedding and the head
+        that is tied to it. Without it a method changes the module that it is on, and merging unties that.
     Keywords of PEFT's LoraConfig (lora_alpha, lora_dropout, use_rslora, use_dora, init_lora_weights) are understood.
     packed: set on saving, where a method stores its parameters in another form than it trains them.
     sketch: set on saving, a few numbers that tell whether another base model is the same; see ``origin.py``.
@@ -70,6 +72,7 @@ class SubspaceConfig(PeftConfig):
     alpha_pattern: dict[str, float] = field(default_factory=dict)
     method_pattern: dict[str, Any] = field(default_factory=dict)
     total_steps: int | None = None
+    ensure_weight_tying: bool = False
     packed: bool = False
     sketch: list[float] | None = None
     init_weights: bool = True

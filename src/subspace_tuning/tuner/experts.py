@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from subspace_tuning.algebra import Live, Weight
 from subspace_tuning.method import Method, Params, members
@@ -53,11 +53,6 @@ class Unread(Weight):
         raise Read
 
     forward = product
-
-
-def layer_on(base: nn.Module) -> SubspaceLayer:
-    """A tuned layer around a frozen one."""
-    return SubspaceExperts(base) if isinstance(base, Experts) else SubspaceLayer(base)
 
 
 class SubspaceExperts(SubspaceLayer):
@@ -155,12 +150,6 @@ class SubspaceExperts(SubspaceLayer):
         finally:
             self._apart = None
 
-    def working(self) -> list[str]:
-        """The adapters that change what the frozen weights do."""
-        if self.disable_adapters and self.merged:
-            self.unmerge()
-        return [] if self.disable_adapters or self.merged else [a for a in self.active_adapters if a in self.methods]
-
     def forward(  # type: ignore[override]
         self, x: Tensor, routes: list[Route], product: Callable[[Tensor, Tensor], Tensor], **kwargs: Any
     ) -> Tensor:
@@ -229,12 +218,12 @@ class SubspaceExperts(SubspaceLayer):
             assert self.fused.bias is not None
             return self.fused.bias
         with self._taken_apart():
-            return torch.stack([b.now() for _ in self.each()]).to(self.weight.dtype)
+            return torch.stack([b.now() for _ in self.each()]).to(self.frozen_weight.dtype)
 
     def weights(self, adapters: list[str]) -> Tensor:
         """(e, n, m): phi(W_i) of all experts, built whole."""
         E = self.tuned(adapters).E
-        return torch.stack([E.dense().to(self.weight.dtype) for _ in self.each()])
+        return torch.stack([E.dense().to(self.frozen_weight.dtype) for _ in self.each()])
 
     def merged_values(self, adapters: list[str]) -> tuple[Tensor | None, Tensor | None]:
         W, E, b, _ = self.tuned(adapters)

@@ -14,6 +14,7 @@ from torch import nn
 
 from subspace_tuning.tuner.roles import GATE, GATE_UP, KEY, OUTPUT, QKV, QUERY, UP, VALUE
 from subspace_tuning.tuner.structure import BlockWeight, outer_modules, read
+from subspace_tuning.weights.attention import with_projections
 from subspace_tuning.weights.slices import Fused, Slice
 
 STACKED, PER_HEAD, PER_KEY, OF_CODEGEN = "stacked", "per head", "per key head", "codegen"
@@ -68,11 +69,12 @@ def fused_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, Fused]]:
 
 def slices(model: nn.Module) -> dict[str, Slice]:
     """By name, all weights of one role that are columns of a fused one."""
-    return {
+    of_layers = {
         f"{name}.{role}": Slice(host, layout, role)
         for name, host, layout in fused_layers(model)
         for role, _ in layout.run
     }
+    return of_layers | dict(with_projections(model))
 
 
 def _qkv(config: Any, kind: str, q: int, kv: int) -> Fused | None:

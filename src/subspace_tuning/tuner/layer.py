@@ -28,6 +28,7 @@ from subspace_tuning.weights import LayerWeight, Part, weight_of
 
 if TYPE_CHECKING:
     from subspace_tuning.tuner.clock import Clock
+    from subspace_tuning.tuner.follow import Follower
 
 
 class Tuned(NamedTuple):
@@ -85,6 +86,7 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
         self._uncalibrated: dict[str, nn.Parameter] = {}
         self.clocks: dict[str, Clock] = {}  # the steps of training that adapters have taken
         self.path = ""  # in the model
+        self.followers: list[Follower] = []  # modules that share the weight and go by the same phi(W)
         self._tuned: dict[Any, Tuned] = {}  # by adapters and their strengths
         self._halves: dict[Any, Cut | None] = {}
         self._disable_adapters = False
@@ -96,11 +98,21 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
         return weight_of(self.get_base_layer())
 
     @property
+    def answers_reading(self) -> bool:
+        """Whether who reads its weight reads phi(W)."""
+        return False
+
+    @property
+    def frozen_weight(self) -> Tensor:
+        """The frozen weight, as the frozen layer has it."""
+        return super().weight
+
+    @property
     def weight(self) -> Tensor:
         """The frozen weight, as owners may read it; those who never call the layer are told (see reached.py)."""
         if not torch.compiler.is_compiling():
             self.was_read = True
-        return super().weight
+        return self.frozen_weight
 
     @property
     def holds_trained(self) -> bool:
@@ -294,19 +306,21 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
         made = self.tuned(adapters, self.training)
         key = (*((a, self.strengths.of(a)) for a in adapters), self.training)
         if key not in self._halves:
-            self._halves[key] = cut(made.E, made.W)
+            self._halves[key] = None if made.W.built else cut(made.E, made.W)
         return self._halves[key]
+
+    def working(self) -> list[str]:
+        """The adapters that change what the frozen weight does."""
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        return [] if self.disable_adapters or self.merged else [a for a in self.active_adapters if a in self.methods]
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         adapter_names = kwargs.pop("adapter_names", None)
-        active = [a for a in self.active_adapters if a in self.methods]
         if adapter_names is not None:
             return mixed(self, x, adapter_names)
-        if self.disable_adapters:
-            if self.merged:
-                self.unmerge()
-            return self.base_layer(x, *args, **kwargs)
-        if self.merged or not active:
+        active = self.working()
+        if not active:
             return self.base_layer(x, *args, **kwargs)
         if args or kwargs:
             raise TypeError(f"a tuned layer takes its input only, got further arguments {args} {kwargs}")
@@ -327,7 +341,7 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
         W, E, b, after = self.tuned(adapters, self.training)
         with at_hand(self.get_base_layer()):
             self.catch_up(adapters)
-            y = E.apply(W.rows(x), None if b is None else b.now())
+            y = W.meet(x, E, None if b is None else b.now())
             return W.finish(y if after is None else after.apply(y))
 
     def delete_adapter(self, adapter_name: str) -> None:

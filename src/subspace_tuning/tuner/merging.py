@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import check_adapters_to_merge
-from torch import Tensor, nn
+from torch import Tensor
 
 from subspace_tuning.algebra import NotALinearMap
 from subspace_tuning.tuner.offload import at_hand, take_back
+from subspace_tuning.weights.parametrised import made_of
 
 
 class Merging:
@@ -20,7 +21,7 @@ class Merging:
 
     def __init__(self) -> None:
         self.merged_adapters: list[str] = []
-        self._original: dict[str, nn.Parameter] = {}  # of what is merged into
+        self._original: dict[str, Any] = {}  # of what is merged into
 
     def merge(self: Any, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Write phi(W) into the frozen layer; the original is kept, so that unmerging is exact."""
@@ -54,6 +55,19 @@ class Merging:
             raise
         self._original = before | self._original
         self.merged_adapters = together
+        self._lead()
+
+    @torch.no_grad()
+    def check_merge(self: Any, adapter_names: list[str] | None = None) -> None:
+        """Raise NotTaken where the layer computes its weight from others, and could not compute the merged one."""
+        names = [
+            a for a in adapter_names or self.active_adapters if a in self.methods and a not in self.merged_adapters
+        ]
+        base = self.get_base_layer()
+        if not names or (made_of(base, "weight") is None and made_of(base, "bias") is None):
+            return
+        with self.original():
+            self.frozen.check_takes(*self.merged_values([*self.merged_adapters, *names]))
 
     def merged_values(self: Any, adapters: list[str]) -> tuple[Tensor | None, Tensor | None]:
         """phi(W) and the bias after these adapters; None for what they leave alone."""
@@ -72,7 +86,7 @@ class Merging:
         finally:
             self._place(merged)
 
-    def _place(self: Any, values: dict[str, nn.Parameter]) -> None:
+    def _place(self: Any, values: dict[str, Any]) -> None:
         for name, value in values.items():
             self.frozen.put(name, value)
 
@@ -85,3 +99,8 @@ class Merging:
             self._place(self._original)
         self._original.clear()
         self.merged_adapters.clear()
+        self._lead()
+
+    def _lead(self: Any) -> None:
+        for follower in self.followers:
+            follower.follow()

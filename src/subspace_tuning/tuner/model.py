@@ -14,24 +14,27 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from subspace_tuning.errors import few
 from subspace_tuning.methods.on_block import OnBlock
 from subspace_tuning.tuner import blocks, origin, reached
 from subspace_tuning.tuner.callback import join_trainers
 from subspace_tuning.tuner.clock import Clock
 from subspace_tuning.tuner.config import SubspaceConfig
-from subspace_tuning.tuner.experts import layer_on
-from subspace_tuning.tuner.fused import fused_layers
+from subspace_tuning.tuner.experts import SubspaceExperts
+from subspace_tuning.tuner.follow import check_alone, follow, unfollow
 from subspace_tuning.tuner.layer import BASE, SubspaceLayer
 from subspace_tuning.tuner.offload import keep_here
+from subspace_tuning.tuner.read import SubspaceRead, only_read, read_by
 from subspace_tuning.tuner.room import Room
 from subspace_tuning.tuner.routed import copies, routed
 from subspace_tuning.tuner.saved import check_fits, check_name, each_as, named_layers, nameless, of_adapter
+from subspace_tuning.tuner.seating import seat_named, unseat_idle
 from subspace_tuning.tuner.strength import tell_when_saving
 from subspace_tuning.tuner.targets import all_linear, default_targets
 from subspace_tuning.tuner.tied import check_untied, untie
 from subspace_tuning.weights import Unsupported
-from subspace_tuning.weights.experts import coded_experts, experts_of, seat, unseat
-from subspace_tuning.weights.slices import is_apart, seat_slices, unseat_slices
+from subspace_tuning.weights.experts import Experts
+from subspace_tuning.weights.slices import is_apart
 
 
 def layers(model: nn.Module) -> Iterator[SubspaceLayer]:
@@ -50,6 +53,15 @@ def _check_ready(module: nn.Module, args: Any) -> None:
                     f"{layer.methods[adapter].describe()} starts from data and has seen none: run "
                     "subspace_tuning.calibrate(model, batches) with a few batches before training"
                 )
+
+
+def layer_on(base: nn.Module, owner: nn.Module, name: str) -> SubspaceLayer:
+    """A tuned layer around a frozen one, which its owner has under a name."""
+    if isinstance(base, Experts):
+        return SubspaceExperts(base)
+    if name in read_by(owner):
+        return SubspaceRead(base, only=name in only_read(owner))
+    return SubspaceLayer(base)
 
 
 def _called(module: nn.Module, args: Any, output: Any) -> None:
@@ -76,23 +88,7 @@ class SubspaceModel(BaseTuner):
         return peft_config
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
-        """Make layers of the experts and slices that are named, so that they are found among the modules."""
-        for name, host, layout in list(fused_layers(model)):
-            is_named = any(self._check_target_module_exists(peft_config, f"{name}.{role}") for role, _ in layout.run)
-            if is_named and not self._check_target_module_exists(peft_config, name):
-                if model.get_submodule(name) is not host:
-                    raise Unsupported(f"{name} is tuned as a whole by another adapter: name the whole here too")
-                seat_slices(host, layout)
-        for name, module in list(model.named_modules()):
-            for own, fused in list(experts_of(name, module)):
-                if self._check_target_module_exists(peft_config, f"{name}.{own}".lstrip(".")):
-                    seat(module, own, fused)
-            for own, kept in coded_experts(name, module):
-                if self._check_target_module_exists(peft_config, f"{name}.{own}".lstrip(".")):
-                    raise Unsupported(
-                        f"{name}.{own} is kept as {kept}, and {type(module).__name__} multiplies with these codes by "
-                        "itself: exclude it, or load the base model in 16 or 32 bits"
-                    )
+        seat_named(model, partial(self._check_target_module_exists, peft_config))
 
     def _create_and_replace(  # type: ignore[override]
         self,
@@ -104,10 +100,8 @@ class SubspaceModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        layer = target if isinstance(target, SubspaceLayer) else layer_on(target)
+        layer = target if isinstance(target, SubspaceLayer) else layer_on(target, parent, target_name)
         try:
-            if isinstance(parent, nn.MultiheadAttention):
-                raise Unsupported("nn.MultiheadAttention reads this weight and never calls it; exclude the module")
             if is_apart(target):
                 raise Unsupported("columns of it are tuned apart by another adapter: name them here too")
             method = self._room.taken(peft_config.resolved(current_key), layer, current_key)
@@ -129,8 +123,8 @@ class SubspaceModel(BaseTuner):
             raise ValueError(f"{current_key}: {error}") from None
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
-            if isinstance(parent, nn.TransformerEncoderLayer):
-                layer.register_forward_hook(_called)
+        if isinstance(parent, nn.TransformerEncoderLayer) and not layer.answers_reading:
+            layer.register_forward_hook(_called)
         if adapter_name not in self.active_adapters:
             layer.subspace_params[adapter_name].requires_grad_(False)
 
@@ -202,7 +196,8 @@ class SubspaceModel(BaseTuner):
         self._room = Room()
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
-            self._room.tell(self.peft_config[adapter_name])
+            self._room.tell(config := self.peft_config[adapter_name])
+            (follow if config.ensure_weight_tying else check_alone)(model, adapter_name)  # type: ignore[attr-defined]
             reached.watch(model)
         except Exception:
             for name, layer in [(k, m) for k, m in model.named_modules() if isinstance(m, SubspaceLayer)]:
@@ -215,8 +210,8 @@ class SubspaceModel(BaseTuner):
                     setattr(model.get_submodule(parent), child, layer.base_layer)
             raise
         finally:
-            unseat(model)
-            unseat_slices(model)
+            unseat_idle(model)
+            unfollow(model)
         join_trainers()
         clock = Clock(adapter_name, self.peft_config[adapter_name].total_steps)  # type: ignore[attr-defined]
         for path, layer in named_layers(model, adapter_name):
@@ -256,14 +251,16 @@ class SubspaceModel(BaseTuner):
     ) -> Any:
         if merge:
             check_untied(self.model)
+            for layer in layers(self.model):
+                layer.check_merge(adapter_names)
         if merge and safe_merge:  # look at every layer before the first one is taken out
             self.merge_adapter(adapter_names, safe_merge=True)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="All adapters are already merged")
             warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")
             model: Any = super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
-        unseat(model)
-        unseat_slices(model)
+        unseat_idle(model)
+        unfollow(model)
         if merge:
             untie(model)
         return model
@@ -279,6 +276,10 @@ class SubspaceModel(BaseTuner):
             raise ValueError("adapter_names works at inference only; call model.eval() first")
         if any(isinstance(method, OnBlock) for layer in layers(self.model) for method in layer.methods.values()):
             raise ValueError("adapter_names picks an adapter for each sample, and one of these sits on whole blocks")
+        if read := [m.path for m in layers(self.model) if isinstance(m, SubspaceRead) and m.methods]:
+            raise ValueError(
+                f"adapter_names picks an adapter for each sample, and the weight of {few(read)} is read for all of them"
+            )
         unknown = sorted(set(names) - {BASE} - set(self.peft_config))
         if unknown:
             raise ValueError(f"adapter_names holds unknown adapters {unknown}; loaded are {sorted(self.peft_config)}")

@@ -20,7 +20,6 @@ INSTEAD = {
     "lora_bias": "a bias between A and B is none of the equation; method='lora|bitfit' trains that of the layer",
     "trainable_token_indices": "train the embedding whole by modules_to_save=['embed_tokens'], or name it in "
     "target_modules",
-    "ensure_weight_tying": "a method on a tied weight changes that module only, and merging unties it",
     "target_parameters": "name the parameters of experts there, or in target_modules",
     "layer_replication": "replicate the layers of the model before the method is put on it",
     "use_qalora": "method='lora' trains on a quantised weight as it is",

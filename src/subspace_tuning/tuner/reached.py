@@ -1,7 +1,7 @@
 """Whether a model calls the layers that are tuned: some owners read the weights of their children and never call them.
 
-nn.MultiheadAttention does so with its output projection, Mamba with its convolution and step sizes. A method there
-changes nothing and trains nothing, so the first forward pass in training looks whom it reaches.
+Where that is known, they read phi(W) (see read.py). Elsewhere a method changes nothing and trains nothing, so the first
+forward pass in training looks whom it reaches.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class _Look:
             return
         for handle in self.handles:
             handle.remove()
-        missed, self.missed, self.handles = self.missed, {}, []
+        missed = {k: layer for k, layer in self.missed.items() if not (layer.answers_reading and layer.was_read)}
+        self.missed, self.handles = {}, []
         bypassed = [name for name, layer in missed.items() if layer.was_read]
         idle = [name for name in missed if name not in bypassed]
         if bypassed:

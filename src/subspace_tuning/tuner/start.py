@@ -32,10 +32,22 @@ def check_seat(method: Method, W: LayerWeight) -> None:
             raise Unsupported(f"{part.name} sits on biases, and this {kind} has none; target layers with a bias")
         if part.sits_on == "weight" and not W.holds_matrix:
             raise Unsupported(f"{part.name} sits on weight matrices, and this {kind} holds none; leave it out")
+        if part.sits_on == "weight" and W.built:
+            check_built(part, f"no row meets all of the weight of {kind}")
     W.check()
     if isinstance(W, OwnForward) and not by_forward_alone(method):
         W.dense()
     method.check(*W.shape)
+
+
+def check_built(method: Method, why: str) -> None:
+    """Raise Unsupported where phi(W) of a method says less than the method does, and is all that there is."""
+    if not method.mergeable:
+        raise Unsupported(f"{method.name} is no map of the weight alone, and {why}; leave it out")
+    if getattr(getattr(method, "method", method), "dropout", 0):
+        raise Unsupported(f"dropout drops entries of rows, and {why}: set dropout=0 there, or leave it out")
+    if method.calibration:
+        raise Unsupported(f"{method.describe()} starts from the rows that it sees, and {why}; leave it out")
 
 
 def start(method: Method, W: LayerWeight, like: Tensor) -> Started:

@@ -17,7 +17,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.pytorch_utils import Conv1D
 
 from subspace_tuning.tuner.roles import DOWN, EXPERTS, GATE, GATE_UP, UP, Weight, roles
+from subspace_tuning.weights import weight_of
+from subspace_tuning.weights.attention import InProjection, with_projections
 from subspace_tuning.weights.experts import Experts, with_experts
+from subspace_tuning.weights.slices import Slice
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,9 @@ def read(model: nn.Module) -> list[BlockWeight]:
 
 
 def outer_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """All modules by name, those that are tuned as what they were before; fused experts count as modules."""
+    """All modules by name, those that are tuned as what they were before; experts and projections count as modules."""
     inside: list[str] = []
-    for name, module in with_experts(model):
+    for name, module in [*with_experts(model), *with_projections(model)]:
         if any(name.startswith(prefix) for prefix in inside):
             continue
         if isinstance(module, BaseTunerLayer):
@@ -96,6 +99,8 @@ def _layer(name: str, module: nn.Module) -> Weight | None:
         return Weight(name, m.nx, m.nf)
     if isinstance(module, nn.Conv1d) and m.kernel_size == (1,):
         return Weight(name, m.in_channels, m.out_channels)
+    if isinstance(module, Slice):
+        return Weight(name, *weight_of(module).shape) if isinstance(module.host, InProjection) else None
     if isinstance(module, nn.Embedding | nn.Bilinear | Experts):
         return None
     if not isinstance(module, nn.Linear) and any(True for _ in module.children()):

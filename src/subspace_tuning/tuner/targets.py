@@ -30,6 +30,7 @@ from torch import nn
 from subspace_tuning.method import members
 from subspace_tuning.tuner.fused import apart
 from subspace_tuning.tuner.heads import heads, is_in
+from subspace_tuning.tuner.read import check_read, only_read
 from subspace_tuning.tuner.roles import (
     ATTENTION,
     CROSS,
@@ -54,9 +55,6 @@ from subspace_tuning.weights.experts import Experts, coded_experts
 POOLERS = {"pooler"}
 ON_OUTPUTS = {"sublayer_outputs", "ff_output", "key"}  # where methods go that sit on outputs or blocks
 SHOWN = 24
-# modules that read the weights of their children and never call them, which nothing but a forward pass would show
-READERS = {"MultiheadAttention": ("out_proj",), "WavLMAttention": ("q_proj", "k_proj", "v_proj", "out_proj")}
-READ_BY_MIXERS = ("dt_proj", "conv1d")  # of those with a decay of their own: Mamba and its kin
 
 
 def _attends(w: BlockWeight, *roles: str) -> bool:
@@ -88,7 +86,7 @@ def default_targets(places: str, model: nn.Module, config: PeftConfig | None = N
     trained whole, and which layers are wanted.
     """
     tower = language_tower(model)
-    modules = _called({name: module for name, module in outer_modules(model) if within(name, tower)})
+    modules = _reached({name: module for name, module in outer_modules(model) if within(name, tower)}, places, config)
     if places == "biases":
         return _of_layers(_with_bias(model, modules, getattr(config, "modules_to_save", None) or ()), config)
     weights = [w for w in read(model) if within(w.name, tower)]
@@ -128,17 +126,25 @@ def all_linear(model: nn.Module, config: PeftConfig | None = None) -> set[str]:
 def sits(model: nn.Module, places: str) -> set[str]:
     """Names of the layers that methods can sit on whose default modules are of this kind."""
     mapped = _maps_weights(places, None)
-    return {name for name, layer in _called(dict(outer_modules(model))).items() if _can_sit(layer, mapped)}
+    return {name for name, layer in _reached(dict(outer_modules(model)), places).items() if _can_sit(layer, mapped)}
 
 
-def _called(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """The modules without those whose weights are read past their forward."""
-    found = dict(modules)
-    for name, module in modules.items():
-        read_by = READ_BY_MIXERS if hasattr(module, "A_log") else READERS.get(type(module).__name__, ())
-        for child in read_by:
-            found.pop(f"{name}.{child}", None)
-    return found
+def _reached(modules: dict[str, nn.Module], places: str, config: Any = None) -> dict[str, nn.Module]:
+    """The modules without those whose weights are only read, where phi(W) does not say all of a method."""
+    if _is_said_by_phi(places, config):
+        return modules
+    unread = {f"{name}.{child}" for name, module in modules.items() for child in only_read(module)}
+    return {name: module for name, module in modules.items() if name not in unread}
+
+
+def _is_said_by_phi(places: str, config: Any) -> bool:
+    if config is None:
+        return places not in ON_OUTPUTS
+    try:
+        check_read(config.resolved())
+    except Unsupported:
+        return False
+    return True
 
 
 def _maps_weights(places: str, config: Any) -> bool:

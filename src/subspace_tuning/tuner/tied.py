@@ -16,7 +16,12 @@ def check_untied(model: nn.Module) -> None:
         return
     held = Counter(id(p) for module in model.modules() for p in module._parameters.values())
     for name, layer in model.named_modules():
-        if isinstance(layer, SubspaceLayer) and layer.methods and held[id(layer.weight)] > 1:
+        if (
+            isinstance(layer, SubspaceLayer)
+            and layer.methods
+            and not layer.followers
+            and held[id(layer.frozen_weight)] > 1
+        ):
             raise ValueError(
                 f"{name} shares its weight with other modules, and no checkpoint of {type(model).__name__} can tell "
                 "them apart: saved, the merged model would be another one; keep it unmerged, or merge_adapter() it for "

@@ -1,16 +1,20 @@
 """Layers of a network as frozen weights W in R^{n x m}: one short file a kind of layer, how it meets its rows."""
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from transformers.pytorch_utils import Conv1D
 
 from subspace_tuning.weights.bias import BiasOnly, has_bias
-from subspace_tuning.weights.conv import Conv2dWeight
+from subspace_tuning.weights.conv import ConvWeight
 from subspace_tuning.weights.conv1d import Conv1DWeight
+from subspace_tuning.weights.conv_grouped import GroupedWeight
+from subspace_tuning.weights.conv_transposed import TransposedWeight
 from subspace_tuning.weights.embedding import EmbeddingWeight
 from subspace_tuning.weights.experts import Experts, ExpertWeight
 from subspace_tuning.weights.layer import LayerWeight, Part, Unsupported
 from subspace_tuning.weights.linear import LinearWeight
 from subspace_tuning.weights.own_forward import OwnForward, check_stored, says_linear, stored_otherwise
+from subspace_tuning.weights.parametrised import refresh
 from subspace_tuning.weights.quantised import quantised
 from subspace_tuning.weights.scaled import scaled
 from subspace_tuning.weights.slices import Slice, SliceWeight
@@ -26,30 +30,33 @@ def is_linear(layer: nn.Module) -> bool:
 
 def weight_of(layer: nn.Module) -> LayerWeight:
     """The layer as a frozen weight. Raises ``Unsupported`` for a layer that has neither a weight matrix nor a bias."""
+    refresh(layer)
     if isinstance(layer, nn.Linear):
         return quantised(layer) or scaled(layer) or (OwnForward if stored_otherwise(layer) else LinearWeight)(layer)
     if isinstance(layer, Conv1D):
         check_stored(layer)
         return Conv1DWeight(layer)
-    if isinstance(layer, nn.Conv2d) and (Conv2dWeight.over_patches(layer) or not has_bias(layer)):
+    if isinstance(layer, _ConvNd):
         check_stored(layer)
-        return Conv2dWeight(layer)
+        kind = TransposedWeight if layer.transposed else ConvWeight
+        return kind(layer) if layer.groups == 1 else GroupedWeight(layer)
     if isinstance(layer, nn.Embedding):
         check_stored(layer)
-        if hasattr(layer, "embed_scale"):
-            raise Unsupported(
-                f"{type(layer).__name__} scales its embeddings in forward, which no method takes account of"
-            )
         return EmbeddingWeight(layer)
     if isinstance(layer, Experts):
         return ExpertWeight(layer)
     if isinstance(layer, Slice):
         return SliceWeight(layer, weight_of(layer.host))
+    if isinstance(layer, nn.MultiheadAttention):
+        held = "query, key, value and out_proj" if layer._parameters.get("in_proj_weight") is not None else "out_proj"
+        raise Unsupported(
+            f"{type(layer).__name__} holds several weights, each with a method of its own: name its {held}"
+        )
     if says_linear(layer):
         return OwnForward(layer)
     if has_bias(layer):
         return BiasOnly(layer)
     raise Unsupported(
-        f"no method can sit on {type(layer).__name__}: expected Linear, Conv1D, Conv2d, "
+        f"no method can sit on {type(layer).__name__}: expected Linear, Conv1D, a convolution, "
         "Embedding or a layer with a bias"
     )

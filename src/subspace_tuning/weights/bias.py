@@ -1,4 +1,4 @@
-"""Layers that carry a bias and no matrix that methods know: norms, and convolutions other than plain ones in 2-D."""
+"""Layers that carry a bias and no matrix: norms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 
 from subspace_tuning.weights.layer import LayerWeight, Unsupported
 
@@ -45,8 +44,6 @@ class BiasOnly(LayerWeight):
 
 def features_of(layer: nn.Module) -> int:
     """The dimension of a layer's output that its bias runs along. Raises ``Unsupported`` where that is not known."""
-    if isinstance(layer, _ConvNd):
-        return -1 - len(layer.kernel_size)
     if isinstance(layer, _NormBase | nn.GroupNorm) or getattr(layer, "data_format", "") == "channels_first":
         return 1
     if type(layer).__name__ == "SqueezeBertLayerNorm":  # a LayerNorm over the second dimension, and nothing says so

@@ -1,8 +1,9 @@
-"""nn.Conv2d: W = weight flattened and transposed, rows are the patches, n = in * kh * kw."""
+"""nn.Conv1d, Conv2d, Conv3d: W = weight flattened and transposed, rows are the patches, n = in * kernel, m = out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,34 +12,30 @@ from torch.nn import functional as F
 
 from subspace_tuning.algebra.precision import once
 from subspace_tuning.algebra.sparse import times_sparse
-from subspace_tuning.weights.layer import LayerWeight, Unsupported
+from subspace_tuning.weights.layer import LayerWeight
 
 
 class Patches:
-    """The rows of a convolution: x (b, c, h, w), one row of c * kh * kw entries per output position."""
+    """The rows of a convolution: x (..., c, *sizes), one row of c * kernel entries per output position."""
 
-    def __init__(self, x: Tensor, conv: nn.Conv2d):
+    def __init__(self, x: Tensor, conv: Any):
         self.x, self.conv, self.dtype = x, conv, x.dtype
-        c, (kh, kw) = conv.in_channels, conv.kernel_size
-        self.shape = (x.shape[0], *self._positions(x), c * kh * kw)
+        self.shape = (*x.shape[: -1 - dims(conv)], *self._positions(), conv.in_channels * math.prod(conv.kernel_size))
 
-    def _positions(self, x: Tensor) -> tuple[int, int]:
-        c = self.conv
-        ph, pw = c.padding if isinstance(c.padding, tuple) else _padding_of(c)
-        sizes = zip(x.shape[2:], (ph, pw), c.dilation, c.kernel_size, c.stride, strict=True)
-        h, w = ((s + 2 * p - d * (k - 1) - 1) // st + 1 for s, p, d, k, st in sizes)
-        return h, w
+    def _positions(self) -> list[int]:
+        c, pads = self.conv, self.conv._reversed_padding_repeated_twice[::-1]
+        sizes = zip(self.x.shape[-dims(c) :], pads[::2], pads[1::2], c.dilation, c.kernel_size, c.stride, strict=True)
+        return [(s + right + left - d * (k - 1) - 1) // step + 1 for s, right, left, d, k, step in sizes]
 
     def __matmul__(self, M: Tensor) -> Tensor:
-        c = self.conv
-        kernel = M.T.reshape(M.shape[1], c.in_channels, *c.kernel_size)
-        return F.conv2d(self.x, kernel, None, c.stride, c.padding, c.dilation).movedim(1, -1)
+        """x M for M (n, r): a convolution with r outputs."""
+        kernel = M.T.reshape(M.shape[1], self.conv.in_channels, *self.conv.kernel_size)
+        return rows_of(self.conv._conv_forward(self.x, kernel, None), self.conv)
 
     def unfold(self) -> Tensor:
         c = self.conv
-        padding = c.padding if isinstance(c.padding, tuple) else _padding_of(c)
-        cols = F.unfold(self.x, c.kernel_size, c.dilation, padding, c.stride)  # (b, n, positions)
-        return cols.transpose(1, 2).reshape(self.shape)
+        mode = "constant" if c.padding_mode == "zeros" else c.padding_mode
+        return windows(F.pad(self.x, c._reversed_padding_repeated_twice, mode), c.kernel_size, c.stride, c.dilation)
 
     def __mul__(self, d: Tensor) -> Tensor:
         rows = self.unfold()
@@ -49,35 +46,43 @@ class Patches:
 
     def map(self, h: Callable[[Tensor], Tensor]) -> Patches:
         """h of the entries, with h(0) = 0 so that padding stays padding."""
-        return Patches(h(self.x), self.conv)
+        return type(self)(h(self.x), self.conv)
 
 
-def _padding_of(conv: nn.Conv2d) -> tuple[int, int]:
-    if conv.padding == "valid":
-        return 0, 0
-    h, w = (d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
-    if h % 2 or w % 2:
-        raise Unsupported(f"padding 'same' with kernel {conv.kernel_size} is uneven; give the padding as numbers")
-    return h // 2, w // 2
+def windows(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
+    """The patches of x (..., c, *sizes) as rows (..., *positions, c * kernel)."""
+    d = len(kernel)
+    for k, step, dilated in zip(kernel, stride, dilation, strict=True):
+        x = x.unfold(-d, dilated * (k - 1) + 1, step)[..., ::dilated]  # the next size is then the d-th from the end
+    return x.movedim(-2 * d - 1, -d - 1).flatten(-d - 1)
 
 
-class Conv2dWeight(LayerWeight):
-    plain = nn.Conv2d
+def dims(conv: Any) -> int:
+    """How many dimensions a convolution goes along."""
+    return len(conv.kernel_size)
 
-    @staticmethod
-    def over_patches(layer: nn.Conv2d) -> bool:
-        """Whether the convolution is one weight that meets every patch."""
-        return layer.groups == 1 and layer.padding_mode == "zeros"
+
+def rows_of(y: Tensor, conv: Any) -> Tensor:
+    """(..., m, *positions) as rows (..., *positions, m)."""
+    return y.movedim(-1 - dims(conv), -1)
+
+
+class ConvolutionWeight(LayerWeight):
+    """What all convolutions have in common: channels stand before positions."""
+
+    def finish(self, y: Tensor) -> Tensor:
+        return y.movedim(-1, -1 - dims(self.layer))
+
+    def unfinish(self, y: Tensor) -> Tensor:
+        return rows_of(y, self.layer)
+
+
+class ConvWeight(ConvolutionWeight):
+    plain = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
     @staticmethod
     def size(layer: Any) -> tuple[int, int]:
-        if not Conv2dWeight.over_patches(layer):
-            raise Unsupported(
-                f"a Conv2d with groups={layer.groups} and padding_mode={layer.padding_mode!r} is not one weight over "
-                "patches; methods sit on convolutions with groups=1 and zero padding"
-            )
-        kh, kw = layer.kernel_size
-        return layer.in_channels * kh * kw, layer.out_channels
+        return layer.in_channels * math.prod(layer.kernel_size), layer.out_channels
 
     def dense(self) -> Tensor:
         return self.layer.weight.flatten(1).T
@@ -90,16 +95,10 @@ class Conv2dWeight(LayerWeight):
 
     def forward(self, x: Any) -> Tensor:
         if isinstance(x, Patches):
-            return self.layer(x.x).movedim(1, -1)
-        return F.linear(x, self.layer.weight.flatten(1).to(x.dtype), self.own_bias)
+            return rows_of(self.layer(x.x), self.layer)
+        return F.linear(x, self.dense().T.to(x.dtype), self.own_bias)
 
     def without_bias(self, x: Any) -> Tensor:
         if isinstance(x, Patches):
-            return self.layer._conv_forward(x.x, self.layer.weight, None).movedim(1, -1)
-        return F.linear(x, self.layer.weight.flatten(1).to(x.dtype))
-
-    def finish(self, y: Tensor) -> Tensor:
-        return y.movedim(-1, 1)
-
-    def unfinish(self, y: Tensor) -> Tensor:
-        return y.movedim(1, -1)
+            return rows_of(self.layer._conv_forward(x.x, self.layer.weight, None), self.layer)
+        return F.linear(x, self.dense().T.to(x.dtype))

@@ -11,7 +11,7 @@ from subspace_tuning.weights.layer import LayerWeight
 
 
 class Conv1DWeight(LayerWeight):
-    plain = Conv1D
+    plain = (Conv1D,)
 
     @staticmethod
     def size(layer: Any) -> tuple[int, int]:

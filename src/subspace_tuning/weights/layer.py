@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from subspace_tuning.algebra import Weight
+from subspace_tuning.algebra import Expr, Weight
 from subspace_tuning.algebra.precision import plus
+from subspace_tuning.weights import parametrised
+from subspace_tuning.weights.parametrised import made_of
 from subspace_tuning.weights.written import Survived, check_taken
 
 REAL = {torch.float64, torch.float32, torch.float16, torch.bfloat16}  # numbers that are no codes for others
@@ -25,6 +27,7 @@ class LayerWeight(Weight):
 
     holds_matrix = True
     quantised = False
+    built = False  # whether rows meet phi(W) built whole, because no row meets all of W
 
     def __init__(self, layer: nn.Module):
         self.layer: Any = layer
@@ -47,6 +50,16 @@ class LayerWeight(Weight):
         """(..., m) of an output in the layer's own layout."""
         return y
 
+    def meet(self, x: Tensor, E: Expr, bias: Tensor | None) -> Tensor:
+        """x phi(W) + bias, (..., m), for an input in the layer's own layout and E = phi(W)."""
+        if not self.built or E is self:
+            return E.apply(self.rows(x), bias)
+        return self.meet_built(x, E.dense().to(self.dtype), None if bias is None else bias.to(self.dtype))
+
+    def meet_built(self, x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
+        """x W + bias, for another W (n, m)."""
+        raise NotImplementedError
+
     def forward(self, x: Any) -> Tensor:
         return self.layer(x)
 
@@ -57,7 +70,7 @@ class LayerWeight(Weight):
             return self.forward(x)
         return self.without_bias(x) if self._is_plain() else plus(self.forward(x), -own)
 
-    plain: type[nn.Module] = nn.Identity  # whose product with rows ``without_bias`` computes
+    plain: tuple[type[nn.Module], ...] = ()  # whose product with rows ``without_bias`` computes
 
     def without_bias(self, x: Any) -> Tensor:
         """x W, as the plain layer computes it."""
@@ -68,7 +81,7 @@ class LayerWeight(Weight):
         layer = self.layer
         hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
         foreign = any(hook not in OURS for kind in hooks for hook in kind.values())
-        own = type(layer) is self.plain and "forward" not in vars(layer) and not foreign
+        own = type(layer) in self.plain and "forward" not in vars(layer) and not foreign
         return own and type(layer.weight) in (nn.Parameter, Tensor)
 
     @property
@@ -91,14 +104,26 @@ class LayerWeight(Weight):
 
     def assign(self, W: Tensor | None, bias: Tensor | None) -> None:
         """Write W (n, m) and the bias into the layer; None leaves what is there. Raises NotTaken."""
-        stored = None if bias is None else bias.view_as(self.numbers("bias"))
-        parts = (("weight", None if W is None else self.as_stored(W)), ("bias", stored))
         with torch.no_grad():
-            for name, value in parts:
-                if value is not None:
-                    held = self.numbers(name)
-                    held.copy_(value)
-                    check_taken(self.layer, name, held, value)
+            for name, value in self._to_store(W, bias):
+                if (made := made_of(self.layer, name)) is not None:
+                    made.write(value)
+                    continue
+                held = self.numbers(name)
+                held.copy_(value)
+                check_taken(self.layer, name, held, value)
+
+    def check_takes(self, W: Tensor | None, bias: Tensor | None) -> None:
+        """Raise NotTaken where the layer computes its weight or bias, and could not compute these. Writes nothing."""
+        for name, value in self._to_store(W, bias):
+            if (made := made_of(self.layer, name)) is not None:
+                made.taken(value)
+
+    def _to_store(self, W: Tensor | None, bias: Tensor | None) -> Iterator[tuple[str, Tensor]]:
+        if W is not None:
+            yield "weight", self.as_stored(W)
+        if bias is not None:
+            yield "bias", bias.view_as(self.numbers("bias"))
 
     def take(self, W: Tensor) -> Survived:
         """Write W (n, m) into a quantised layer as Q(W), however little of W - W_q that leaves, and say how much."""
@@ -111,20 +136,26 @@ class LayerWeight(Weight):
         """The layer's weight or bias as it is stored, to be written into."""
         return getattr(self.layer, name)
 
-    def part(self, name: str) -> nn.Parameter:
-        """The layer's weight or bias, to be put back later."""
-        return getattr(self.layer, name)
+    def part(self, name: str) -> Any:
+        """The layer's weight or bias, or what it computes them from, to be put back later."""
+        made = made_of(self.layer, name)
+        return getattr(self.layer, name) if made is None else made.stored()
 
-    def put(self, name: str, part: nn.Parameter) -> None:
-        """Put a weight or bias back, on the device and in the precision that the layer has by now."""
-        if not (now := getattr(self.layer, name)).is_meta:
-            part.data = part.data.to(now)
-        setattr(self.layer, name, part)
+    def put(self, name: str, part: Any) -> None:
+        """Put back what ``part`` gave, on the device and in the precision that the layer has by now."""
+        made = made_of(self.layer, name)
+        if made is None:
+            parametrised.put(self.layer, name, part)
+        else:
+            made.store(part)
 
     def renew(self, name: str) -> None:
         """Give the layer a weight or bias of its own: the one that it has may be tied, or be put back later."""
-        own = getattr(self.layer, name)
-        setattr(self.layer, name, nn.Parameter(own.detach().clone(), own.requires_grad))
+        made = made_of(self.layer, name)
+        if made is None:
+            parametrised.renew(self.layer, name)
+        else:
+            made.renew()
 
     def as_stored(self, W: Tensor) -> Tensor:
         """W (n, m) in the shape of the layer's weight."""

@@ -11,7 +11,7 @@ from subspace_tuning.weights.layer import LayerWeight
 
 
 class LinearWeight(LayerWeight):
-    plain = nn.Linear
+    plain = (nn.Linear,)
 
     @staticmethod
     def size(layer: Any) -> tuple[int, int]:

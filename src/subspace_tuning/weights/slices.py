@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from subspace_tuning.weights.layer import OURS, LayerWeight, Unsupported
+from subspace_tuning.weights.parametrised import made_of
 from subspace_tuning.weights.written import WAYS_OUT, Survived
 
 
@@ -139,9 +140,14 @@ class SliceWeight(LayerWeight):
             return F.linear(x, self.dense().T, bias)
         return self.layer.of(self.layer.frozen(product, x))
 
+    def as_stored(self, W: Tensor) -> Tensor:
+        return self.whole.as_stored(W)
+
     def assign(self, W: Tensor | None, bias: Tensor | None) -> None:
         if self.quantised and W is not None:
             self.take(W)
+        if made_of(self.layer.host, "weight") is not None:
+            raise Unsupported("nothing here can write into columns of a weight that is computed; name the whole of it")
         self.whole.assign(*(None if t is None else self._among(k, t) for k, t in (("weight", W), ("bias", bias))))
 
     def take(self, W: Tensor) -> Survived:

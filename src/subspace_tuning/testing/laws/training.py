@@ -1,5 +1,6 @@
 """Training moves exactly the method's parameters, and forms nothing of the weight's size."""
 
+import math
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from subspace_tuning.method import members
 from subspace_tuning.testing.cases import Case, adapter_parameters, sits, tuned, tuned_layer, values_of
 from subspace_tuning.testing.kinds import Kind, inputs
 from subspace_tuning.testing.law import law, near, relative, require, snapshot, unchanged
+from subspace_tuning.weights import weight_of
 
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "mul", "convolution_backward", "embedding_dense_backward", "sum"}
 
@@ -46,9 +48,10 @@ def gradients_reach_exactly_the_methods_parameters(case: Case, kind: Kind) -> No
 
 
 def trains_little(case: Case, kind: Kind) -> bool:
-    """Fewer numbers than W has, and the method does not say that nothing cheaper than a dense gradient exists."""
-    n, m = kind.matrix(kind.layer()).shape
-    return sits(case, kind) and case.resolved.count(n, m) < n * m and not case.resolved.rebuilds
+    """Fewer numbers than W has, and neither method nor kind says that nothing cheaper than a dense gradient exists."""
+    W = weight_of(kind.layer())
+    rebuilds = case.resolved.rebuilds or W.built
+    return sits(case, kind) and case.resolved.count(*W.shape) < math.prod(W.shape) and not rebuilds
 
 
 @law(where=trains_little, batch=[1, 31])
