@@ -21,7 +21,7 @@ MERGING = [name for name in ON_LAYERS if METHODS[name]().mergeable]
 
 
 def small(name):
-    return METHODS[name]().with_fields(r=2, b=2, init_r=2, directions=2)
+    return METHODS[name]().with_fields(r=2, b=2, init_r=2, directions=2).fitted(6, 4)
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ class Room:
         if self.smaller:
             first = next(iter(self.smaller.values()))
             warnings.warn(
-                f"what was asked for is more than {few(self.smaller)} allow; there it is {first.describe()}",
+                f"the rank or size is more than {few(self.smaller)} allow; there it is {first.describe()}",
                 stacklevel=2,
             )
         if self.without:

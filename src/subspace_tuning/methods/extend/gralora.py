@@ -39,9 +39,6 @@ class GraLoRA(Method):
         if isinstance(self.blocks, bool) or not isinstance(self.blocks, int) or self.blocks < 1:
             raise ValueError(f"{self.name}: blocks is a whole number above 0, got {self.blocks!r}")
 
-    def fitted(self, n: int, m: int) -> Method:
-        return self.with_fields(blocks=self._blocks(n, m))
-
     def _blocks(self, n: int, m: int) -> int:
         most = gcd(n, m, self.r)
         return next(d for d in range(min(self.blocks, most), 0, -1) if most % d == 0)

@@ -27,13 +27,6 @@ class MiSS(Method):
     formula = "r m"
     paper = "arXiv:2409.15371"
 
-    def check(self, n: int, m: int) -> None:
-        if self.r > n:
-            raise ValueError(f"{self.describe()}: a shard of r={self.r} rows is more than a {n} x {m} weight has")
-
-    def fitted(self, n: int, m: int) -> Method:
-        return self.with_fields(r=min(self.r, n))
-
     def parameters(self, n: int, m: int) -> dict[str, Start]:
         return {"D": zeros(self.r, m)}
 

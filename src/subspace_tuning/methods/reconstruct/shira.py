@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from subspace_tuning.algebra import Weight
-from subspace_tuning.method import Method, Start, constant
+from subspace_tuning.method import Start, constant
 from subspace_tuning.method.registry import register
 from subspace_tuning.methods.projections import drawn_places
 from subspace_tuning.methods.reconstruct.masked import Masked, largest
@@ -33,8 +33,9 @@ class SHiRA(Masked):
 
     category = "reconstruction"
     mode = "2: singular vectors, element-wise"
-    formula = "r (n + m)"
+    formula = "min(r (n + m), n m)"
     paper = "arXiv:2406.13175"
+    wide = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,14 +43,7 @@ class SHiRA(Masked):
             raise ValueError(f"{self.name}: the mask is one of {', '.join(MASKS)}, got {self.mask!r}")
 
     def kept(self, n: int, m: int) -> int:
-        return self.r * (n + m)
-
-    def check(self, n: int, m: int) -> None:
-        if self.kept(n, m) > n * m:
-            raise ValueError(f"{self.describe()}: r (n + m) is more than the {n * m} entries of a {n} x {m} weight")
-
-    def fitted(self, n: int, m: int) -> Method:
-        return self.with_fields(r=max(1, min(self.r, n * m // (n + m))))
+        return min(self.r * (n + m), n * m)
 
     @property
     def calibration(self) -> tuple[str, ...]:  # type: ignore[override]
