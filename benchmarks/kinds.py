@@ -111,7 +111,7 @@ def _ids() -> Tensor:
     return torch.randint(17, (3, 5))
 
 
-def _seats() -> Iterator[Seat]:
+def seats() -> Iterator[Seat]:
     sys.path.insert(0, str(ROOT / "tests" / "weights"))
     kinds = {kind.name: kind for kind in (*KINDS, *CONVOLUTIONS)}
     shown = {"linear": "Linear", "conv1d": "Conv1D (GPT-2)", "conv1d_torch": "Conv1d", "conv2d": "Conv2d"}
@@ -166,11 +166,11 @@ def page() -> str:
     from cases import SINGLE
 
     cases = {case.method.name: case for case in reversed(SINGLE)}
-    seats = list(_seats())
+    tuned = list(seats())
     rows: dict[tuple[str, ...], list[str]] = {}
     for name in sorted(cases):
         cells = []
-        for seat in seats:
+        for seat in tuned:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 try:
@@ -180,7 +180,7 @@ def page() -> str:
         rows.setdefault(tuple(cells), []).append(f"[`{name}`](methods.md#{name})")
         print(name, *cells, sep="  ", flush=True)
     lines = ((" ".join(methods), *cells) for cells, methods in sorted(rows.items(), key=lambda row: -len(row[1])))
-    return HEAD + table(("methods", *(seat.name for seat in seats)), lines)
+    return HEAD + table(("methods", *(seat.name for seat in tuned)), lines)
 
 
 if __name__ == "__main__":

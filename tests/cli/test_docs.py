@@ -1,10 +1,13 @@
 """What the catalogue and the pages say of the methods is what the methods are and do."""
 
+import importlib.util
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from cases import SINGLE
 from subspace_tuning import METHODS, docs
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.markdown import with_table
@@ -79,8 +82,16 @@ def test_markers_that_are_not_two_say_so(tmp_path):
         docs.pages(tmp_path)
 
 
-def test_every_method_that_sits_on_layers_is_in_the_table_of_kinds():
-    page = (ROOT / "docs/kinds.md").read_text(encoding="utf-8")
-    for name, method in METHODS.items():
-        if method.sits_on not in ("block", "tokens") and method.__module__.startswith("subspace_tuning."):
-            assert f"[`{name}`](methods.md#{name})" in page, "run `python benchmarks/kinds.py`"
+def test_the_table_of_kinds_is_what_is_tried():
+    """Of two methods on every kind, tried once more: scales, and adapters on outputs."""
+    spec = importlib.util.spec_from_file_location("kinds_page", ROOT / "benchmarks" / "kinds.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    page = script.PAGE.read_text(encoding="utf-8")
+    assert page.startswith(script.HEAD)
+    rows = {name: line for line in page.splitlines() for name in re.findall(r"\[`(\w+)`\]\(methods", line)}
+    assert set(rows) <= set(METHODS)
+    cases = {case.method.name: case for case in SINGLE}
+    for name in ("ssb", "houlsby"):
+        found = [script.tried(cases[name], seat)[0] for seat in script.seats()]
+        assert [cell.strip() for cell in rows[name].split("|")[2:-1]] == found, "run `python benchmarks/kinds.py`"
