@@ -224,6 +224,33 @@ def share_order(theirs: Any, ours: Any) -> None:
     theirs.supertuning_indices["default"] = cols * n + rows
 
 
+def share_tinylora(theirs: Any, ours: Any) -> None:
+    """PEFT draws projections by the number of a layer, and shares S evenly between A and B."""
+    P = theirs.tinylora_P["default"].mT.flatten(1)  # (out, in) there
+    hand_over(ours, A=theirs.tinylora_A["default"].T, B=theirs.tinylora_B["default"].T, P=P)
+
+
+def share_unilora(theirs: Any, ours: Any) -> None:
+    """PEFT deals places to all layers at once, and its start moves W."""
+    places = theirs.unilora_indices_A["default"].T, theirs.unilora_indices_B["default"].T
+    hand_over(ours, I=places[0], J=places[1], theta0=torch.zeros_like(ours.constants("default")["theta0"]))
+
+
+def share_vblora(theirs: Any, ours: Any) -> None:
+    """PEFT's start moves W."""
+    hand_over(ours, **{name: torch.zeros_like(value) for name, value in ours.constants("default").items()})
+
+
+def pieces(t: Tensor) -> Tensor:
+    """(r, pieces, h) -> (r pieces, h)."""
+    return t.flatten(0, 1)
+
+
+def pieces_first(t: Tensor) -> Tensor:
+    """(pieces, r, h) -> (r pieces, h)."""
+    return t.transpose(0, 1).flatten(0, 1)
+
+
 PAIRS = [
     Pair("lora", LoRA(r=3, alpha=5), lora(), LORA, ALL),
     Pair("rslora", LoRA(r=3, alpha=5, rank_stabilized=True), lora(use_rslora=True), LORA, ALL),
@@ -356,6 +383,33 @@ PAIRS = [
         LINEAR,
         share_order,
     ),
+    Pair(
+        "tinylora",
+        build("tinylora", {"r": 3, "u": 5}),
+        partial(peft.TinyLoraConfig, r=3, u=5, weight_tying=1.0),
+        {"v": ("tinylora_v", same)},
+        share=share_tinylora,
+    ),
+    Pair(
+        "unilora",
+        build("unilora", {"r": 2, "d": 48}),  # as many as entries, where PEFT divides them by 1
+        partial(peft.UniLoraConfig, r=2, theta_d_length=48),
+        {"theta": ("unilora_theta_d", same)},
+        ("linear", "linear_no_bias"),
+        share=share_unilora,
+    ),
+    Pair(
+        "vblora",
+        build("vblora", {"r": 3, "h": 6, "b": 2}),
+        partial(peft.VBLoRAConfig, r=3, num_vectors=6, vector_length=2),
+        {
+            "bank": ("vblora_vector_bank", same),
+            "logits_A": ("vblora_logits_A", pieces),
+            "logits_B": ("vblora_logits_B", pieces_first),
+        },
+        ("linear", "linear_no_bias", "conv1d"),
+        share=share_vblora,
+    ),
     Pair("ia3_output", IA3Output(), ia3(False), IA3_D, (*DENSE, *CONV), origins=from_one("delta")),
     Pair("ia3", IA3(), ia3(False), IA3_D, ("linear_no_bias", "conv2d_no_bias"), origins=from_one("delta")),
     Pair("ia3_feedforward", SSL(), ia3(True), IA3_D, origins=from_one("delta")),
@@ -452,7 +506,7 @@ class Both(NamedTuple):
     def parameters(self) -> dict[str, tuple[Tensor, Tensor, Layout]]:
         """Our name -> PEFT's tensor, ours, and the layout that leads from one to the other."""
         theirs, ours = self.layers()
-        mine = dict(ours.subspace_params["default"].items())
+        mine = ours.trained("default")
         assert set(mine) == set(self.pair.names), "the table names every parameter of the method"
         found = {k: (_held(theirs, name), mine[k], layout) for k, (name, layout) in self.pair.names.items()}
         trained = sum(p.requires_grad for p in self.theirs.parameters())

@@ -25,9 +25,11 @@ from subspace_tuning.files.markdown import table, with_table
 from subspace_tuning.method.catalogue import Entry, catalogue
 from subspace_tuning.method.registry import METHODS
 from subspace_tuning.method.strength import rule
+from subspace_tuning.methods.relations import relations_of
 from subspace_tuning.pages.choose import choose_page
 from subspace_tuning.pages.ellipses import ellipses
 from subspace_tuning.pages.measured import measured_csv, predictors_csv, steps_csv
+from subspace_tuning.tuner.shared import SCOPES
 
 PAGE, README, SCORES = "docs/methods.md", "README.md", "docs/data/method_table.json"
 LONGER = "docs/data/method_table_300.json"  # for the methods that 100 steps are too few for
@@ -163,6 +165,10 @@ def _section(e: Entry) -> str:
     fields = ", ".join(f"`{name} = {value!r}`" for name, value in e.fields.items())
     told = [f"### {e.name}\n", f"    {first.rstrip('.')}\n", f"{rest.strip()}\n"]
     told += [f"Fields: {fields}.\n"] if fields else []
+    if shared := METHODS[e.name]().shared:
+        told.append(f"Shared: {', '.join(f'`{k}` by {SCOPES[of]}' for k, of in shared.items())}.\n")
+    if relations := relations_of(e.name):
+        told.append("Relations:\n\n" + "\n".join(f"- {line}" for line in relations) + "\n")
     return "\n".join(told)
 
 

@@ -8,12 +8,36 @@ if it wants more than its default fields tried, its variants. Nothing here uses 
     VARIANTS  fields to try instead of the defaults
 """
 
-from truths import adapters, adaptive, extend, lengths, patterned, reconstruct, rotations, singular, sparse, structured
-from truths.structured import SEVERAL_VALLEYS
+from truths import (
+    adapters,
+    adaptive,
+    extend,
+    lengths,
+    patterned,
+    reconstruct,
+    rotations,
+    sharing,
+    singular,
+    sparse,
+    structured,
+)
 
-FAMILIES = (reconstruct, extend, sparse, adaptive, singular, adapters, structured, patterned, lengths, rotations)
+FAMILIES = (
+    reconstruct,
+    extend,
+    sparse,
+    adaptive,
+    singular,
+    adapters,
+    structured,
+    patterned,
+    lengths,
+    rotations,
+    sharing,
+)
 TRUTHS = {name: truth for family in FAMILIES for name, truth in family.TRUTHS.items()}
 ON_ROWS = {name: truth for family in FAMILIES for name, truth in family.ON_ROWS.items()}
+SEVERAL_VALLEYS = sharing.SEVERAL_VALLEYS | structured.SEVERAL_VALLEYS
 VARIANTS = {name: fields for family in FAMILIES for name, fields in family.VARIANTS.items()}
 
 

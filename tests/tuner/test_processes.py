@@ -13,9 +13,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from acting import ACTING, LR, STEPS
 from models import batch, bert
+from subspace_tuning import LoRA
+from subspace_tuning.methods import TiedLoRA, TinyLoRA
+from subspace_tuning.testing import Case
 from subspace_tuning.testing.cases import adapter_parameters, stored_numbers
 
 RANKS = 2
+SHARING = [Case(TinyLoRA(r=2, u=5)), Case(TiedLoRA(r=2), "o"), Case(TinyLoRA(r=2, u=3, tie="kind") | LoRA(r=2), "o")]
+CASES = ACTING + SHARING
 
 
 def alone(model):
@@ -40,10 +45,12 @@ def trained(case, wrap, data):
     """Parameters and stored numbers, whole, of a model after training."""
     torch.manual_seed(0)
     config = case.config(init_weights=False, total_steps=STEPS, mpc_weight=0.5)
-    model = get_peft_model(bert(num_hidden_layers=1, initializer_range=0.5), config).train()
+    layers = 2 if case.resolved.shared else 1
+    model = get_peft_model(bert(num_hidden_layers=layers, initializer_range=0.5), config).train()
     model.register_forward_pre_hook(lambda *_: torch.manual_seed(0) and None)  # the same noise in each pass
     held = wrap(model)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=LR)
+    lr = LR / 10 if case.resolved.shared else LR  # one number moves several weights
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=lr)
     for _ in range(STEPS):
         held(**data).loss.backward()
         optimizer.step()
@@ -67,7 +74,7 @@ def work(rank, port, found):
         trained(ACTING[0], fsdp1, part)
     except RuntimeError as error:
         found[rank, "fsdp1"] = str(error)
-    for i, case in enumerate(ACTING):
+    for i, case in enumerate(CASES):
         want = trained(case, alone, whole)
         found[rank, i, "alone"] = apart(trained(case, alone, part), want)
         for wrap in (ddp, fsdp2):
@@ -87,7 +94,7 @@ def found():
 
 
 @pytest.mark.parametrize("wrap", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("i", range(len(ACTING)), ids=lambda i: str(ACTING[i]))
+@pytest.mark.parametrize("i", range(len(CASES)), ids=lambda i: str(CASES[i]))
 def test_two_processes_train_what_one_does(found, i, wrap):
     for rank in range(RANKS):
         assert found[rank, i, wrap] < 1e-4 < 1e-3 < found[rank, i, "alone"]

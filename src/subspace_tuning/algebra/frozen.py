@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from subspace_tuning.algebra.expr import Leaf
 from subspace_tuning.algebra.planner import Factor
@@ -24,10 +25,16 @@ class Weight(Leaf):
     """
 
     frozen = True
+    place = ""  # the name of its layer in a model: random numbers of one layer alone follow from it
 
     def __init__(self, W: Tensor, bias: Tensor | None = None):
         self._W, self._bias = W, bias
         self.shape = (W.shape[0], W.shape[1])
+
+    def known_as(self, place: str) -> Self:
+        """W itself, known to be of this layer."""
+        self.place = place
+        return self
 
     def dense(self) -> Tensor:
         return self._W

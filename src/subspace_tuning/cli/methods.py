@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import cleandoc
 from itertools import groupby
 from typing import Annotated, Any
 
@@ -13,14 +14,26 @@ from subspace_tuning.errors import BadInput, as_bad_input
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@command("methods", examples=["subspace methods", "subspace methods --json"])
-def methods(as_json: AsJson = False) -> None:
-    """List every method: its equation, what it costs and where it is from."""
+@command("methods", examples=["subspace methods", "subspace methods flora", "subspace methods --json"])
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method, with what it contains and what contains it.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List every method: its equation, what it costs and where it is from; or tell of one."""
     from subspace_tuning.method.catalogue import catalogue
+    from subspace_tuning.method.registry import lookup
+    from subspace_tuning.methods.relations import relations_of
 
-    entries = catalogue()
+    with as_bad_input():
+        wanted = None if name is None else lookup(name).name
+    entries = [entry for entry in catalogue() if wanted in (None, entry.name)]
     if as_json:
-        print_json([entry.to_data() for entry in entries])
+        print_json([entry.to_data() | {"relations": relations_of(entry.name)} for entry in entries])
+        return
+    if wanted is not None:
+        told = cleandoc(lookup(wanted).__doc__ or "")
+        lines = [f"{wanted}: {told}", f"parameters: {entries[0].parameters}", *entries[0].abilities]
+        typer.echo("\n".join([*lines, *relations_of(wanted)]))
         return
     for (category, mode), group in groupby(entries, key=lambda e: (e.category, e.mode)):
         typer.secho(category + (f", mode {mode}" if mode else ""), bold=True)

@@ -70,6 +70,10 @@ class Composition(Method):
         return any(f.noisy for f in self.members)
 
     @property
+    def shared(self) -> dict[str, str]:  # type: ignore[override]
+        return {f"{i}_{k}": of for i, f in enumerate(self.members) for k, of in f.shared.items()}
+
+    @property
     def calibration(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(sorted({name for f in self.members for name in f.calibration}))
 

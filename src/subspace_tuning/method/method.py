@@ -59,6 +59,7 @@ class Method(ABC):
     rebuilds: ClassVar[bool] = False  # True where training forms a dense n x m gradient, because nothing cheaper exists
     no_decay: ClassVar[str] = ""  # why weight decay would not lead phi(W) back to W; "" where it does
     pairs: ClassVar[tuple[tuple[str, str], ...]] = (("A", "B"),)  # factors that phi multiplies, if they are trained
+    shared: ClassVar[Mapping[str, str]] = {}  # parameter -> the layers that share it: of one "shape", "kind"; "model"
     calibration: ClassVar[tuple[str, ...]] = ()  # what the start needs to know of the data: see calibrate.py
 
     def __post_init__(self) -> None:

@@ -121,6 +121,7 @@ class Constrained(Method):
 
     noisy = property(lambda self: self.method.noisy)  # type: ignore[assignment]
     rebuilds = property(lambda self: self.method.rebuilds)  # type: ignore[assignment]
+    shared = property(lambda self: self.method.shared)  # type: ignore[assignment]
     calibration = property(lambda self: self.method.calibration)  # type: ignore[assignment]
     no_decay = property(lambda self: self.method.no_decay)  # type: ignore[assignment]
     on_step = property(lambda self: self.method.on_step)  # type: ignore[assignment]

@@ -29,7 +29,11 @@ from subspace_tuning.methods.extend.pica import PiCa
 from subspace_tuning.methods.extend.pissa import MiLoRA, PiSSA
 from subspace_tuning.methods.extend.randlora import RandLoRA
 from subspace_tuning.methods.extend.stella import StelLA
+from subspace_tuning.methods.extend.tied_lora import TiedLoRA
+from subspace_tuning.methods.extend.tinylora import TinyLoRA
 from subspace_tuning.methods.extend.trilora import TriLoRA
+from subspace_tuning.methods.extend.unilora import UniLoRA
+from subspace_tuning.methods.extend.vblora import VBLoRA
 from subspace_tuning.methods.extend.vera import VeRA
 from subspace_tuning.methods.extend.waveft import WaveFT
 from subspace_tuning.methods.reconstruct.bitfit import BitFit
@@ -108,7 +112,11 @@ __all__ = [
     "SpectralRotation",
     "StelLA",
     "SuperTuning",
+    "TiedLoRA",
+    "TinyLoRA",
     "TriLoRA",
+    "UniLoRA",
+    "VBLoRA",
     "VeRA",
     "WaveFT",
 ]

@@ -1,6 +1,6 @@
 """Random projections and places that follow from a seed and a shape: made anew wherever needed, stored nowhere.
 
-Layers of one shape share one tensor for as long as any of them lives.
+Layers of one shape share one tensor for as long as any of them lives; ``own_seed`` gives each layer numbers of its own.
 """
 
 from __future__ import annotations
@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from weakref import WeakValueDictionary
+from zlib import crc32
 
 import torch
 from torch import Tensor
+
+from subspace_tuning.algebra import Weight
 
 _kept: WeakValueDictionary[tuple[object, ...], Tensor] = WeakValueDictionary()
 
@@ -47,6 +50,11 @@ def _drawn(n: int, m: int, ascending: bool) -> Callable[..., Tensor]:
     return fill
 
 
+def own_seed(seed: int, W: Weight) -> int:
+    """A seed that one layer has alone: it follows from its name in the model, whatever other layers are tuned."""
+    return crc32(f"{seed} {W.place}".encode())
+
+
 def projection_pair(seed: int, n: int, m: int, r: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """A (n, r), then B (r, m), from one stream as PEFT draws them: transposed, uniform with variance 2 / inputs."""
     drawn = projection(seed // 2, seed % 2, (r * n + m * r,), _one_after_the_other(r * n, n, r), like)
@@ -68,6 +76,11 @@ def kaiming_uniform(M: Tensor, generator: torch.Generator) -> Tensor:
     """Uniform with variance 2 / n for M in R^{n x m}, n inputs."""
     bound = (6 / M.shape[0]) ** 0.5
     return M.uniform_(-bound, bound, generator=generator)
+
+
+def unit_normal(M: Tensor, generator: torch.Generator) -> Tensor:
+    """Normal with variance 1."""
+    return M.normal_(generator=generator)
 
 
 def unit_uniform(M: Tensor, generator: torch.Generator) -> Tensor:

@@ -36,9 +36,10 @@ class Pair:
 
 
 def pairs_of(model: nn.Module) -> list[Pair]:
-    """The pairs of all layers that are trained now."""
+    """The pairs of all layers that are trained now; one that layers share counts once."""
     layers = [layer for layer in model.modules() if isinstance(layer, SubspaceLayer)]
-    return [pair for layer in layers for adapter in layer.methods for pair in _pairs(layer, adapter)]
+    every = (pair for layer in layers for adapter in layer.methods for pair in _pairs(layer, adapter))
+    return list({(id(pair.A), id(pair.B)): pair for pair in every}.values())
 
 
 def _pairs(layer: SubspaceLayer, adapter: str) -> list[Pair]:

@@ -12,6 +12,7 @@ from transformers.trainer_pt_utils import get_parameter_names
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.optim.pairs import Pair, pairs_of
+from subspace_tuning.tuner.shared import HOME
 
 Groups = list[dict[str, Any]]
 Kind = Callable[..., Optimizer]
@@ -28,7 +29,8 @@ def groups(model: nn.Module, lr: float, weight_decay: float, apart: Iterable[nn.
     parts: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
     for name, p in model.named_parameters():
         if p.requires_grad and id(p) not in without:
-            parts[".subspace_params." not in name and name not in decayed].append(p)
+            of_method = any(held in f".{name}" for held in (".subspace_params.", f".{HOME}."))
+            parts[not of_method and name not in decayed].append(p)
     decays = (weight_decay, 0.0)
     return [{"params": part, "lr": lr, "weight_decay": w} for part, w in zip(parts, decays, strict=True) if part]
 
@@ -57,6 +59,8 @@ def some_pairs(model: nn.Module, name: str) -> list[Pair]:
     found = pairs_of(model)
     if not found:
         raise BadInput(f"{name} is for methods with factors A and B, and none is trained here: take adamw")
+    if len({id(factor) for pair in found for factor in (pair.A, pair.B)}) < 2 * len(found):
+        raise BadInput(f"{name} moves A and B of a pair together, and here layers share only one of them: take adamw")
     return found
 
 

@@ -94,7 +94,8 @@ def sits(case: Case, kind: Kind) -> bool:
 
 def adapter_parameters(model: nn.Module, adapter: str = "default") -> dict[str, Tensor]:
     """name -> parameter of an adapter, wherever it stands in the model."""
-    return {k: p for k, p in model.named_parameters() if ".subspace_params." in k and f".{adapter}." in k}
+    groups = (f".subspace_params.{adapter}.", f".subspace_shared.{adapter}.")
+    return {k: p for k, p in model.named_parameters() if any(group in f".{k}" for group in groups)}
 
 
 def stored_numbers(model: nn.Module, adapter: str = "default") -> dict[str, Tensor]:
@@ -104,7 +105,7 @@ def stored_numbers(model: nn.Module, adapter: str = "default") -> dict[str, Tens
 
 def values_of(layer: Any, adapter: str = "default") -> dict[str, Tensor]:
     """The parameters of an adapter on one tuned layer, by the method's names."""
-    return dict(layer.subspace_params[adapter].items())
+    return layer.trained(adapter)
 
 
 def held_by(layer: Any, adapter: str = "default") -> dict[str, Tensor]:

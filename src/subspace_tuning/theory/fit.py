@@ -212,6 +212,10 @@ class Fit:
         self, place: Place, method: Method, at: Method, W: Weight, W_star: Weight, keep: Method | None
     ) -> LayerFit:
         """The fit of a method, ``at`` the rank that it has there."""
+        if at.shared:
+            return LayerFit(
+                skipped=f"{at.name} shares {', '.join(at.shared)} between layers, and a fit is of one alone"
+            )
         try:
             found = project(at, W, W_star)
         except ValueError as error:

@@ -67,7 +67,7 @@ class Place:
     def read(self, checkpoint: Named) -> Weight:
         W = weight_of(self.filled(checkpoint))
         if W.holds_matrix:
-            return Weight(W.dense(), W.own_bias)
+            return Weight(W.dense(), W.own_bias).known_as(self.name)
         assert W.own_bias is not None
         return Weight(W.own_bias.new_zeros(0, W.own_bias.numel()), W.own_bias)
 

@@ -34,6 +34,7 @@ class Seat:
     def layer(self) -> SubspaceLayer:
         """The layer with its numbers. Raises BadInput where those of the adapter do not fit it."""
         layer = SubspaceLayer(self.place.filled(self.base))
+        layer.path = self.place.name
         with as_bad_input():
             layer.add(NAME, self.method)
         layer.restart(NAME, self.method.unpacked(dict(self.values), layer.constants(NAME), *layer.frozen.shape))
@@ -46,19 +47,20 @@ def touched(adapter: Adapter, base: Checkpoint) -> dict[str, Seat]:
     A layer that the base has no numbers for, a new head, is left out.
     """
     config = adapter.config
-    if not isinstance(config, SubspaceConfig) or not adapter.seats:
+    if not isinstance(config, SubspaceConfig) or not (adapter.seats or adapter.shared):
         raise BadInput(f"{adapter.folder} tunes no layer's weight or bias; prompts and prefixes change none")
     model = skeleton(base, config.task_type)
     adapter = adapter.named_as(model)
     adapter.check(model)
     held, tied = Named(base, model), tied_to(model)
-    seats = {}
-    for name, layer in [*with_experts(model), *slices(model).items()]:
-        if name not in adapter.seats:
+    layers = dict([*with_experts(model), *slices(model).items()])
+    held_by, seats = adapter.seated(layers), {}
+    for name, layer in layers.items():
+        if name not in held_by:
             continue
         tensors = {k: own if own in held else tied.get(own, "") for k, own in tensors_of(name, layer).items()}
         if all(own in held for own in tensors.values()):
-            values = adapter.seats[name]
+            values = held_by[name]
             each = apart(values, layer.count) if isinstance(layer, Experts) else [values]
             for place, own in zip(places_of(name, layer, tensors), each, strict=True):
                 seats[place.name] = Seat(place, held, adapter.resolved(name), own)

@@ -33,6 +33,7 @@ from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.tuner.older_names import renaming
 from subspace_tuning.tuner.patterns import Patterns
 from subspace_tuning.tuner.peft_kinds import KINDS
+from subspace_tuning.tuner.shared import HOME, key_of
 from subspace_tuning.tuner.soft_prompts import NOT_LOOKED_AT, SOFT, soft_config
 from subspace_tuning.weights import LayerWeight, weight_of
 from subspace_tuning.weights.experts import ExpertWeight, apart, with_experts
@@ -73,6 +74,31 @@ class Adapter:
                 found.setdefault(seat[0], {})[seat[1]] = value
         return found
 
+    @cached_property
+    def shared(self) -> dict[str, Tensor]:
+        """What layers share, by the names of the groups that do."""
+        head = len(f"{PREFIX}{HOME}.")
+        return {key[head:]: value for key, value in self.weights.items() if _is_shared(key)}
+
+    def seated(self, layers: Mapping[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
+        """By module, the parameters and stored numbers of its method, those that it shares included."""
+        if not self.shared:
+            return self.seats
+        paths = sorted({*self.seats, *(self._targets(layers) or ())} & set(layers))
+        found = {**self.seats, **{path: dict(self.seats.get(path, {})) for path in paths}}
+        unread = set(self.shared)
+        for path in paths:
+            method = self.resolved(path)
+            for name in method.shared:
+                key = key_of(method, name, path, _frozen(layers[path]).shape)
+                if key not in self.shared:
+                    raise self._misfit(f"it lacks {key}, which {path} shares with other layers")
+                found[path][name] = self.shared[key]
+                unread.discard(key)
+        if unread:
+            raise self._misfit(f"it holds {declared.short(min(unread))}, which no layer shares")
+        return found
+
     def check(self, model: nn.Module) -> None:
         """Raise BadInput unless each layer that the adapter tunes is one of the model's, and has what it needs."""
         if not isinstance(self.config, SubspaceConfig):
@@ -80,7 +106,8 @@ class Adapter:
         every = [*with_experts(_inner(model)), *slices(_inner(model)).items()]
         layers = {name: module for name, module in every if _is_own(name)}
         self._patterns.try_on(layers)
-        for path, values in self.seats.items():
+        seats = self.seated(layers)
+        for path, values in seats.items():
             if path not in layers:
                 raise self._misfit(f"{type(_inner(model)).__name__} has no module {declared.shown(path)}")
             if (equal := self.equal_on) and not isinstance(_frozen(layers[path]).layer, equal):
@@ -91,9 +118,9 @@ class Adapter:
                 for own in apart(values, W.layer.count) if isinstance(W, ExpertWeight) else [values]:
                     self._check_seat(path, own, W)
         chosen = self._targets(layers)
-        if chosen is not None and (lost := sorted(chosen - set(self.seats))):
+        if chosen is not None and (lost := sorted(chosen - set(seats))):
             raise self._misfit(f"it lacks the parameters of {lost[0]}" + _more(lost))
-        if chosen is not None and (more := sorted(set(self.seats) - chosen)):
+        if chosen is not None and (more := sorted(set(seats) - chosen)):
             raise self._misfit(f"it holds parameters of {more[0]}, which its target_modules leave out")
         if isinstance(model, PreTrainedModel):
             self._check_whole(model)
@@ -133,7 +160,7 @@ class Adapter:
             done: Any = set_peft_model_state_dict(model, dict(self.weights), name)
         if done.unexpected_keys and not config.is_prompt_learning:
             raise self._misfit(f"it holds {declared.short(done.unexpected_keys[0])}, which matches nothing in it")
-        if lost := [key for key in done.missing_keys if any(f".{group}.{name}." in key for group in GROUPS)]:
+        if lost := [key for key in done.missing_keys if any(f".{group}.{name}." in key for group in (*GROUPS, HOME))]:
             raise self._misfit(f"it lacks {lost[0]}" + _more(lost))
         return model
 
@@ -163,7 +190,11 @@ class Adapter:
         chosen = [name for name, _ in model.named_modules() if name.endswith(tuple(names))] if names else []
         own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
         wanted = {key for key in own if any(key.startswith(f"{name}.") for name in chosen)}
-        given = {key.removeprefix(PREFIX): tuple(value.shape) for key, value in self.weights.items() if not _seat(key)}
+        given = {
+            key.removeprefix(PREFIX): tuple(value.shape)
+            for key, value in self.weights.items()
+            if not (_seat(key) or _is_shared(key))
+        }
         if lost := sorted(wanted - set(given)):
             raise self._misfit(f"it lacks {lost[0]}{_more(lost)}")
         for key, shape in given.items():
@@ -255,6 +286,10 @@ def _seat(key: str) -> tuple[str, str] | None:
     """The module and the parameter that a key names, or None for a key of a module that was saved whole."""
     *path, group, name = ["", "", *key.removeprefix(PREFIX).split(".")]
     return (".".join(path[2:]), name) if group in GROUPS else None
+
+
+def _is_shared(key: str) -> bool:
+    return key.startswith(f"{PREFIX}{HOME}.")
 
 
 def _renamed(key: str, paths: Mapping[str, str], today: Callable[[str], str]) -> str:

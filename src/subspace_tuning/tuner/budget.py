@@ -80,7 +80,7 @@ def count(model: nn.Module, head: Sequence[str] = ()) -> Counts:
     both = list(zip(in_head, model.named_parameters(), strict=True))
     trained = sum(p.numel() for _, (_, p) in both if p.requires_grad)
     trainable = sum(p.numel() for head_too, (_, p) in both if p.requires_grad and not head_too)
-    added = ("subspace_params.", "modules_to_save.", "prompt_encoder.")
+    added = ("subspace_params.", "subspace_shared.", "modules_to_save.", "prompt_encoder.")
     total = sum(p.numel() for head_too, (name, p) in both if not head_too and not any(a in name for a in added))
     return Counts(trainable, trained, total)
 

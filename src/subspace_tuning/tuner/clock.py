@@ -69,7 +69,7 @@ class Clock:
         return [layer for layer in list(LAYERS.values()) if layer.clocks.get(self.adapter) is self]
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        return (p for layer in self.layers() for p in layer.subspace_params[self.adapter].parameters())
+        return (p for layer in self.layers() for p in layer.trained(self.adapter).values())
 
     def note(self, penalty: Tensor) -> None:
         total, steps = self._penalty
@@ -145,7 +145,7 @@ class Clock:
         found: dict[str, tuple[Method, list[LayerSeat]]] = {}
         for layer in self.layers():
             method = layer.methods[self.adapter]
-            trained = any(p.requires_grad for p in layer.subspace_params[self.adapter].parameters())
+            trained = any(p.requires_grad for p in layer.trained(self.adapter).values())
             if method.on_step and trained:
                 held, seats = layer.values(self.adapter), found.setdefault(method.describe(), (method, []))[1]
                 for part in layer.parts:

@@ -109,7 +109,12 @@ class SubspaceExperts(SubspaceLayer):
                 raise Unsupported(
                     f"{part.name} sits on a module's {part.sits_on}, and experts are weights; leave it out"
                 )
-        each = [start(method, self.frozen, self.like) for _ in self.each()]
+        if method.shared:
+            raise Unsupported(
+                f"{method.name} shares parameters between layers, and fused experts are many weights in one layer; "
+                "leave them out by exclude_modules"
+            )
+        each = [start(method, self.frozen.known_as(f"{self.path}.{i}"), self.like) for i in self.each()]
         return Started(*(self.together([one[i] for one in each]) for i in range(3)))
 
     def shapes(self, adapter: str) -> dict[str, tuple[int, ...]]:

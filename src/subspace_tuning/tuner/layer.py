@@ -23,6 +23,7 @@ from subspace_tuning.tuner.at_work import Dial
 from subspace_tuning.tuner.merging import Merging
 from subspace_tuning.tuner.mixed import mixed
 from subspace_tuning.tuner.offload import at_hand, take_back
+from subspace_tuning.tuner.shared import Joint, SharedParameters
 from subspace_tuning.tuner.start import Started, check_seat, start
 from subspace_tuning.weights import LayerWeight, Part, weight_of
 
@@ -79,6 +80,8 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
         self.subspace_params = nn.ModuleDict()
         self.subspace_constants = nn.ModuleDict()  # recomputed on loading, never saved
         self.subspace_stored = nn.ModuleDict()  # saved, but not trained
+        self.joint: dict[str, Joint] = {}  # what adapters share with other layers
+        self._home = [SharedParameters()]  # where that is kept; in a list, as it is no part of the layer
         self.methods: dict[str, Method] = {}
         self.unread: set[str] = set()  # adapters that a checkpoint holds in another form, until that one is read
         self.dispatched = False  # whether the model is spread over devices, so that W may be away
@@ -117,9 +120,8 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
     @property
     def holds_trained(self) -> bool:
         """Whether an adapter is at work here whose parameters are trained."""
-        held: Any = self.subspace_params
-        at_work = [] if self.disable_adapters else [a for a in self.active_adapters if a in held]
-        return any(p.requires_grad for adapter in at_work for p in held[adapter].values())
+        at_work = [] if self.disable_adapters else [a for a in self.active_adapters if a in self.methods]
+        return any(p.requires_grad for adapter in at_work for p in self.trained(adapter).values())
 
     def __getattr__(self, name: str) -> Any:
         """What owners read of the layer that stood here (sizes, strides, padding); its private names are its own."""
@@ -133,16 +135,24 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_tuned": {}, "_halves": {}}
 
-    def add(self, adapter: str, method: Method, init_weights: bool = True) -> None:
-        """Create the parameters of a method under an adapter's name. Raises ValueError where it cannot sit here."""
+    def add(
+        self, adapter: str, method: Method, init_weights: bool = True, home: SharedParameters | None = None
+    ) -> None:
+        """Create the parameters of a method under an adapter's name; what layers share of them is at home in a model.
+
+        Raises ValueError where the method cannot sit here.
+        """
         check_seat(method, self.frozen)
         with torch.no_grad(), at_hand(self.get_base_layer()), keeping(), self.original():
             constants, started, stored = self.start(method)
             if self.is_away:
                 self.unstarted[adapter] = False
-            params = {k: nn.Parameter(value) for k, value in started.items()}
-            for value in () if init_weights else params.values():
+            for value in () if init_weights else started.values():
                 value.add_(torch.randn_like(value), alpha=0.1)
+        if shared := {k: started.pop(k) for k in method.shared}:
+            self._home = [self._home[0] if home is None else home]
+            self.joint[adapter] = self._home[0].join(adapter, method, self.path, self.frozen.shape, shared)
+        params = {k: nn.Parameter(value) for k, value in started.items()}
         self.methods[adapter] = method
         self._tuned.clear()
         self._halves.clear()
@@ -157,7 +167,7 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
 
     def start(self, method: Method) -> Started:
         """What a method starts from here."""
-        return start(method, self.frozen, self.like)
+        return start(method, self.frozen.known_as(self.path), self.like)
 
     @property
     def like(self) -> Tensor:
@@ -181,7 +191,8 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
             loaded = any(hasattr(p, "_is_hf_initialized") for p in self.subspace_params[adapter].parameters())
             if not self.unstarted.pop(adapter) and not loaded:  # as transformers marks what it puts in place itself
                 for name, value in (started | stored).items():
-                    self.values(adapter)[name].copy_(value)
+                    if name not in self.methods[adapter].shared:  # other layers may be trained already
+                        self.values(adapter)[name].copy_(value)
 
     def restart(self, adapter: str, values: dict[str, Tensor]) -> None:
         """Start from these parameters and stored numbers instead."""
@@ -215,7 +226,16 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         super().set_adapter(adapter_names, inference_mode)
+        for adapter, joint in self.joint.items():
+            for p in joint.values():
+                p.requires_grad_(adapter in self.active_adapters and not inference_mode)
         self._build()
+
+    def enable_adapters(self, enabled: bool) -> None:
+        super().enable_adapters(enabled)
+        for joint in self.joint.values() if not enabled else ():
+            for p in joint.values():
+                p.requires_grad_(False)
 
     def _build(self) -> None:
         """The expressions of the active adapters: now, because compilers cannot trace how they are built."""
@@ -256,18 +276,39 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
 
     def params(self, adapter: str, training: bool = False) -> Params:
         """The parameters and constants of an adapter as phi reads them."""
-        live = {k: Live(partial(_read, group, k)) for group in self.held(adapter) for k in group}
+        live = {k: Live(partial(_read, group, k)) for group in self.own(adapter) for k in group}
+        if joint := self.joint.get(adapter):
+            live |= {k: Live(partial(self._brought, joint.held, key)) for k, key in joint.names.items()}
         return Params(live, training)
+
+    def _brought(self, held: Any, key: str) -> Tensor:
+        """What is shared, on this layer's device where a model is spread over several."""
+        value = held[key]
+        return value.to(self.weight.device) if self.dispatched and not self.is_away else value
 
     def constants(self, adapter: str) -> Constants:
         """What the frozen weight made for an adapter."""
         held: Any = self.subspace_constants
         return dict(held[adapter].items()) if adapter in held else {}
 
-    def held(self, adapter: str) -> list[Any]:
-        """The parameters, constants and stored numbers of an adapter, each by name."""
+    def own(self, adapter: str) -> list[Any]:
+        """The parameters, constants and stored numbers of an adapter that no other layer shares, each by name."""
         held: tuple[Any, ...] = (self.subspace_params, self.subspace_constants, self.subspace_stored)
         return [group[adapter] for group in held if adapter in group]
+
+    def held(self, adapter: str) -> list[Any]:
+        """The parameters, constants and stored numbers of an adapter, each by name."""
+        return [*self.own(adapter), *([self.joint[adapter]] if adapter in self.joint else [])]
+
+    def trained(self, adapter: str) -> dict[str, nn.Parameter]:
+        """The parameters of an adapter, by name."""
+        held: Any = self.subspace_params
+        return {**dict(held[adapter].items()), **self.joint.get(adapter, {})}
+
+    @property
+    def containers(self) -> list[nn.ModuleDict]:
+        """What holds numbers of adapters."""
+        return [self.subspace_params, self.subspace_constants, self.subspace_stored, *self._home]
 
     def values(self, adapter: str) -> dict[str, Tensor]:
         """The parameters, constants and stored numbers of an adapter, by name."""
@@ -337,7 +378,7 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
     def tuned_forward(self, x: Tensor, adapters: list[str]) -> Tensor:
         """x -> x phi(W) + b by these adapters."""
         self.check_read(adapters)
-        take_back([self.subspace_params, self.subspace_constants, self.subspace_stored])
+        take_back(self.containers)
         W, E, b, after = self.tuned(adapters, self.training)
         with at_hand(self.get_base_layer()):
             self.catch_up(adapters)
@@ -357,6 +398,8 @@ class SubspaceLayer(nn.Module, Merging, Dial, BaseTunerLayer):
         self._uncalibrated.pop(adapter_name, None)
         self.unread.discard(adapter_name)
         self.unstarted.pop(adapter_name, None)
+        if self.joint.pop(adapter_name, None) is not None:
+            self._home[0].leave(adapter_name)
         self._tuned.clear()
         self._halves.clear()
         super().delete_adapter(adapter_name)

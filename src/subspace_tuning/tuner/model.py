@@ -27,8 +27,9 @@ from subspace_tuning.tuner.offload import keep_here
 from subspace_tuning.tuner.read import SubspaceRead, only_read, read_by
 from subspace_tuning.tuner.room import Room
 from subspace_tuning.tuner.routed import copies, routed
-from subspace_tuning.tuner.saved import check_fits, check_name, each_as, named_layers, nameless, of_adapter
+from subspace_tuning.tuner.saved import check_fits, check_name, each_as, named_layers, nameless, of_adapter, of_model
 from subspace_tuning.tuner.seating import seat_named, unseat_idle
+from subspace_tuning.tuner.shared import HOME, SharedParameters
 from subspace_tuning.tuner.strength import tell_when_saving
 from subspace_tuning.tuner.targets import all_linear, default_targets
 from subspace_tuning.tuner.tied import check_untied, untie
@@ -112,7 +113,9 @@ class SubspaceModel(BaseTuner):
             if layer is not target:
                 layer.set_adapter(self.active_adapters)
             layer.dispatched = hasattr(self.model, "hf_device_map")
-            layer.add(adapter_name, method, peft_config.init_weights)
+            layer.path = current_key
+            home = SharedParameters.of(self.model) if method.shared else None
+            layer.add(adapter_name, method, peft_config.init_weights, home)
             if layer.dispatched:
                 keep_here(self.model, current_key, layer, layer.like.device)
             if peft_config.packed:
@@ -127,6 +130,18 @@ class SubspaceModel(BaseTuner):
             layer.register_forward_hook(_called)
         if adapter_name not in self.active_adapters:
             layer.subspace_params[adapter_name].requires_grad_(False)
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        if autocast_adapter_dtype and hasattr(self.model, HOME):
+            SharedParameters.of(self.model).widen(adapter_name)
+
+    def _mark_only_adapters_as_trainable(self, model: nn.Module) -> None:
+        """PEFT's, which looks at layers only: what they share stays as they have set it."""
+        shared = [(p, p.requires_grad) for p in SharedParameters.of(model).parameters()] if hasattr(model, HOME) else []
+        super()._mark_only_adapters_as_trainable(model)
+        for p, trained in shared:
+            p.requires_grad_(trained)
 
     def _post_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
         if not any(hook is _check_ready for hook in model._forward_pre_hooks.values()):
@@ -161,6 +176,7 @@ class SubspaceModel(BaseTuner):
                 each_as(held, f"{start}{path}.subspace_params.", unpack)
             layer.unread.discard(adapter_name)
         origin.compare(model, adapter_name, config.sketch)
+        held = of_model(held, model, adapter_name)
         found = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, held)
         check_fits(found, model, adapter_name)
         return found
@@ -208,6 +224,7 @@ class SubspaceModel(BaseTuner):
                 if not layer.methods:
                     parent, _, child = name.rpartition(".")
                     setattr(model.get_submodule(parent), child, layer.base_layer)
+            SharedParameters.tidy(model)
             raise
         finally:
             unseat_idle(model)
@@ -223,6 +240,7 @@ class SubspaceModel(BaseTuner):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".* no adapter is active")
             super().delete_adapter(adapter_name)
+        SharedParameters.tidy(self.model)
         self.active_adapter = active
         if not active and self.peft_config:
             first = next(iter(self.peft_config))
@@ -261,6 +279,8 @@ class SubspaceModel(BaseTuner):
             model: Any = super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
         unseat_idle(model)
         unfollow(model)
+        if hasattr(model, HOME):
+            delattr(model, HOME)
         if merge:
             untie(model)
         return model

@@ -54,10 +54,10 @@ class SubspaceRead(SubspaceLayer):
         super().__init__(base_layer)
         self.only = only
 
-    def add(self, adapter: str, method: Method, init_weights: bool = True) -> None:
+    def add(self, adapter: str, method: Method, *how: Any, **told: Any) -> None:
         if self.only:
             check_read(method)
-        super().add(adapter, method, init_weights)
+        super().add(adapter, method, *how, **told)
 
     @property
     def answers_reading(self) -> bool:

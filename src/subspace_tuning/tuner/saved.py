@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from subspace_tuning.method.parameters import within
 from subspace_tuning.tuner.layer import BASE, SubspaceLayer
+from subspace_tuning.tuner.shared import HOME, SharedParameters
 
-HELD = ("subspace_params", "subspace_stored")  # what is saved of a layer
+HELD = ("subspace_params", "subspace_stored", HOME)  # what is saved of a layer, and of what layers share
 
 
 def check_name(adapter: str) -> None:
@@ -39,10 +40,17 @@ def each_as(held: dict[str, Tensor], head: str, change: Callable[[dict[str, Tens
 def nameless(key: str, adapter: str) -> str:
     """A key of the model as a checkpoint has it, without the adapter's name."""
     for group in HELD:
-        head, found, name = key.rpartition(f".{group}.{adapter}.")
+        head, found, name = f".{key}".rpartition(f".{group}.{adapter}.")
         if found:
-            return f"{head}.{group}.{name}"
+            return f"{head}.{group}.{name}"[1:]
     return key
+
+
+def of_model(held: dict[str, Tensor], model: nn.Module, adapter: str) -> dict[str, Tensor]:
+    """What layers share, by the keys of the model, in a checkpoint; PEFT does so for what is on layers."""
+    here = {nameless(key, adapter): key for key, _, _ in _belongings(model, adapter) if f".{HOME}." in f".{key}"}
+    here |= {f"base_model.model.{name}": key for name, key in here.items()}  # with an adapter of transformers' own
+    return {here.get(name, name): value for name, value in held.items()}
 
 
 def of_adapter(state: dict[str, Tensor], model: Any, adapter: str) -> dict[str, Tensor]:
@@ -68,10 +76,13 @@ def _belongings(model: nn.Module, adapter: str) -> Iterator[tuple[str, Tensor, t
         path = path.removeprefix("_fsdp_wrapped_module.")
         if isinstance(module, SubspaceLayer) and adapter in module.methods:
             shapes = module.shapes(adapter)
-            for name in HELD:
+            for name in HELD[:2]:
                 group = getattr(module, name)
                 for key, value in group[adapter].items() if adapter in group else ():
                     yield f"{path}.{name}.{adapter}.{key}", value, shapes[key]
+        elif isinstance(module, SharedParameters) and adapter in module:
+            for key, value in module[adapter].named_parameters():
+                yield f"{path}.{adapter}.{key}", value, module.shapes[adapter][key]
         elif isinstance(module, AuxiliaryTrainingWrapper):
             whole = _tensors(module.original_module)
             for key, value in within(_tensors(module), f"modules_to_save.{adapter}.").items():
@@ -86,7 +97,7 @@ def _tensors(module: Any) -> dict[str, Tensor]:
 def check_fits(state: dict[str, Tensor], model: nn.Module, adapter: str) -> None:
     """Raise ValueError where a checkpoint has other parameters than the method that stands under its name."""
     here = {key for key, _, _ in _belongings(model, adapter) if nameless(key, adapter) != key}
-    given = {key for key in state if any(f".{group}." in key for group in HELD)}
+    given = {key for key in state if any(f".{group}." in f".{key}" for group in HELD)}
     missing, unknown = sorted(here - given), sorted(given - here)
     if missing or unknown:
         method = next((layer.methods[adapter].describe() for _, layer in named_layers(model, adapter)), "on no layer")

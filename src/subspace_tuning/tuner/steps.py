@@ -96,7 +96,7 @@ def _clocks(held: dict[int, int]) -> Iterator[Clock]:
     for layer in list(LAYERS.values()):
         for adapter, clock in layer.clocks.items():
             acts = layer.methods[adapter].on_step or layer.methods[adapter].penalises
-            if acts and any(id(p) in held for p in layer.subspace_params[adapter].parameters()):
+            if acts and any(id(p) in held for p in layer.trained(adapter).values()):
                 found[clock] = None
     return iter(found)
 

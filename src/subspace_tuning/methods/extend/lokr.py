@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
-from subspace_tuning.algebra import Expr, Kronecker
+from torch import Tensor
+
+from subspace_tuning.algebra import Expr, Kronecker, Weight
+from subspace_tuning.linalg.nearest import low_rank
 from subspace_tuning.method import Method, Params, Start, kaiming, zeros
 from subspace_tuning.method.registry import register
 
@@ -52,6 +55,18 @@ class LoKr(Method):
     def phi(self, W: Expr, p: Params) -> Expr:
         D = p.D if "D" in p else p.D1 @ p.D2
         return W + self.alpha / self.r * Kronecker(p.C, D)
+
+    def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
+        """The nearest C (x) D of all D, then the nearest D1 D2: exact for what is reached, else a start."""
+        n1, m1 = (self._divisor(size) for size in W.shape)
+        dW = (W_star.dense() - W.dense()) * (self.r / self.alpha)
+        blocks = dW.unflatten(1, (m1, -1)).unflatten(0, (n1, -1)).transpose(1, 2)  # (n1, m1, n2, m2)
+        C, D = low_rank(blocks.flatten(2).flatten(0, 1), 1)
+        C, D = C.view(n1, m1), D.view(blocks.shape[2:])
+        if "D" in self.parameters(*W.shape):
+            return {"C": C, "D": D}
+        D1, D2 = low_rank(D, self.r)
+        return {"C": C, "D1": D1, "D2": D2}
 
 
 def _numel(start: Start) -> int:

@@ -8,6 +8,7 @@ from subspace_tuning.algebra import Expr, Weight
 from subspace_tuning.linalg.store import top_svd
 from subspace_tuning.method import Method, Params, Start, zeros
 from subspace_tuning.method.registry import register
+from subspace_tuning.methods.tie import check_tie, tied
 
 
 @register("pica")
@@ -16,15 +17,24 @@ class PiCa(Method):
     """phi(W) = W + U_r B.
 
     U_r (n, r) are the singular vectors of W's r largest singular values, on the input side; B in R^{r x m} starts at
-    zero. Each layer trains a B of its own; the paper also shares one B among the layers of a kind.
+    zero. ``tie`` says which layers share B: "none", or as the paper also does, "kind" (modules of one name).
     Source: arXiv:2505.20211.
     """
 
     r: int = 8
+    tie: str = "none"
 
     category = "extension"
     formula = "r m"
     paper = "arXiv:2505.20211"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_tie(self)
+
+    @property
+    def shared(self) -> dict[str, str]:  # type: ignore[override]
+        return tied("B", self.tie)
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
         return {"B": zeros(self.r, m)}

@@ -55,7 +55,7 @@ def finds_again(case: Case, kind: Kind) -> None:
 def project_planted(case: Case, layer: Any) -> tuple[Projection, Weight, Weight]:
     """The best fit to what the adapter on a layer makes of it; W and W*."""
     made = layer.tuned(["default"])
-    W = Weight(made.W.dense().detach(), None if made.b is None else made.W.own_bias.detach())
+    W = Weight(made.W.dense().detach(), None if made.b is None else made.W.own_bias.detach()).known_as(layer.path)
     W_star = Weight(made.E.dense().detach(), None if made.b is None else made.b.now().detach())
     stored = dict(layer.subspace_stored["default"].items()) if "default" in layer.subspace_stored else None
     how = Search(tries=3) if case.several_valleys(*W.shape) else PATIENT
