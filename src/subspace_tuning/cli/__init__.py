@@ -24,6 +24,7 @@ from subspace_tuning.cli import (  # noqa: F401  each adds its commands
     report,
     reproduce,
     results,
+    surgery,
     sweep,
     tasks,
     train,

@@ -104,7 +104,7 @@ def export(
     made = write(adapter, out, o.to, o.wanted(), o.base, o.texts(), scales, strength, dry_run)
     if dry_run and not o.as_json:
         _tell_layers(made)
-    _tell(made, None if dry_run else out, o.as_json)
+    tell(made, None if dry_run else out, o.as_json)
 
 
 @command(
@@ -139,7 +139,7 @@ def combine(
     o = options
     w, t = _numbers("weights", weights), _numbers("strength", strength)
     t = t * len(adapters) if t is not None and len(t) == 1 else t
-    _tell(write(adapters, out, o.to, w, how, o.wanted(), o.base, o.texts(), t), out, o.as_json)
+    tell(write(adapters, out, o.to, w, how, o.wanted(), o.base, o.texts(), t), out, o.as_json)
 
 
 @command(
@@ -183,7 +183,7 @@ def _tell_layers(c: Certificate) -> None:
         typer.echo(f"{layer.error:10.3g}{codes}  {name}")
 
 
-def _tell(c: Certificate, out: Path | None, as_json: bool) -> None:
+def tell(c: Certificate, out: Path | None, as_json: bool) -> None:
     """What was kept, and where it is; without a folder, whether it would be written."""
     if as_json:
         typer.echo(c.to_json())
