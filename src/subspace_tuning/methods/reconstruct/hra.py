@@ -60,7 +60,7 @@ class HRA(Method):
         return _reflected(W, Live.of(_nearer, self.whole(p).whole_u.numbers, t))
 
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
-        """The best rotation of the inputs that W* - W has most of, as reflections."""
+        """The best rotation of the r directions of the inputs in which W* - W is largest, as reflections."""
         dense = W.dense()
         P = truncated_svd(W_star.dense() - dense, min(self.r, min(dense.shape) // 2 * 2)).U
         left, _, right = torch.linalg.svd(P.T @ W_star.dense() @ (P.T @ dense).T)

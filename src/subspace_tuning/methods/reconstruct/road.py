@@ -35,6 +35,7 @@ class RoAd(Method):
     mode = "2: singular vectors, nonlinear"
     formula = "2 variant P"
     paper = "arXiv:2409.00119"
+    learning_rate = 1e-2
 
     def __post_init__(self) -> None:
         super().__post_init__()
