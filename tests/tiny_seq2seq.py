@@ -23,7 +23,9 @@ def bart(folder: Path) -> Path:
     told = {"vocab_size": len(AutoTokenizer.from_pretrained(tiny.model(folder))), "d_model": 16, **_MARKS}
     torch.manual_seed(0)
     sides = {f"{part}_{what}": n for part in ("encoder", "decoder") for what, n in _SIDE.items()}
-    config = BartConfig(**told, **sides, bos_token_id=2, max_position_embeddings=64, forced_eos_token_id=None)
+    config = BartConfig(
+        **told, **sides, init_std=0.5, dropout=0.0, bos_token_id=2, max_position_embeddings=64, forced_eos_token_id=None
+    )
     BartForConditionalGeneration(config).save_pretrained(folder)
     return folder
 

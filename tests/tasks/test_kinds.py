@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +56,13 @@ def queries(size, seed):
 
 
 def test_multi_label(tmp_path):
+    """A word gives each label away, so that all sets come out right; the most frequent set has a third of the rows."""
+    tiny.model(tmp_path / "model", initializer_range=0.2)
     with pytest.warns(Undefined, match="'praise'; it is left out of the mean"):
-        result = run(recipe("multi_label", tmp_path, mails, method="full", epochs=20, learning_rate=3e-3))
+        result = run(recipe("multi_label", tmp_path, mails, method="full", epochs=10))
     assert set(result.scores) == {"f1_micro", "f1_macro", "mean_average_precision", "subset_accuracy"}
     assert result.metric == "f1_macro"
-    assert result.scores["mean_average_precision"] > 0.85, "0.5 is chance"
+    assert result.scores["subset_accuracy"] > 0.9
     code, out, err = subspace("predict", str(tmp_path / "run"), "the film was good", "a story", "--json")
     assert code == 0, err
     assert all({*row["answer"].split("|")} <= {"billing", "delivery", "praise", ""} for row in json.loads(out))
@@ -287,26 +290,30 @@ def test_squads_own_files_and_rows_are_the_same(tmp_path):
 
 
 def pairs(size, seed):
-    rng = random.Random(seed)
+    """A word and the one that sums it up, of two."""
+    good = random.Random(seed).choices([0, 1], k=size)
     return [
-        {"text": tiny.sentence(rng, good), "summary": ["bad", "good"][good]} for good in rng.choices([0, 1], k=size)
+        {"text": random.Random(i).choice(tiny.GOOD if g else tiny.BAD), "summary": WRITTEN[g]}
+        for i, g in enumerate(good)
     ]
+
+
+WRITTEN = ["bad", "good"]
 
 
 @pytest.mark.parametrize("base", ["t5", "bart"])
 def test_seq2seq(tmp_path, base):
+    """Six words are learnt by heart: all is right. One answer to all has 7 in 10, a fresh model nothing."""
     tiny_seq2seq.BASES[base](tmp_path / "model")
-    changes = {
-        "epochs": {"t5": 20, "bart": 8}[base],
-        "learning_rate": 1e-2,
-        "num_beams": 2,
-        "max_new_tokens": 4,
-        "method": "full",
-        "prefix": "the ",
-    }
-    result = run(recipe("seq2seq", tmp_path, pairs, **changes))
+    how = {"num_beams": 2, "max_new_tokens": 4, "method": "full", "prefix": "the ", "epochs": 16}
+    fresh = run(
+        recipe("seq2seq", tmp_path, pairs, **how, max_steps=1, learning_rate=1e-9, output=str(tmp_path / "fresh"))
+    )
+    result = run(recipe("seq2seq", tmp_path, pairs, **how))
     assert (result.metric, set(result.scores)) == ("rougeL", {"rougeL", "rouge1", "rouge2", "chrf", "exact_match"})
-    assert result.score > {"t5": 0.4, "bart": 0.2}[base], "something is written as it should be"
-    code, out, err = subspace("predict", str(tmp_path / "run"), "a good film", "--max-new-tokens", "2", "--json")
+    assert fresh.scores["exact_match"] < 0.1
+    assert max(Counter(row["summary"] for row in pairs(40, 1)).values()) < 0.7 * 40
+    assert result.scores["exact_match"] > 0.9
+    code, out, err = subspace("predict", str(tmp_path / "run"), "great", "dull", "--max-new-tokens", "4", "--json")
     assert code == 0, err
-    assert isinstance(json.loads(out)[0]["answer"], str)
+    assert [row["answer"] for row in json.loads(out)] == ["good", "bad"]

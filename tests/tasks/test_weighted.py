@@ -74,7 +74,7 @@ def test_where_texts_say_nothing_a_class_is_as_likely_as_it_is_heavy(home, tmp_p
 
 @pytest.mark.filterwarnings("ignore::subspace_tuning.tasks.metrics.Undefined")
 def test_packed_runs_are_weighted_too(home, tmp_path):
-    how = {"method": "ssb", "epochs": 30, "class_weights": "balanced", "group_by_length": False}
+    how = {"method": "ssb", "epochs": 20, "learning_rate": 0.05, "class_weights": "balanced", "group_by_length": False}
     train_packed([recipe(home, tmp_path / name, seed=seed, **how) for seed, name in enumerate("ab")])
     (told,) = Predictor(tmp_path / "b")(["the film"])
     assert told.score == pytest.approx(1 / 2, abs=0.06)
