@@ -22,7 +22,7 @@ from method_table import BASE, BATCH, STEPS
 from publish import publish, save
 from scipy.stats import spearmanr
 
-from subspace_tuning.advise.energy import families
+from subspace_tuning.advise.energy import families, has_projection
 from subspace_tuning.advise.gradients import Gradients, gradients
 from subspace_tuning.advise.prior import LEAD, LORA, REFERENCE, Score, Scores
 from subspace_tuning.errors import RunFailed
@@ -33,12 +33,16 @@ from subspace_tuning.run.recipe import Recipe, make
 from subspace_tuning.study.statistics import finals, unlearned
 from subspace_tuning.sweep.plan import Plan
 from subspace_tuning.sweep.recipe import read_sweep
-from subspace_tuning.theory.search import Search
 
 GLUE, PROPOSITIONS = Path("docs/data/minilm_glue.csv"), Path("docs/data/propositions.json")
 PAGE = "docs/advise.md"
 BATCHES = 8
-SEARCH = Search(steps=8)  # where a projection has no closed form
+ITERATED = (
+    "hira",
+    "liera",
+    "randlora",
+)  # whose projections are many small steps: the energy at the start stands for kappa
+SAME_REACH = ("trilora", "flora", "moslora", "lora_dash")  # as LoRA, from the same start
 RESAMPLES, LEVEL = 2000, (2.5, 97.5)
 PREDICTORS = ("kappa", "start", "parameters")
 
@@ -48,42 +52,50 @@ class Arm:
     """A method and rank on a task, and what training it came to, the mean over seeds."""
 
     label: str
+    name: str  # as the studies' tables have it
     method: Method
     parameters: int
     outcomes: dict[str, float]  # the greater the better
+
+    @property
+    def r(self) -> int | None:
+        return getattr(self.method, "r", None)
 
 
 @dataclass(frozen=True)
 class Task:
     name: str
     recipe: Recipe
-    learned: bool  # whether full fine-tuning beat the linear probe and chance
     arms: list[Arm]
 
 
 def glue() -> list[Task]:
+    """The tasks on which full fine-tuning beat the linear probe and chance: elsewhere there is nothing to predict."""
     runs, plan = finals(pd.read_csv(GLUE)), Plan(read_sweep(Path("recipes/minilm_glue.yaml")))
     means = runs.groupby(["task", "label"])[["score", "trainable"]].mean()
     lost = {task for _, task in unlearned(runs)}
     found: dict[str, Task] = {}
     for cell in plan.cells:
-        if not cell.some.is_plain:
-            name = cell.some.task
+        if not cell.some.is_plain and (name := cell.some.task) not in lost:
             score, trainable = means.loc[(name, cell.label)]
-            task = found.setdefault(name, Task(name, cell.some, name not in lost, []))
-            task.arms.append(Arm(cell.label, cell.some.method_object(), int(trainable), {"score": float(score)}))
+            task = found.setdefault(name, Task(name, cell.some, []))
+            method, mpc = cell.some.method_object(), cell.some.mpc
+            known = method.name + (f"+mpc_{mpc}" if mpc else "")
+            task.arms.append(Arm(cell.label, known, method, int(trainable), {"score": float(score)}))
     return list(found.values())
 
 
 def reviews() -> Task:
-    rows = json.loads(PROPOSITIONS.read_text())["families"]
+    """The families with a projection of their own."""
+    found = json.loads(PROPOSITIONS.read_text())["families"]
+    rows = [r for r in found if r["family"] not in ITERATED and has_projection(METHODS[r["family"]]())]
     fields = {**BASE, "train_samples": BATCH * STEPS, "max_steps": STEPS}
     arms = []
     for row in rows:
         label = make({**fields, "method": row["family"]}).method_label
         outcomes = {"score": row["score"]["mean"], "minus loss": -row["loss"]["mean"]}
-        arms.append(Arm(label, METHODS[row["family"]](), row["trainable"], outcomes))
-    return Task("movie_reviews", make({**fields, "method": LORA}), True, arms)
+        arms.append(Arm(label, row["family"], METHODS[row["family"]](), row["trainable"], outcomes))
+    return Task("movie_reviews", make({**fields, "method": LORA}), arms)
 
 
 class Energies:
@@ -95,13 +107,14 @@ class Energies:
         self._found: tuple[str, Gradients] | None = None
 
     def of(self, task: Task, arm: Arm) -> dict[str, float]:
-        key = f"{task.name} {arm.method.describe()}"
+        method = METHODS[LORA]().with_fields(r=arm.r) if arm.method.name.startswith(SAME_REACH) else arm.method
+        key = f"{task.name} {method.describe()}"
         if key not in self.known:
             if time.monotonic() > self.end:
                 raise RunFailed(f"time is up at {key}; the same command goes on from here")
             began = time.monotonic()
-            (family,) = families(self._gradients(task), [arm.method], how=SEARCH)
-            assert family.kappa is not None
+            found = self._gradients(task)
+            (family,) = families(found, [method])
             self.known[key] = {"kappa": family.kappa, "start": family.start}
             save(self.path, self.known)
             print(f"{key}: {family.kappa:.5f}, {family.start:.5f}, {time.monotonic() - began:.0f} s", flush=True)
@@ -145,7 +158,7 @@ def correlations(frames: list[pd.DataFrame], outcome: str) -> dict[str, dict[str
 
 
 def judged(tasks: list[Task], frames: dict[str, pd.DataFrame]) -> list[dict]:
-    """Rows of predictors: each task by itself, and all that were learned together."""
+    """Rows of predictors: each task by itself, and all together."""
     found = []
     for task in tasks:
         for outcome in task.arms[0].outcomes:
@@ -155,39 +168,27 @@ def judged(tasks: list[Task], frames: dict[str, pd.DataFrame]) -> list[dict]:
                 {
                     "study": task.name,
                     "outcome": outcome,
-                    "learned": task.learned,
                     "methods": len(rows),
                     "predictors": {} if same else correlations([rows], outcome),
                 }
             )
-    learned = [frames[task.name] for task in tasks if task.learned]
-    every = {
-        "study": "all",
-        "outcome": "score",
-        "learned": True,
-        "methods": len(set().union(*(f.index for f in learned))),
-    }
-    return [*found, {**every, "predictors": correlations(learned, "score")}]
+    every = {"study": "all", "outcome": "score", "methods": len(set().union(*(f.index for f in frames.values())))}
+    return [*found, {**every, "predictors": correlations(list(frames.values()), "score")}]
 
 
 def regrets(tasks: list[Task], frames: dict[str, pd.DataFrame]) -> list[dict]:
     """How far each way to choose stays below the best method of a task; scores of that task are not looked at."""
     arms = {task.name: {arm.label: arm for arm in task.arms} for task in tasks}
-    learned = [task.name for task in tasks if task.learned]
-    every = Scores(
-        Score(name, arm.method.name, getattr(arm.method, "r", None), arm.outcomes["score"])
-        for name in learned
-        for arm in arms[name].values()
-    )
-    shared = set.intersection(*(set(frames[name].index) for name in learned))
-    fixed = max(shared, key=lambda label: fmean(frames[name]["score"][label] for name in learned))
+    every = Scores(Score(name, arm.name, arm.r, arm.outcomes["score"]) for name in arms for arm in arms[name].values())
+    shared = set.intersection(*(set(frames[name].index) for name in arms))
+    fixed = max(shared, key=lambda label: fmean(frames[name]["score"][label] for name in arms))
     found = []
     for task in tasks:
         rows, others = frames[task.name], every.without(task.name)
 
         def lead(label: str, name: str = task.name, others: Scores = others) -> float:
-            method = arms[name][label].method
-            seen = others.over_lora(method.name, getattr(method, "r", None))
+            arm = arms[name][label]
+            seen = others.over_lora(arm.name, arm.r)
             return seen.lead if seen else float("-inf")
 
         lora = f"{LORA}(r={REFERENCE})"
@@ -201,7 +202,7 @@ def regrets(tasks: list[Task], frames: dict[str, pd.DataFrame]) -> list[dict]:
         }
         best = rows["score"].max()
         told = {how: {"method": label, "regret": float(best - rows["score"][label])} for how, label in chosen.items()}
-        found.append({"task": task.name, "learned": task.learned, "best": rows["score"].idxmax(), "chosen": told})
+        found.append({"task": task.name, "best": rows["score"].idxmax(), "chosen": told})
     return found
 
 
@@ -214,7 +215,7 @@ def predictors_table(rows: list[dict]) -> str:
     header = ("task", "outcome", "methods", "kappa", "energy at the start", "parameters", "kappa less parameters")
     lines = (
         (
-            row["study"] + ("" if row["learned"] else " (not learned)"),
+            row["study"],
             row["outcome"],
             str(row["methods"]),
             *(cell(row["predictors"].get(name)) for name in names),
@@ -226,16 +227,15 @@ def predictors_table(rows: list[dict]) -> str:
 
 def regrets_table(rows: list[dict]) -> str:
     ways = list(rows[0]["chosen"])
-    learned = [row for row in rows if row["learned"]]
     header = (
         "chosen by",
-        *(row["task"] + ("" if row["learned"] else " (not learned)") for row in rows),
-        "mean, learned",
+        *(row["task"] for row in rows),
+        "mean",
     )
 
     def line(how: str) -> tuple[str, ...]:
         each = (f"{100 * row['chosen'][how]['regret']:.1f} ({row['chosen'][how]['method']})" for row in rows)
-        return how, *each, f"{100 * fmean(row['chosen'][how]['regret'] for row in learned):.1f}"
+        return how, *each, f"{100 * fmean(row['chosen'][how]['regret'] for row in rows):.1f}"
 
     return table(header, map(line, ways))
 
@@ -244,8 +244,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/advise"))
     parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--tasks", nargs="*", default=[], help="without it all")
     given = parser.parse_args()
-    tasks = [*glue(), reviews()]
+    tasks = [task for task in (*glue(), reviews()) if task.name in given.tasks or not given.tasks]
     energies = Energies(given.folder, given.minutes)
     frames = {task.name: frame(task, energies) for task in tasks}
     data = {

@@ -13,7 +13,6 @@ from subspace_tuning.method import Method, zeros
 from subspace_tuning.method.catalogue import SMALL
 from subspace_tuning.methods import SSB, SSL, LoRA, LoRAXS, PiSSA, VeRA
 from subspace_tuning.theory.reach import Reach
-from subspace_tuning.theory.search import Search
 from subspace_tuning.weights import weight_of
 
 N, M = 24, 20
@@ -49,7 +48,7 @@ def share(G, part):
 def test_full_fine_tuning_captures_all(seat):
     found = captured(Everything(), seat)
     assert found.kappa == pytest.approx(1.0, abs=1e-9)
-    assert found.start == pytest.approx(1.0, abs=1e-6)
+    assert found.start == pytest.approx(1.0, abs=1e-3)
     assert found.parameters == N * M
 
 
@@ -58,20 +57,20 @@ def test_LoRA_captures_the_largest_singular_values_and_starts_in_the_columns_of_
     found, G = captured(LoRA(r=r), seat), seat.G.double()
     energies = torch.linalg.svdvals(G).square()
     assert found.kappa == pytest.approx((energies[:r].sum() / energies.sum()).item(), abs=2e-6)
-    Q, _ = torch.linalg.qr(Reach(LoRA(r=r), seat.weights(1.0)[0]).resting["A"])
-    assert found.start == pytest.approx(share(G, Q.T @ G), abs=1e-4)
+    Q, _ = torch.linalg.qr(Reach(LoRA(r=r), seat.weights(1.0, torch.float32)[0]).resting["A"].double())
+    assert found.start == pytest.approx(share(G, Q.T @ G), rel=2e-2)
 
 
 def test_starts_that_fix_a_subspace_are_their_tangents(seat):
     G = seat.G.double()
     U, _, Vt = torch.linalg.svd(seat.held.dense().detach().double(), full_matrices=False)
     P, Q = U[:, :3] @ U[:, :3].T, Vt[:3].T @ Vt[:3]
-    assert captured(PiSSA(r=3), seat).start == pytest.approx(share(G, P @ G + G @ Q - P @ G @ Q), rel=1e-3)
-    assert captured(LoRAXS(r=3), seat).start == pytest.approx(share(G, P @ G @ Q), rel=1e-3)
-    assert captured(LoRAXS(r=3), seat).kappa == pytest.approx(share(G, P @ G @ Q), rel=1e-3)
-    c = VeRA(r=5).constants(seat.weights(1.0)[0])
-    columns = torch.nn.functional.normalize(c["A"] @ c["B"], dim=0)
-    assert captured(VeRA(r=5), seat).start == pytest.approx(share(G, (columns * G).sum(0)), rel=1e-3)
+    assert captured(PiSSA(r=3), seat).start == pytest.approx(share(G, P @ G + G @ Q - P @ G @ Q), rel=1e-2)
+    assert captured(LoRAXS(r=3), seat).start == pytest.approx(share(G, P @ G @ Q), rel=1e-2)
+    assert captured(LoRAXS(r=3), seat).kappa == pytest.approx(share(G, P @ G @ Q), rel=2e-3)
+    c = VeRA(r=5).constants(seat.weights(1.0, torch.float32)[0])
+    columns = torch.nn.functional.normalize((c["A"] @ c["B"]).double(), dim=0)
+    assert captured(VeRA(r=5), seat).start == pytest.approx(share(G, (columns * G).sum(0)), rel=1e-2)
     assert captured(VeRA(r=5), seat).kappa is None
 
 
@@ -79,8 +78,8 @@ def test_scales_capture_the_projection_on_rows_of_W(seat):
     W, G = seat.held.dense().detach().double(), seat.G.double()
     along = (W * G).sum(1) / W.square().sum(1).sqrt()
     found = captured(SSL(), seat)
-    assert found.kappa == pytest.approx(share(G, along), rel=1e-3)
-    assert found.start == pytest.approx(share(G, along), rel=1e-3)
+    assert found.kappa == pytest.approx(share(G, along), rel=2e-3)
+    assert found.start == pytest.approx(share(G, along), rel=2e-3)
     assert captured(SSB(), seat).kappa >= found.kappa
 
 
@@ -93,6 +92,6 @@ def test_kappa_does_not_depend_on_the_size_of_the_gradient(seat):
 @each(name=MAPS)
 def test_no_method_captures_more_than_there_is(name, seat):
     method = METHODS[name]().with_fields(**SMALL)
-    found = captured(method, seat, Search(steps=2, inner=5))
+    found = captured(method, seat)
     assert 0 <= found.start <= 1
-    assert -1e-6 <= found.kappa <= 1
+    assert found.kappa is None or 0 <= found.kappa <= 1

@@ -48,9 +48,8 @@ class Candidate:
     @property
     def kin(self) -> type[Method]:
         """The family: all low-rank extensions with a trained A and B are one, and reach the same."""
-        return [cls for cls in type(self.method).__mro__ if issubclass(cls, Method) and cls not in (Method, LowRank)][
-            -1
-        ]
+        bases = [cls for cls in type(self.method).__mro__ if issubclass(cls, Method) and cls not in (Method, LowRank)]
+        return bases[-1]
 
 
 def at_budget(method: Method, found: Gradients, budget: int, rank: int) -> tuple[Method, int]:

@@ -14,14 +14,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from subspace_tuning.advise.gradients import Gradients, Seat
 from subspace_tuning.method import Method, members
 from subspace_tuning.theory.project import project
-from subspace_tuning.theory.reach import Reach
+from subspace_tuning.theory.reach import Reach, changes_bias
 from subspace_tuning.theory.search import Search, first_order_gain
 
 ETA = 1e-3  # ||eta G|| over ||W||
-LINEAR = Search(inner=60, within=1e-3)
+OWN = Search(steps=0)  # a method's own projection, not searched on from
+LINEAR = Search(inner=40, within=1e-2)
 CHEAP = ("lora", "pissa", "ssb", "ssl", "ia3", "bitfit", "lora_xs", "vera")  # looked at where no methods are named
 
 
@@ -68,22 +71,28 @@ class Family:
         }
 
 
-def captured(method: Method, seat: Seat, how: Search | None = None) -> Captured:
+def captured(method: Method, seat: Seat) -> Captured:
     """kappa and the energy at the start of a method on a weight. Raises ValueError where it cannot sit there.
 
-    how: the search for methods whose projection has no closed form; None leaves their kappa out.
+    Reconstructions start where all that they reach is at hand, so that their first step can do what the family can.
     """
-    W, W_star = seat.weights(ETA)
-    method.check(*W.shape)
+    method.check(*seat.shape)
+    kappa = None
+    if has_projection(method):  # W itself is in reach, however far the method's own projection is
+        kappa = max(0.0, project(method, *seat.weights(ETA), OWN).captured_energy)
+    start = kappa if kappa is not None and method.category == "reconstruction" else _at_start(method, seat)
+    energy = seat.energy if changes_bias(method) else seat.energy_of_weight
+    return Captured(energy, kappa, start, method.count(*seat.shape))
+
+
+def _at_start(method: Method, seat: Seat) -> float:
+    W, W_star = seat.weights(1.0, torch.float32)  # a linear question: the length of the step does not matter
     reach = Reach(method, W)
-    step = (reach.target(W_star) - reach.target(W)).square().sum().item()
     fixed = {k: v for k, v in reach.resting.items() if k not in reach.trained}
     trained = {k: reach.resting[k] for k in reach.trained}
+    step = (reach.target(W_star) - reach.target(W)).square().sum(dtype=torch.float64).item()
     gain = first_order_gain(lambda p: reach({**fixed, **p}), trained, reach.target(W_star), LINEAR)
-    known = how is not None or has_projection(method)
-    kappa = project(method, W, W_star, how).captured_energy if known else None
-    energy = seat.energy if reach.with_bias else seat.energy_of_weight
-    return Captured(energy, kappa, min(gain / step, 1.0) if step else 1.0, method.count(*W.shape))
+    return min(gain / step, 1.0) if step else 1.0
 
 
 def has_projection(method: Method) -> bool:
@@ -92,10 +101,7 @@ def has_projection(method: Method) -> bool:
 
 
 def families(
-    found: Gradients,
-    methods: Iterable[Method],
-    tick: Callable[[int], None] = lambda total: None,
-    how: Search | None = None,
+    found: Gradients, methods: Iterable[Method], tick: Callable[[int], None] = lambda total: None
 ) -> list[Family]:
     """The methods with what they capture, the most first; those that sit on none of the weights are left out."""
     seats: list[tuple[Method, Sequence[Seat]]] = [(m, [s for s in found.of(m) if s.energy > 0]) for m in methods]
@@ -104,7 +110,7 @@ def families(
     for method, own in seats:
         layers = {}
         for seat in own:
-            layers[seat.name] = captured(method.fitted(*seat.shape) if seat.G is not None else method, seat, how)
+            layers[seat.name] = captured(method.fitted(*seat.shape) if seat.G is not None else method, seat)
             tick(total)
         if layers:
             made.append(Family(method, layers, found.energy))

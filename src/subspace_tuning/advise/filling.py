@@ -23,7 +23,13 @@ SHARE = 0.9  # of the energy, which a suggested rank holds
 
 def spectra(seats: list[Seat]) -> dict[str, Tensor]:
     """Of the weights among the seats."""
-    return {s.name: torch.linalg.svdvals(s.G.double()).square() for s in seats if s.G is not None}
+    return {s.name: _energies(s.G.double()) for s in seats if s.G is not None}
+
+
+def _energies(G: Tensor) -> Tensor:
+    """The squared singular values of G (n, m), by its smaller Gram matrix."""
+    gram = G @ G.T if G.shape[0] <= G.shape[1] else G.T @ G
+    return torch.linalg.eigvalsh(gram).flip(0).clamp_min(0)
 
 
 def fill(energies: Spectra, costs: Costs, budget: int) -> dict[str, int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
+import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
@@ -54,14 +55,14 @@ class Seat:
         """||G||^2."""
         return 0.0 if self.G is None else self.G.double().square().sum().item()
 
-    def weights(self, eta: float) -> tuple[Weight, Weight]:
-        """W and W - c G, with their biases, in double precision; the step c G is ``eta`` times as long as W."""
-        b = None if self.held.own_bias is None else self.held.own_bias.detach().double()
-        W = self.held.dense().detach().double() if self.G is not None else cast(Tensor, b).new_zeros(self.shape)
-        size = sum(t.square().sum() for t in (W, b) if t is not None) or 1.0
-        c = eta * float(size / self.energy) ** 0.5
-        W_star = W if self.G is None else W - c * self.G.double()
-        return Weight(W, b), Weight(W_star, b if b is None or self.g is None else b - c * self.g.double())
+    def weights(self, eta: float, dtype: torch.dtype = torch.float64) -> tuple[Weight, Weight]:
+        """W and W - c G, with their biases; the step c G is ``eta`` times as long as W."""
+        b = None if self.held.own_bias is None else self.held.own_bias.detach().to(dtype)
+        W = self.held.dense().detach().to(dtype) if self.G is not None else cast(Tensor, b).new_zeros(self.shape)
+        size = sum(t.square().sum().item() for t in (W, b) if t is not None) or 1.0
+        c = eta * (size / self.energy) ** 0.5
+        W_star = W if self.G is None else W - c * self.G.to(dtype)
+        return Weight(W, b), Weight(W_star, b if b is None or self.g is None else b - c * self.g.to(dtype))
 
 
 @dataclass(frozen=True)
