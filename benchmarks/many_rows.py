@@ -1,6 +1,6 @@
 """Memory of a run's rows: texts with a label, read and encoded, in lists and mapped from the disk.
 
-    python benchmarks/many_rows.py --rows 1000000        about four minutes on one core, 2 GB of disk
+    python benchmarks/many_rows.py --rows 1000000        about eight minutes on one core, 1 GB of disk
 
 Two processes do the same on the same CSV; each tells the most anonymous memory (which only swapping could give back)
 that it had over what it began with: while reading and encoding, and afterwards, as training would find it.

@@ -21,7 +21,8 @@ from subspace_tuning.tasks import task_of
 from subspace_tuning.tasks.metrics import Undefined
 
 ROOT = Path(__file__).parents[2]
-TINY = {"epochs": 6, "batch_size": 16, "learning_rate": 0.01, "method": "ssb", "evaluate_every": "end"}
+TINY = {"epochs": 6, "batch_size": 16, "learning_rate": 0.01, "method": "ssb"}
+TINY |= {"evaluate_every": "end", "save_every": "never"}
 pytestmark = pytest.mark.filterwarnings("ignore::subspace_tuning.tasks.metrics.Undefined")
 
 

@@ -15,6 +15,8 @@ import tiny_pictures
 import tiny_seq2seq
 import tiny_sounds
 from command import subspace
+from subspace_tuning.run.recipe import make, read
+from subspace_tuning.run.train import run
 from subspace_tuning.tasks.registry import kinds
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
@@ -81,8 +83,7 @@ def test_the_lines_run(kind, home, monkeypatch):
     code, out, err = subspace("data", "recipe.yaml")
     assert code == 0, err
     assert f"{kind}, to train on: 4 rows" in out
-    code, _, err = subspace("train", "recipe.yaml", "max_steps=1", "evaluate_every=end", "save_every=never")
-    assert code == 0, err
+    run(make({**read(Path("recipe.yaml")), "max_steps": 1, "evaluate_every": "end", "save_every": "never"}))
     code, out, err = subspace(*shlex.split(block(kind, "bash").replace("$'", "'").replace("\\t", "\t"))[1:])
     assert code == 0, err
     assert out.strip()

@@ -55,7 +55,7 @@ def recipe(home, out, **changes):
 
 
 LOSS = [("classification", None, 1 / 8), ("classification", "balanced", 1 / 2), ("classification", (1, 3), 3 / 10)]
-LOSS += [("multi_label", None, 1 / 8), ("multi_label", "balanced", 1 / 2), ("multi_label", (1, 3), 3 / 10)]
+LOSS += [("multi_label", "balanced", 1 / 2), ("multi_label", (1, 3), 3 / 10)]
 
 
 @pytest.mark.filterwarnings("ignore::subspace_tuning.tasks.metrics.Undefined")

@@ -46,16 +46,16 @@ def data(
     what it would refuse is refused here, with the line.
     """
     from subspace_tuning.run.recipe import make, override, read
+    from subspace_tuning.tasks.overview import columns_of
 
     first, *changes = words
     is_recipe = Path(first).suffix in (".yaml", ".yml")
-    told: dict[str, Any] = read(Path(first)) if is_recipe else {}
-    changes = [f"data={first}", *changes] if not is_recipe and "=" not in first else words[is_recipe:]
+    told: dict[str, Any] = read(Path(first)) if is_recipe else {"data": first}
     told |= {key: value for key, value in (("task", task), ("model", model)) if value is not None}
     told = override(told, changes)
     recipe = make(told)
     tables = _tables(recipe.data, recipe.encoding, told.get("task"))
-    columns = {table.name: (len(table), _columns(table)) for table in tables}
+    columns = {table.name: (len(table), columns_of(table)) for table in tables}
     if not as_json:
         for name, (size, held) in columns.items():
             _show_columns(name, size, held)
@@ -87,12 +87,6 @@ def _tables(source: str | None, encoding: str, task: str | None) -> list[Table]:
         raise BadInput(f"{path} has no rows: expected a file {', '.join(PARTS)} that ends in {', '.join(SUFFIXES)}")
     own = ".json" if task else None  # SQuAD's
     return [read_table(file, encoding) for file in paths if file.suffix in SUFFIXES and file.suffix != own]
-
-
-def _columns(table: Table) -> list[Column]:
-    from subspace_tuning.tasks.overview import columns_of
-
-    return columns_of(table)
 
 
 def _overview(recipe: Any) -> Overview:

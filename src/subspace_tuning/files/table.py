@@ -10,7 +10,6 @@ A row is one record of the file, or the file is refused with the place at fault.
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from subspace_tuning.errors import BadInput, nearest
-from subspace_tuning.files.text import SAY_WHICH, UTF8, lines_of, read_text
+from subspace_tuning.files.text import SAY_WHICH, UTF8, lines_of, read_text, with_ends
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 Record = tuple[int, list[str]]  # the number of the line it begins at, and its fields
@@ -125,7 +124,7 @@ def _tsv(name: str, text: str) -> Table:
 
 def _records(name: str, text: str, delimiter: str, quoting: Any = csv.QUOTE_MINIMAL) -> list[Record]:
     """The records of a file, without blank lines at its end."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+    reader = csv.reader(with_ends(text), delimiter=delimiter, quoting=quoting, strict=True)
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # texts may be longer than 128 KB
     found: list[Record] = []
     line = 1
