@@ -1,11 +1,14 @@
 """Each relation between methods, as functions and as fits, on a weight with more rows and one with more columns."""
 
+import json
 from functools import cache
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from subspace_tuning.algebra import Weight
+from subspace_tuning.cli import app
 from subspace_tuning.method import Params
 from subspace_tuning.methods.relations import RELATIONS, relations_of
 from subspace_tuning.theory import Search, project
@@ -74,3 +77,12 @@ def test_relations_are_told_by_name():
     assert any(line.startswith("equals `lora`") for line in told)
     assert "is in `flora` (M = diag(delta))" in told
     assert relations_of("prompt") == []
+
+
+def test_the_command_tells_of_one_method():
+    told = CliRunner().invoke(app, ["methods", "trilora"])
+    assert told.exit_code == 0
+    assert "is in `flora` (M = diag(delta))" in told.output
+    (entry,) = json.loads(CliRunner().invoke(app, ["methods", "trilora", "--json"]).output)
+    assert entry["relations"] == relations_of("trilora")
+    assert CliRunner().invoke(app, ["methods", "trilorra"]).exit_code != 0

@@ -10,7 +10,9 @@ from subspace_tuning.algebra import Dense, Diag, Elementwise, Live, root
 from subspace_tuning.algebra.precision import wide
 from subspace_tuning.method import Method, kaiming, normal, ones, zeros
 from subspace_tuning.method.registry import METHODS
+from subspace_tuning.methods import TinyLoRA
 from subspace_tuning.testing import KINDS, LAWS, BrokenLaws, Laws, check
+from subspace_tuning.tuner import model, shared
 
 
 @dataclass(frozen=True)
@@ -271,7 +273,15 @@ class ProjectsByOtherConstants(StartsFromOtherConstants):
 
 
 BROKEN = [*Sound.__subclasses__(), *StartsFromOtherConstants.__subclasses__()]
-OF_THE_PACKAGE = {"a_method_without_a_seat_says_so", "adapters_beside_each_other_do_not_mix"}  # no method breaks these
+SHARING = {
+    "what_layers_share_counts_once": (shared, "key_of", lambda method, name, path, W: path.replace(".", "_")),
+    "gradients_of_what_layers_share_add_up": (shared, "key_of", lambda method, name, path, W: path.replace(".", "_")),
+    "what_layers_share_is_merged_in_all": (model, "HOME", "elsewhere"),
+    "shared_parameters_of_adapters_do_not_mix": (shared.SharedParameters, "leave", lambda self, adapter: None),
+    "a_checkpoint_gives_all_layers_back": (model, "of_model", lambda held, model, adapter: held),
+    "what_layers_share_loads_where_fewer_are_tuned": (model, "of_model", lambda held, model, adapter: held),
+}  # law -> what of the package breaks it, when it is another
+OF_THE_PACKAGE = {"a_method_without_a_seat_says_so", "adapters_beside_each_other_do_not_mix", *SHARING}  # of no method
 
 
 @pytest.fixture(autouse=True)
@@ -300,6 +310,15 @@ def test_a_wrong_method_breaks_exactly_the_laws_that_speak_of_it(cls):
 def test_every_law_can_fail():
     broken = set().union(*(cls.breaks for cls in BROKEN))
     assert broken == set(LAWS) - OF_THE_PACKAGE, "a law needs a method here that breaks it"
+
+
+@each(name=list(SHARING))
+def test_a_package_that_shares_wrongly_breaks_the_laws_of_sharing(name, monkeypatch):
+    check(TinyLoRA(r=2, u=3), kinds=KINDS[:1], laws=[LAWS[name]])
+    where, attribute, wrong = SHARING[name]
+    monkeypatch.setattr(where, attribute, wrong)
+    with pytest.raises(BrokenLaws):
+        check(TinyLoRA(r=2, u=3), kinds=KINDS[:1], laws=[LAWS[name]])
 
 
 @each(wrong=[lambda W, b, dW: (W + 2 * dW, b), lambda W, b, dW: (W + dW, 2 * b)])

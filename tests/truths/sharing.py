@@ -39,21 +39,21 @@ def vblora(f, W, b, p):
     uniform = torch.empty(f.h, f.b).uniform_(-(3**0.5), 3**0.5, generator=_generator(f, own=False))
     bank = uniform.double() * f.start / 3**0.5
     logits = [
-        torch.empty(f.r * size // f.b, f.h).normal_(generator=_generator(f, key)).double() * 0.1
+        torch.empty(f.r * -(-size // f.b), f.h).normal_(generator=_generator(f, key)).double() * 0.1
         for key, size in enumerate((n, m))
     ]
 
-    def factor(vectors, numbers):
+    def factor(vectors, numbers, size):
         pieces = []
         for row in numbers:
             best = row.argsort(descending=True)[: f.top]
             weights = row[best].exp() / row[best].exp().sum()
             pieces.append(sum(w * vectors[i] for w, i in zip(weights, best, strict=True)))
-        return torch.cat(pieces).view(f.r, -1)
+        return torch.cat(pieces).view(f.r, -1)[:, :size]
 
     def product(change):
         moved = [own + change * p[name] for own, name in zip(logits, ("logits_A", "logits_B"), strict=True)]
-        A, B = (factor(bank + change * p["bank"], numbers) for numbers in moved)
+        A, B = (factor(bank + change * p["bank"], own, size) for own, size in zip(moved, (n, m), strict=True))
         return A.T @ B
 
     return W + product(1) - product(0), b

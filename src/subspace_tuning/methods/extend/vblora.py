@@ -1,6 +1,7 @@
 """VB-LoRA: factors put together of pieces, each a mixture of a few vectors from one bank."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -16,10 +17,11 @@ from subspace_tuning.methods.projections import own_seed, projection, unit_norma
 class VBLoRA(Method):
     """phi(W) = W + A B - A_0 B_0, each piece of A and B a mixture of a few vectors of a bank that all layers share.
 
-    A column of A (n, r) and a row of B (r, m) is cut into pieces of b numbers. Each piece has h logits and is
-    sum_i softmax(largest logits)_i bank_i over its ``top`` largest, with the bank in R^{h x b}. Trained, from zero, is
-    what is added to logits (normal with deviation 0.1, from the seed and the layer's name) and to the bank (uniform in
-    +-start), of which A_0 B_0 is made; the paper starts at W + A_0 B_0. Which logits are largest may change.
+    A column of A (n, r) and a row of B (r, m) is laid out in N or M pieces of b numbers, the last cut short. Each
+    piece has h logits and is sum_i softmax(largest logits)_i bank_i over its ``top`` largest, with the bank in R^{h
+    x b}. Trained, from zero, is what is added to logits (normal with deviation 0.1, from the seed and the layer's
+    name) and to the bank (uniform in +-start), of which A_0 B_0 is made; the paper starts at W + A_0 B_0. Which
+    logits are largest may change.
     Source: arXiv:2405.15179, eqs. (2) and (3).
     """
 
@@ -31,7 +33,7 @@ class VBLoRA(Method):
     seed: int = 0
 
     category = "extension"
-    formula = "h b + r h (n + m) / b"
+    formula = "h b + r h (N + M)"
     paper = "arXiv:2405.15179"
     learning_rate = 1e-2
     wide = True
@@ -42,29 +44,25 @@ class VBLoRA(Method):
         if not (1 <= self.top <= self.h and self.b >= 1 and self.start > 0):
             raise ValueError(f"{self.describe()}: top is from 1 to h, and b and start are above 0")
 
-    def check(self, n: int, m: int) -> None:
-        super().check(n, m)
-        if n % self.b or m % self.b:
-            raise ValueError(
-                f"{self.describe()}: pieces of b={self.b} do not fill a weight of {n} x {m}; choose b that divides both"
-            )
+    def sizes(self, n: int, m: int) -> dict[str, int]:
+        return {"N": -(-n // self.b), "M": -(-m // self.b)}
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
-        pieces = self.r * n // self.b, self.r * m // self.b
+        N, M = self.sizes(n, m).values()
         return {
             "bank": zeros(self.h, self.b),
-            "logits_A": zeros(pieces[0], self.h),
-            "logits_B": zeros(pieces[1], self.h),
+            "logits_A": zeros(self.r * N, self.h),
+            "logits_B": zeros(self.r * M, self.h),
         }
 
     def constants(self, W: Weight) -> dict[str, Tensor]:
         (n, m), like, own = W.shape, wide(W.dense()[:0]), own_seed(self.seed, W)
         bank = projection(self.seed, 0, (self.h, self.b), unit_uniform, like) * (self.start / 3**0.5)
         logits = [
-            projection(own, key, (self.r * size // self.b, self.h), unit_normal, like) * 0.1
-            for key, size in enumerate((n, m))
+            projection(own, key, (self.r * pieces, self.h), unit_normal, like) * 0.1
+            for key, pieces in enumerate(self.sizes(n, m).values())
         ]
-        A0, B0 = (_mixed(numbers, bank, self.top).reshape(self.r, -1) for numbers in logits)
+        A0, B0 = (self._laid(_mixed(own, bank, self.top), size) for own, size in zip(logits, (n, m), strict=True))
         return {"bank0": bank, "logits_A0": logits[0], "logits_B0": logits[1], "A0": A0.T, "B0": B0}
 
     def phi(self, W: Expr, p: Params) -> Expr:
@@ -72,8 +70,13 @@ class VBLoRA(Method):
             Live.of(_moved, getattr(p, f"{name}0").numbers, getattr(p, name).numbers)
             for name in ("bank", "logits_A", "logits_B")
         )
-        At, B = (Live.of(_mixed, numbers, bank, self.top).reshape(self.r, -1) for numbers in logits)
+        made = (Live.of(_mixed, own, bank, self.top) for own in logits)
+        At, B = (self._laid(pieces, size) for pieces, size in zip(made, W.shape, strict=True))
         return W + matrix(At.T) @ matrix(B) - p.A0 @ p.B0
+
+    def _laid(self, pieces: Any, size: int) -> Any:
+        """Pieces one after the other in r rows: (r, size)."""
+        return pieces.reshape(self.r, -1)[:, :size]
 
 
 def _moved(start: Tensor, change: Tensor) -> Tensor:
