@@ -115,6 +115,11 @@ def test_every_method_is_its_equation_of_that_weight(case, kind):
     assert x.grad.abs().sum() > 0
 
 
+def test_they_are_tuned_where_no_gradient_is_asked_for():
+    with torch.no_grad():
+        assert tuned(made(Packed), DoRA(r=2)).methods
+
+
 @each(kind=KINDS, method=[LoRA(r=2), SSB()])
 def test_nothing_is_merged_where_nothing_can_be_written(kind, method):
     torch.manual_seed(1)

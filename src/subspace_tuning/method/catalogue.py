@@ -103,7 +103,7 @@ def by_forward_alone(method: Method) -> bool:
     """Whether phi is computed and trained when only the frozen layer's own forward reads W."""
     if method.sits_on != "weight":
         return True
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
         method, W = method.with_fields(**SMALL), Weight(torch.randn(N, M))
         p = _params(method, W)
         try:
