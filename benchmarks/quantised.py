@@ -1,19 +1,17 @@
 """What methods do on quantised bases, tried out: makes docs/data/quantised.json, the picture and the tables of
 docs/quantised.md. Nothing in it depends on speed.
 
-    python benchmarks/quantised.py            # eight minutes on one core
-    python benchmarks/quantised.py --page     # the page from the file, again
+    python benchmarks/quantised.py methods curves    # or one of them; without, the page from the file that is there
 
-1. Every method on every kind of base, on a tiny language model with random weights: twenty steps, saved and read again,
-   merged into the quantised weights.
-2. Four methods on MiniLM and movie reviews, by the quantisers of transformers: the loss beside that on the unquantised
-   base, and the certificate of merging what was trained.
+methods: every method on every kind of base, on a tiny language model with random weights: twenty steps, saved and read
+again, merged into the quantised weights.
+curves: three methods on MiniLM and movie reviews, by the quantisers of transformers: the loss beside that on the
+unquantised base, and the certificate of merging what was trained.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import sys
 import tempfile
@@ -40,8 +38,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 PAGE, DATA, PICTURE = (ROOT / "docs" / name for name in ("quantised.md", "data/quantised.json", "pictures/quantised"))
 TARGETS, SEED = ["q_proj", "down_proj"], 0
 STEPS, RATE = 20, 1e-2
-TRAINED = {"lora": 1e-3, "dora": 1e-3, "pissa": 1e-3, "ssb": 1e-2}  # method -> learning rate
-CURVE, BATCH, SMOOTH = 60, 16, 10
+TRAINED = {"lora": 1e-3, "dora": 1e-3, "ssb": 1e-2}  # method -> learning rate
+CURVE, BATCH, LENGTH, SMOOTH = 30, 8, 32, 6
 PLAIN = "none"
 
 
@@ -136,8 +134,12 @@ def every_method() -> dict[str, dict[str, Any]]:
             try:
                 found.setdefault(name, {})[kind] = tried(name, make)
             except Exception as error:  # what fails is what the table is for
-                found[name][kind] = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+                found[name][kind] = failure(error)
     return found
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    return {"failed": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
 
 
 def configs() -> dict[str, Any]:
@@ -163,7 +165,7 @@ def reviews(tokenizer: Any) -> Iterator[dict[str, torch.Tensor]]:
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(SEED)).tolist()
     for start in range(0, CURVE * BATCH, BATCH):
         some = [rows[i] for i in order[start : start + BATCH]]
-        made = tokenizer([r.text for r in some], padding=True, truncation=True, max_length=48, return_tensors="pt")
+        made = tokenizer([r.text for r in some], padding=True, truncation=True, max_length=LENGTH, return_tensors="pt")
         yield {**made, "labels": torch.tensor([r.label for r in some])}
 
 
@@ -175,11 +177,17 @@ def curves() -> dict[str, dict[str, Any]]:
     head = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2).classifier
     for kind, config in configs().items():
         how = {} if config is None else {"quantization_config": config, "device_map": "cpu"}
-        model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2, dtype=torch.float32, **how)
-        model.classifier.load_state_dict(head.state_dict())
         for name, rate in TRAINED.items():
             print(kind, name, flush=True)
-            found.setdefault(kind, {})[name] = trained(copy.deepcopy(model), name, rate, tokenizer)
+            try:
+                model = AutoModelForSequenceClassification.from_pretrained(
+                    folder, num_labels=2, dtype=torch.float32, **how
+                )
+                model.classifier.load_state_dict(head.state_dict())
+                run = trained(model, name, rate, tokenizer)
+            except Exception as error:  # what fails is what the table is for
+                run = failure(error)
+            found.setdefault(kind, {})[name] = run
     return found
 
 
@@ -198,13 +206,25 @@ def trained(model: nn.Module, name: str, rate: float, tokenizer: Any) -> dict[st
 
 def page(data: dict[str, Any]) -> str:
     """The tables, from what was found."""
-    methods, runs = data["methods"], data["curves"]
+    return "\n".join(
+        made(data[part]) for part, made in (("methods", methods_told), ("curves", curves_told)) if part in data
+    )
+
+
+def methods_told(methods: dict[str, Any]) -> str:
     columns = list(next(iter(methods.values())))
     rows = (
         [f"[`{name}`](methods.md#{name})", *(_cell(found[kind]) for kind in columns)] for name, found in methods.items()
     )
     start = methods["lora"][PLAIN]["start"]
-    losses = ([kind, *(f"{_late(run):.3f}" for run in by.values())] for kind, by in runs.items())
+    return (
+        f"\nLoss after {STEPS} steps (it starts at {start:.2f}); behind the stroke, where the method merges, what a "
+        f"merge loses of its change.\n\n{table(['method', *columns], rows)}"
+    )
+
+
+def curves_told(runs: dict[str, Any]) -> str:
+    losses = ([kind, *map(_late, by.values())] for kind, by in runs.items())
     kept = (
         [kind, f"`{name}`", *(f"{run[key]:.2g}" for key in ("error", "largest")), f"{run['codes']:.1%}"]
         + [f"{run[key]:.2g}" for key in ("logits", "moved")]
@@ -214,10 +234,7 @@ def page(data: dict[str, Any]) -> str:
     )
     return "\n".join(
         [
-            f"\nLoss after {STEPS} steps (it starts at {start:.2f}); behind the stroke, where the method merges, what "
-            "a merge loses of its change.\n",
-            table(["method", *columns], rows),
-            f"\n![Loss on quantised bases](pictures/{PICTURE.name}.png)\n",
+            f"![Loss on quantised bases](pictures/{PICTURE.name}.png)\n",
             f"Mean of the last {SMOOTH} of {CURVE} steps:\n",
             table(["base", *TRAINED], losses, 1),
             "\nMerging what was trained in these steps:\n",
@@ -234,8 +251,8 @@ def _cell(found: dict[str, Any]) -> str:
     return f"{found['end']:.2f}{again}{error}"
 
 
-def _late(run: dict[str, Any]) -> float:
-    return sum(run["losses"][-SMOOTH:]) / SMOOTH
+def _late(run: dict[str, Any]) -> str:
+    return f"no: {run['failed']}" if "failed" in run else f"{sum(run['losses'][-SMOOTH:]) / SMOOTH:.3f}"
 
 
 def picture(runs: dict[str, dict[str, Any]]) -> Any:
@@ -243,7 +260,7 @@ def picture(runs: dict[str, dict[str, Any]]) -> Any:
 
     figure = Figure(figsize=(10, 2.8), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(TRAINED), sharey=True), TRAINED, strict=True):
-        for kind, by in runs.items():
+        for kind, by in ((kind, by) for kind, by in runs.items() if "losses" in by[name]):
             losses = torch.tensor(by[name]["losses"]).unfold(0, SMOOTH, 1).mean(1)
             first = kind == PLAIN
             axes.plot(
@@ -257,11 +274,14 @@ def picture(runs: dict[str, dict[str, Any]]) -> Any:
 
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--page", action="store_true", help="write the page from the file that is there")
-    if not options.parse_args().page:
-        warnings.simplefilter("ignore")
-        write(DATA, json.dumps({"methods": every_method(), "curves": curves()}, indent=1) + "\n")
-    made = json.loads(DATA.read_text(encoding="utf-8"))
-    save(picture(made["curves"]), PICTURE)
+    options.add_argument("parts", nargs="*", help="what is tried anew: methods, curves")
+    made = json.loads(DATA.read_text(encoding="utf-8")) if DATA.is_file() else {}
+    for part in options.parse_args().parts:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made[part] = {"methods": every_method, "curves": curves}[part]()
+        write(DATA, json.dumps(made, indent=1) + "\n")
+    if "curves" in made:
+        save(picture(made["curves"]), PICTURE)
     write(PAGE, with_table(PAGE.read_text(encoding="utf-8"), page(made), "<!-- tried -->", PAGE.name))
     print(PAGE)
