@@ -13,9 +13,10 @@ from subspace_tuning.tuner.model import SubspaceModel
 from subspace_tuning.tuner.penalty import penalty
 from subspace_tuning.tuner.steps import listen
 from subspace_tuning.tuner.strength import set_strength
+from subspace_tuning.tuner.taken import guarded
 from subspace_tuning.version import VERSION
 
-connect(SubspaceConfig, SubspaceModel)
+connect(SubspaceConfig, SubspaceModel, guarded)
 listen()
 
 __version__ = VERSION

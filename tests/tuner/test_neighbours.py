@@ -110,15 +110,48 @@ def test_names_that_cannot_be_are_refused_in_one_sentence(name):
     assert sorted(model.peft_config) == ["default"]
 
 
-@each(other=[SSB(), LoRA(r=2) | SSB(), LoRA(r=4)])
-def test_another_method_under_a_name_that_is_taken_is_refused(other, tmp_path):
-    get_peft_model(bert(), SubspaceConfig(method=other, init_weights=False)).save_pretrained(tmp_path)
-    model = get_peft_model(bert(), SubspaceConfig(method=LoRA(r=2), init_weights=False))
-    before = {k: p.clone() for k, p in adapter_parameters(model).items()}
-    with pytest.raises((ValueError, RuntimeError), match=r"does not hold the adapter 'default'|size mismatch"):
-        model.load_adapter(tmp_path, adapter_name="default")
-    if other != LoRA(r=4):  # torch copies what has the right shape before it raises
-        assert all(torch.equal(p, before[k]) for k, p in adapter_parameters(model).items())
+def alike():
+    """Pairs of methods whose tensors have the same names and shapes on a square weight, so that one could pass for the other."""
+    held = {}
+    for name in ON_LAYERS:
+        method = small(name)
+        shapes = {k: s.shape for k, s in (method.parameters(32, 32) | method.stored(32, 32)).items()}
+        held.setdefault(tuple(sorted(shapes.items())), []).append(method)
+    return [(a, b) for group in held.values() for a in group for b in group if a is not b]
+
+
+OTHERS = [
+    (SSB(), LoRA(r=2)),
+    (LoRA(r=2) | SSB(), LoRA(r=2)),
+    (LoRA(r=4), LoRA(r=2)),
+    (LoRA(r=4) | BitFit(), LoRA(r=2) | BitFit()),
+    (LoRA(r=2, alpha=64), LoRA(r=2)),
+]
+
+
+def refused_whole(model, folder, **config):
+    get_peft_model(bert(), SubspaceConfig(init_weights=False, target_modules=["query"], **config)).save_pretrained(
+        folder
+    )
+    before = {k: p.clone() for k, p in model.state_dict().items()}
+    with pytest.raises(ValueError, match="does not hold the adapter 'default'"):
+        model.load_adapter(folder, adapter_name="default")
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(p, after[k]) for k, p in before.items())
+
+
+@each(pair=[*OTHERS, *alike()])
+def test_another_method_under_a_name_that_is_taken_is_refused(pair, tmp_path):
+    other, method = pair
+    config = SubspaceConfig(method=method, init_weights=False, target_modules=["query"])
+    refused_whole(get_peft_model(bert(), config), tmp_path, method=other)
+
+
+def test_another_pattern_under_a_name_that_is_taken_is_refused(tmp_path):
+    config = SubspaceConfig(method=LoRA(r=2), init_weights=False, target_modules=["query"])
+    pattern = {"alpha_pattern": {r"layer\.0\..*": 64}}
+    refused_whole(get_peft_model(bert(), config), tmp_path, method=LoRA(r=2), **pattern)
 
 
 def test_a_name_that_is_taken_by_the_same_method_takes_other_values(tmp_path):

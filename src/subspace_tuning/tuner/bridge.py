@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import peft
 from packaging.version import Version
 from peft.utils import register_peft_method
@@ -37,7 +40,8 @@ check_version(peft.__version__)
 SUBSPACE = _member()
 
 
-def connect(config_cls: type, model_cls: type) -> None:
-    """Make PEFT build, save and load our adapters."""
+def connect(config_cls: type, model_cls: type, guarded: Callable[..., Any]) -> None:
+    """Make PEFT build, save and load our adapters; what loads them is guarded first."""
     if SUBSPACE not in peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING:
         register_peft_method(name=NAME.lower(), config_cls=config_cls, model_cls=model_cls)
+        peft.PeftModel.load_adapter = guarded(peft.PeftModel.load_adapter)  # type: ignore[method-assign]

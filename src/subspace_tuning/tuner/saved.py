@@ -96,15 +96,17 @@ def _tensors(module: Any) -> dict[str, Tensor]:
 
 def check_fits(state: dict[str, Tensor], model: nn.Module, adapter: str) -> None:
     """Raise ValueError where a checkpoint has other parameters than the method that stands under its name."""
-    here = {key for key, _, _ in _belongings(model, adapter) if nameless(key, adapter) != key}
+    here = {key: shape for key, _, shape in _belongings(model, adapter) if nameless(key, adapter) != key}
     given = {key for key in state if any(f".{group}." in f".{key}" for group in HELD)}
-    missing, unknown = sorted(here - given), sorted(given - here)
-    if missing or unknown:
+    missing, unknown = sorted(here.keys() - given), sorted(given - here.keys())
+    other = sorted(key for key in given & here.keys() if tuple(state[key].shape) != here[key])
+    if missing or unknown or other:
         method = next((layer.methods[adapter].describe() for _, layer in named_layers(model, adapter)), "on no layer")
         raise ValueError(
             f"the checkpoint does not hold the adapter {adapter!r} as it stands in the model, {method}: "
             f"{len(missing)} of {len(here)} tensors are missing{_first(missing)}, {len(unknown)} are unknown"
-            f"{_first(unknown)}; to load another adapter, delete this one or give the new one a name of its own"
+            f"{_first(unknown)}, {len(other)} have other shapes{_first(other)}; "
+            "to load another adapter, delete this one or give the new one a name of its own"
         )
 
 
