@@ -2,7 +2,7 @@
 
     python benchmarks/architectures.py
 
-The architectures are those of tests/architectures.py, on each of which tests/tuner/test_architectures.py lets SSB,
+The architectures are those of tests/model_types.py, on each of which tests/tuner/test_architectures.py lets SSB,
 LoRA, Houlsby, BitFit and VeRA sit, train a step and merge.
 """
 
@@ -63,7 +63,7 @@ pass warns.
 
 def page() -> str:
     """The page, from the models as they are."""
-    from architectures import ARCHITECTURES
+    from model_types import ARCHITECTURES
 
     rows: dict[tuple[str, ...], list[str]] = {}
     for name, architecture in ARCHITECTURES.items():

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import tiny
-from architectures import ARCHITECTURES, DECODERS, MIXED
 from cases import each
+from model_types import ARCHITECTURES, DECODERS, MIXED
 from models import batch, bert, deberta_v2, distilbert, electra, gpt2, llama, mistral, qwen2, qwen3, roberta, t5
 from papers import FIXTURES
 from subspace_tuning import SSB, LoRA, SubspaceConfig

@@ -9,7 +9,7 @@ from peft import get_peft_model
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from architectures import ARCHITECTURES
+from model_types import ARCHITECTURES
 from subspace_tuning import SSB, BitFit, LoRA, SubspaceConfig
 from subspace_tuning.methods import Houlsby, VeRA
 from subspace_tuning.testing.cases import adapter_parameters

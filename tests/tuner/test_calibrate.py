@@ -17,6 +17,7 @@ from subspace_tuning.testing.kinds import KINDS, inputs
 from subspace_tuning.testing.law import relative
 from subspace_tuning.tuner.calibrate import STATISTICS, needs_calibration
 from subspace_tuning.tuner.layer import SubspaceLayer
+from subspace_tuning.weights.slices import Slice
 from tiny import recipe
 
 SEEN = {}
@@ -57,11 +58,18 @@ def test_statistics_are_those_of_autograd_on_single_examples(kind):
     net = Net(kind.layer()).double()
     x = [inputs(kind, b, torch.float64) for b in (4, 2)]
     rows = torch.cat([kind.rows(net.layer, part) for part in x]).double()
-    net.layer.weight.requires_grad_(True)
+    own = getattr(net.layer, "whole", net.layer).weight.requires_grad_(True)
 
     def gradient(part):
-        (g,) = torch.autograd.grad(loss_of(net, part), net.layer.weight)
-        return g.flatten(1).T if kind.name.startswith("conv2d") else g.T if "linear" in kind.name else g
+        (g,) = torch.autograd.grad(loss_of(net, part), own)
+        g = net.layer.of(g.T).T if isinstance(net.layer, Slice) else g
+        return (
+            g.flatten(1).T
+            if kind.name.startswith("conv2d")
+            else g.T
+            if "linear" in kind.name or kind.name == "slice"
+            else g
+        )
 
     single = torch.stack([gradient(row[None]) for part in x for row in part])
     bias = dict(net.layer.named_parameters(recurse=False)).get("bias")  # a slice's is a part of another's

@@ -7,8 +7,8 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
 
-from architectures import ARCHITECTURES
 from cases import CASES, each
+from model_types import ARCHITECTURES
 from subspace_tuning import METHODS, LoRA, SubspaceConfig, calibrate
 from subspace_tuning.method import Method, members
 from subspace_tuning.method.registry import register

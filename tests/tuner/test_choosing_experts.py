@@ -3,7 +3,7 @@
 import pytest
 from peft import get_peft_model
 
-from architectures import ARCHITECTURES
+from model_types import ARCHITECTURES
 from subspace_tuning import METHODS, BitFit, SubspaceConfig
 from subspace_tuning.errors import BadInput
 from subspace_tuning.tuner.budget import count

@@ -5,8 +5,8 @@ import torch
 from peft import get_peft_model
 from torch import nn
 
-from architectures import ARCHITECTURES
 from cases import each
+from model_types import ARCHITECTURES
 from subspace_tuning import SSB, BitFit, LoRA, SubspaceConfig
 from subspace_tuning.methods import DoRA, Houlsby
 from subspace_tuning.testing.cases import adapter_parameters

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from architectures import ARCHITECTURES
+from model_types import ARCHITECTURES
 from subspace_tuning.tuner.fused import fused
 from subspace_tuning.tuner.roles import (
     ATTENTION,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from architectures import ARCHITECTURES
+from model_types import ARCHITECTURES
 from subspace_tuning.tuner.fused import slices
 from subspace_tuning.tuner.sheet import by_kind, sheet
 from subspace_tuning.tuner.targets import KINDS, default_targets

@@ -10,7 +10,7 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 
-from architectures import ARCHITECTURES
+from model_types import ARCHITECTURES
 from subspace_tuning import SubspaceConfig
 from subspace_tuning.convert.export import export
 from subspace_tuning.files.checkpoint import Checkpoint
@@ -132,14 +132,97 @@ def test_training_moves_only_the_slices_and_gradients_are_those_of_the_merged_we
     assert all(".value." in n for n in grads)
 
 
-def test_the_whole_and_its_slices_are_not_tuned_at_once():
-    model = put(base_of("gpt2"), method="lora", r=2, target_modules=["c_attn"])
-    with pytest.raises(Unsupported, match="tuned as a whole by another adapter"):
-        model.add_adapter("other", SubspaceConfig(method="ssb"))
-    model = put(base_of("gpt2"), method="ssb")
-    with pytest.raises(Unsupported, match="columns of it are tuned apart by another adapter"):
-        model.add_adapter("other", SubspaceConfig(method="lora", r=2, target_modules=["c_attn"]))
-    model.add_adapter("beside", SubspaceConfig(method="lora", r=2, target_modules=["c_attn.key"]))
+BESIDE = {"slices": {"method": "ssb"}, "whole": {"method": "lora", "r": 2, "target_modules": ["c_attn"]}}
+
+
+def beside(first):
+    """One adapter on the whole of GPT-2's fused weights and one on their slices, either added first."""
+    torch.manual_seed(3)
+    base, (second,) = base_of("gpt2"), BESIDE.keys() - {first}
+    model = get_peft_model(base, SubspaceConfig(init_weights=False, **BESIDE[first]), first)
+    model.add_adapter(second, SubspaceConfig(init_weights=False, **BESIDE[second]))
+    return model.eval()
+
+
+@pytest.mark.parametrize("first", BESIDE)
+def test_one_adapter_on_the_whole_beside_one_on_slices_is_each_alone(first, tmp_path):
+    inputs, model = ARCHITECTURES["gpt2"].inputs(), beside(first)
+    base = base_of("gpt2")
+    with model.disable_adapter():
+        base_logits = model(**inputs).logits
+    want = {}
+    model.save_pretrained(tmp_path)
+    for name in BESIDE:
+        model.set_adapter(name)
+        want[name] = model(**inputs).logits
+        folder = tmp_path / name
+        weights = {
+            k.removeprefix("base_model.model.").replace(".base_layer", ""): v for k, v in model.state_dict().items()
+        }
+        base = base_of("gpt2")
+        base.load_state_dict({k: weights[k] for k in base.state_dict()})
+        again = PeftModel.from_pretrained(base, folder).eval()
+        torch.testing.assert_close(again(**inputs).logits, want[name], atol=1e-6, rtol=1e-5)
+        assert not torch.allclose(want[name], base_logits, atol=1e-3)
+        model.merge_adapter()
+        torch.testing.assert_close(model(**inputs).logits, want[name], atol=1e-5, rtol=1e-5)
+        with pytest.raises(ValueError, match="shares its weight with"):
+            model.merge_adapter(list(BESIDE.keys() - {name}))
+        model.unmerge_adapter()
+        torch.testing.assert_close(model(**inputs).logits, want[name], atol=0, rtol=0)
+        plain = copy.deepcopy(model).merge_and_unload()
+        torch.testing.assert_close(plain(**inputs).logits, want[name], atol=1e-5, rtol=1e-5)
+        assert not any(m._forward_hooks for m in plain.modules() if not list(m.children()))
+    for gone in BESIDE:
+        twin = copy.deepcopy(model)
+        twin.delete_adapter(gone)
+        (left,) = BESIDE.keys() - {gone}
+        twin.set_adapter(left)
+        torch.testing.assert_close(twin(**inputs).logits, want[left], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("merged", BESIDE)
+def test_an_adapter_beside_a_merged_one_starts_from_the_original(merged):
+    (other,) = BESIDE.keys() - {merged}
+    seats = {"slices": ["c_attn.key", "c_attn.value"], "whole": ["c_attn"]}[other]
+    model, plain = beside(merged), beside(merged)
+    plain.add_adapter("third", SubspaceConfig(method="svdiff", target_modules=seats))
+    model.set_adapter(merged)
+    layer = model.base_model.model.transformer.h[0].attn.c_attn
+    for own in (layer, layer.key, layer.value) if merged == "whole" else (layer.key, layer.value, layer):
+        if merged in own.methods:
+            own.merge(adapter_names=[merged])
+    for own in (layer, layer.key):
+        if other in own.methods:
+            own.add("third", SubspaceConfig(method="svdiff").method)
+            wanted = plain.base_model.model.get_submodule(own.path).constants("third")
+            assert wanted
+            assert all(torch.equal(v, wanted[k]) for k, v in own.constants("third").items())
+
+
+@pytest.mark.parametrize("first", BESIDE)
+def test_the_whole_and_its_slices_are_not_active_at_once(first):
+    model = beside(first)
+    model.base_model.set_adapter(list(BESIDE))
+    with pytest.raises(ValueError, match="activate one at a time"):
+        model(**ARCHITECTURES["gpt2"].inputs())
+
+
+@pytest.mark.parametrize("first", BESIDE)
+def test_rows_of_one_batch_go_by_the_whole_by_slices_or_by_neither(first):
+    model = beside(first)
+    one = {k: v[:1] for k, v in ARCHITECTURES["gpt2"].inputs().items()}
+    ids = torch.randint(3, 30, (7, one["input_ids"].shape[1]))
+    names = ["slices", "__base__", "whole", "slices", "whole", "__base__", "slices"]
+    mixed = model(input_ids=ids, adapter_names=names).logits
+    for i, name in enumerate(names):
+        if name == "__base__":
+            with model.disable_adapter():
+                alone = model(input_ids=ids[i : i + 1]).logits
+        else:
+            model.set_adapter(name)
+            alone = model(input_ids=ids[i : i + 1]).logits
+        torch.testing.assert_close(mixed[i : i + 1], alone, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("to", ["lora", "merged"])

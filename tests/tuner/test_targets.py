@@ -4,8 +4,8 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from architectures import ARCHITECTURES
 from cases import ON_LAYERS, each
+from model_types import ARCHITECTURES
 from models import ALL, batch, bert, deberta_v2, distilbert, gpt2, llama, qwen2, t5, t5_gated, vit
 from subspace_tuning import METHODS, SSB, BitFit, LoRA, SubspaceConfig
 from subspace_tuning.methods import VeRA

@@ -19,6 +19,7 @@ from subspace_tuning.algebra.cut import Cut, cut
 from subspace_tuning.linalg.store import keeping
 from subspace_tuning.method import Method
 from subspace_tuning.method.strength import at_strength
+from subspace_tuning.tuner.apart import Apart
 from subspace_tuning.tuner.at_work import Dial
 from subspace_tuning.tuner.held import Held
 from subspace_tuning.tuner.merging import Merging
@@ -58,7 +59,7 @@ LAYERS: WeakValueDictionary[int, SubspaceLayer] = WeakValueDictionary()  # all t
 _numbers = count()
 
 
-class SubspaceLayer(Held, Merging, Dial, BaseTunerLayer):
+class SubspaceLayer(Held, Merging, Dial, Apart, BaseTunerLayer):
     """x -> x phi(W) + b, for any method that sits on a weight or a bias."""
 
     adapter_layer_names = ("subspace_params",)
@@ -140,7 +141,7 @@ class SubspaceLayer(Held, Merging, Dial, BaseTunerLayer):
         Raises ValueError where the method cannot sit here.
         """
         check_seat(method, self.frozen)
-        with torch.no_grad(), at_hand(self.get_base_layer()), keeping(), self.original():
+        with torch.no_grad(), at_hand(self.get_base_layer()), keeping(), self.rivals_unmerged(), self.original():
             constants, started, stored = self.start(method)
             if self.is_away:
                 self.unstarted[adapter] = False
@@ -250,7 +251,9 @@ class SubspaceLayer(Held, Merging, Dial, BaseTunerLayer):
             return self.base_layer(x, *args, **kwargs)
         if args or kwargs:
             raise TypeError(f"a tuned layer takes its input only, got further arguments {args} {kwargs}")
-        return self.tuned_forward(x, active)
+        self.check_alone(active)
+        with self.whole():
+            return self.tuned_forward(x, active)
 
     def check_read(self, adapters: list[str]) -> None:
         """Raise RuntimeError where a checkpoint's other form of an adapter has not been read yet."""

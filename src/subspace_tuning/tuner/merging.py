@@ -31,6 +31,7 @@ class Merging:
         for name in names:
             if not self.methods[name].mergeable:
                 raise NotALinearMap(f"{self.methods[name].describe()} is not a map of the weight; keep it unmerged")
+        self.check_unmerged()
         take_back(self.containers)
         with at_hand(self.get_base_layer()):
             self.catch_up(names)

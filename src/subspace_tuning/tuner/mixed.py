@@ -8,6 +8,7 @@ one method with equally many rows are computed at once, their parameters stacked
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -39,6 +40,8 @@ class Seats(Protocol):
     def tuned_forward(self, x: Tensor, adapters: list[str]) -> Tensor: ...
     def halves(self, adapters: list[str]) -> Cut | None: ...
     def held(self, adapter: str) -> list[Any]: ...
+    def whole(self) -> AbstractContextManager[None]: ...
+    def in_slices(self, x: Tensor, y: Tensor, names: Sequence[str]) -> Tensor: ...
 
 
 class Group(NamedTuple):
@@ -57,12 +60,16 @@ def mixed(layer: Seats, x: Tensor, names: Sequence[str]) -> Tensor:
     groups = _groups(layer, names)
     parts = [_rows(x, g.rows) for g in groups]
     steps = [_step(layer, g, part) for g, part in zip(groups, parts, strict=True)]
-    met = [next(step) for step in steps]  # None for those that go their own way
-    joined = [z for z in met if z is not None]
-    unchanged = all(z is part for z, part in zip(met, parts, strict=True))
-    y = layer.base_layer(x if unchanged and _in_order(groups) else torch.cat(joined)) if joined else x[:0]
-    products = iter(y.split([len(z) for z in joined]))
-    done = [step.send(None if z is None else next(products)) for z, step in zip(met, steps, strict=True)]
+    with layer.whole():
+        met = [next(step) for step in steps]  # None for those that go their own way
+        joined = [z for z in met if z is not None]
+        unchanged = all(z is part for z, part in zip(met, parts, strict=True))
+        y = layer.base_layer(x if unchanged and _in_order(groups) else torch.cat(joined)) if joined else x[:0]
+        products = iter(y.split([len(z) for z in joined]))
+        done = [step.send(None if z is None else next(products)) for z, step in zip(met, steps, strict=True)]
+    for i, group in enumerate(groups):
+        if not group.names[0]:
+            done[i] = layer.in_slices(parts[i], done[i], [names[row] for row in group.rows])
     out = torch.cat(done)
     if _in_order(groups):
         return out

@@ -28,14 +28,14 @@ from subspace_tuning.tuner.read import SubspaceRead, only_read, read_by
 from subspace_tuning.tuner.room import Room
 from subspace_tuning.tuner.routed import copies, routed
 from subspace_tuning.tuner.saved import check_fits, check_name, each_as, named_layers, nameless, of_adapter, of_model
-from subspace_tuning.tuner.seating import seat_named, unseat_idle
+from subspace_tuning.tuner.seating import seat_named, unseat_idle, wrap_again
 from subspace_tuning.tuner.shared import HOME, SharedParameters
 from subspace_tuning.tuner.strength import tell_when_saving
 from subspace_tuning.tuner.targets import all_linear, default_targets
 from subspace_tuning.tuner.tied import check_untied, untie
 from subspace_tuning.weights import Unsupported
 from subspace_tuning.weights.experts import Experts
-from subspace_tuning.weights.slices import is_apart
+from subspace_tuning.weights.slices import Slice, move_slices, tuned_slices
 
 
 def layers(model: nn.Module) -> Iterator[SubspaceLayer]:
@@ -89,7 +89,7 @@ class SubspaceModel(BaseTuner):
         return peft_config
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
-        seat_named(model, partial(self._check_target_module_exists, peft_config))
+        self._unwrapped = seat_named(model, partial(self._check_target_module_exists, peft_config))
 
     def _create_and_replace(  # type: ignore[override]
         self,
@@ -103,8 +103,8 @@ class SubspaceModel(BaseTuner):
     ) -> None:
         layer = target if isinstance(target, SubspaceLayer) else layer_on(target, parent, target_name)
         try:
-            if is_apart(target):
-                raise Unsupported("columns of it are tuned apart by another adapter: name them here too")
+            if isinstance(layer.get_base_layer(), Slice) and self._sits_on_whole(peft_config, current_key):
+                return
             method = self._room.taken(peft_config.resolved(current_key), layer, current_key)
             if method is None:
                 return
@@ -126,6 +126,8 @@ class SubspaceModel(BaseTuner):
             raise ValueError(f"{current_key}: {error}") from None
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
+            if tuned_slices(target):
+                move_slices(target, layer)
         if isinstance(parent, nn.TransformerEncoderLayer) and not layer.answers_reading:
             layer.register_forward_hook(_called)
         if adapter_name not in self.active_adapters:
@@ -142,6 +144,10 @@ class SubspaceModel(BaseTuner):
         super()._mark_only_adapters_as_trainable(model)
         for p, trained in shared:
             p.requires_grad_(trained)
+
+    def _sits_on_whole(self, peft_config: SubspaceConfig, key: str) -> bool:
+        """Whether a config names the fused weight that the layer called key is a slice of."""
+        return bool(self._check_target_module_exists(peft_config, key.rpartition(".")[0]))
 
     def _post_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
         if not any(hook is _check_ready for hook in model._forward_pre_hooks.values()):
@@ -209,7 +215,7 @@ class SubspaceModel(BaseTuner):
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Put an adapter in place, everywhere or, when a layer refuses it, nowhere."""
         check_name(adapter_name)
-        self._room = Room()
+        self._room, self._unwrapped = Room(), []
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
             self._room.tell(config := self.peft_config[adapter_name])
@@ -227,6 +233,7 @@ class SubspaceModel(BaseTuner):
             SharedParameters.tidy(model)
             raise
         finally:
+            wrap_again(self._unwrapped)
             unseat_idle(model)
             unfollow(model)
         join_trainers()
@@ -271,8 +278,9 @@ class SubspaceModel(BaseTuner):
             check_untied(self.model)
             for layer in layers(self.model):
                 layer.check_merge(adapter_names)
-        if merge and safe_merge:  # look at every layer before the first one is taken out
-            self.merge_adapter(adapter_names, safe_merge=True)
+        shares = any(layer.rivals() for layer in layers(self.model))
+        if merge and (safe_merge or shares):  # look at every layer before the first one is taken out
+            self.merge_adapter(adapter_names, safe_merge=safe_merge)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="All adapters are already merged")
             warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")

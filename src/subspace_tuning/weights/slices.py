@@ -5,7 +5,8 @@ The fused layer stays where it is and computes what it did; a hook puts what is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from torch.nn import functional as F
 from subspace_tuning.weights.layer import OURS, LayerWeight, Unsupported
 from subspace_tuning.weights.parametrised import made_of
 from subspace_tuning.weights.written import WAYS_OUT, Survived
+
+SEAT = "_slices_seat"  # of a fused layer: where its slices stand
 
 
 @dataclass(frozen=True)
@@ -178,48 +181,87 @@ class SliceWeight(LayerWeight):
 
 def tuned_apart(host: nn.Module, args: Any, kwargs: Any, y: Tensor) -> Tensor:
     """A hook: the output of a fused layer, with the columns of its tuned slices in their place."""
-    layers = {child.get_base_layer().role: child for child in _tuned(host)}
-    slices: list[Any] = [layer.get_base_layer() for layer in layers.values()]
-    if not slices or any(s.made is not None for s in slices):
-        return y
-    x = args[0] if args else next(iter(kwargs.values()))
-    for s in slices:
-        s.made = (x, y)
-    try:
-        return slices[0].fused.with_parts(y, {role: layer(x) for role, layer in layers.items()})
-    finally:
-        for s in slices:
-            s.made = None
+    return with_slices(host, args[0] if args else next(iter(kwargs.values())), y)
 
 
 OURS.add(tuned_apart)
 
 
-def _tuned(host: nn.Module) -> list[Any]:
-    layers = [child for child in host.children() if isinstance(child, BaseTunerLayer)]
+def with_slices(host: nn.Module, x: Tensor, y: Tensor, names: Sequence[str] | None = None) -> Tensor:
+    """y, which a fused layer makes of x, with the columns of its tuned slices in their place.
+
+    names: the adapter of each row of a mixed batch; without them the active ones.
+    """
+    layers = {layer.get_base_layer().role: layer for layer in tuned_slices(host)}
+    slices: list[Any] = [layer.get_base_layer() for layer in layers.values()]
+    if not slices or any(s.made is not None for s in slices):
+        return y
+    for s in slices:
+        s.made = (x, y)
+    try:
+        made = {k: v(x) if names is None else v.forward(x, adapter_names=names) for k, v in layers.items()}
+        return slices[0].fused.with_parts(y, made)
+    finally:
+        for s in slices:
+            s.made = None
+
+
+@contextmanager
+def as_whole(host: nn.Module) -> Iterator[None]:
+    """Within this, a fused layer computes without its slices."""
+    slices: list[Any] = [layer.get_base_layer() for layer in tuned_slices(host)]
+    held = [s.made for s in slices]
+    for s in slices:
+        s.made = s.made or ()
+    try:
+        yield
+    finally:
+        for s, made in zip(slices, held, strict=True):
+            s.made = made
+
+
+def seat_of(host: nn.Module) -> nn.Module:
+    """The module under which the slices of a fused layer stand: itself, or the tuned layer that it is in."""
+    return host.__dict__.get(SEAT, (host,))[0]
+
+
+def tuned_slices(host: nn.Module) -> list[Any]:
+    """The tuned layers that sit on slices of a fused one."""
+    layers = [child for child in seat_of(host).children() if isinstance(child, BaseTunerLayer)]
     return [layer for layer in layers if isinstance(layer.get_base_layer(), Slice)]
-
-
-def is_apart(host: nn.Module) -> bool:
-    """Whether slices of a layer are tuned."""
-    return bool(_tuned(host))
 
 
 def seat_slices(host: nn.Module, fused: Fused) -> None:
     """Make modules of the slices of a fused layer, under their roles, so that they can be tuned."""
+    seat = seat_of(host)
     for role, _ in fused.run:
-        if role not in host._modules:
-            host.add_module(role, Slice(host, fused, role))
+        if role not in seat._modules:
+            seat.add_module(role, Slice(host, fused, role))
     if tuned_apart not in host._forward_hooks.values():
         host.register_forward_hook(tuned_apart, with_kwargs=True)
 
 
+def move_slices(host: nn.Module, seat: nn.Module) -> None:
+    """Put the slices of a fused layer under itself, or under the tuned layer that it is in: their names stay."""
+    slices = {k: child for k, child in seat_of(host)._modules.items() if child in tuned_slices(host)}
+    for role, child in slices.items():
+        del seat_of(host)._modules[role]
+        seat.add_module(role, child)
+    host.__dict__.pop(SEAT, None)
+    if seat is not host:
+        host.__dict__[SEAT] = (seat,)  # in a tuple: the seat is no part of its host
+
+
 def unseat_slices(model: nn.Module) -> None:
     """Take the slices away again that are not tuned, and the hook where none is."""
-    for host in model.modules():
-        for role, child in list(host._modules.items()):
-            if isinstance(child, Slice) and child.host is host:
-                del host._modules[role]
-        if tuned_apart in host._forward_hooks.values() and not is_apart(host):
+    modules = set(model.modules())
+    for module in modules:
+        for role, child in list(module._modules.items()):
+            if isinstance(child, Slice) and child.role == role:
+                del module._modules[role]
+    for host in modules:
+        if seat_of(host) not in modules:
+            del host.__dict__[SEAT]
+        if tuned_apart in host._forward_hooks.values() and not tuned_slices(host):
             for key in [k for k, hook in host._forward_hooks.items() if hook is tuned_apart]:
                 del host._forward_hooks[key], host._forward_hooks_with_kwargs[key]
