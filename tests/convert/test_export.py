@@ -7,12 +7,12 @@ import sys
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import tiny
 from cases import CASES, each
-from models import ALL, SEQ2SEQ, batch, bert, gpt2
+from models import ALL, SEQ2SEQ, batch, bert, gpt2, llama
 from subspace_tuning import IA3, SSB, SSL, BitFit, FLoRA, LoRA, SubspaceConfig, TriLoRA
 from subspace_tuning.cli import app
 from subspace_tuning.convert.certificate import CERTIFICATE
@@ -198,12 +198,29 @@ def test_shards_stay_shards(made, tmp_path):
     assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
 
 
+TIED = [(gpt2, ["wte", "c_attn"]), (gpt2, ["lm_head"]), (llama, ["embed_tokens"]), (llama, ["lm_head", "q_proj"])]
+
+
 @each(to=["lora", "merged"])
-def test_an_embedding_that_shares_its_weight(to, made, tmp_path):
-    folder, _ = made(config(LoRA(r=2), target_modules=["wte", "c_attn"]), gpt2)
+@pytest.mark.parametrize(("make", "seats"), TIED)
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")
+def test_an_embedding_that_shares_its_weight(to, make, seats, made, tmp_path):
+    folder, _ = made(config(LoRA(r=2), target_modules=seats), make)
     certificate = export(folder, tmp_path / "out", to)
     assert certificate.logits.largest < 1e-4
     assert certificate.moved.mean > 1e-2
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")
+def test_an_embedding_that_is_kept_along_is_the_bases_or_it_is_refused(made, tmp_path):
+    folder, _ = made(config(LoRA(r=2), target_modules=["embed_tokens"]), llama)
+    path = folder / "adapter_model.safetensors"
+    held = load_file(path)
+    (along,) = [key for key in held if "base_layer" in key]
+    save_file(held | {along: held[along] + 1}, path)
+    with pytest.raises(BadInput, match=r"trained beside another model\.embed_tokens\.weight"):
+        export(folder, tmp_path / "out", "merged")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_certificate_is_written(made, tmp_path):

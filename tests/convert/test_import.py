@@ -53,6 +53,8 @@ ADAPTERS = {
     "lora_pattern": (models.bert, lora(target_modules=r".*layer\.[01]\..*(query|key)")),
     "lora_layers": (models.bert, lora(layers_to_transform=[1], exclude_modules=["value"])),
     "lora_embedding": (models.bert, lora(target_modules=["word_embeddings", "query"])),
+    "lora_llama_embedding": (models.llama, lora(target_modules=["embed_tokens", "q_proj"], task_type="CAUSAL_LM")),
+    "lora_llama_head": (models.llama, lora(target_modules=["lm_head", "q_proj"], task_type="CAUSAL_LM")),
     "lora_convolution": (models.vit, lora(target_modules=["projection", "fc1"], task_type=None)),
     "lora_conv1d": (models.gpt2, lora(target_modules=["c_attn", "c_proj"], fan_in_fan_out=True, task_type="CAUSAL_LM")),
     "lora_orthogonal": (models.bert, lora(init_lora_weights="orthogonal", r=4)),

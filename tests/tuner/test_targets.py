@@ -1,5 +1,7 @@
 """Which modules a method takes: the paper's for each architecture, or those that are named, as in PEFT."""
 
+import re
+
 import pytest
 import torch
 from peft import get_peft_model
@@ -8,9 +10,12 @@ from cases import ON_LAYERS, each
 from model_types import ARCHITECTURES
 from models import ALL, batch, bert, deberta_v2, distilbert, gpt2, llama, qwen2, t5, t5_gated, vit
 from subspace_tuning import METHODS, SSB, BitFit, LoRA, SubspaceConfig
+from subspace_tuning.errors import BadInput
 from subspace_tuning.methods import VeRA
 from subspace_tuning.testing.cases import adapter_parameters
 from subspace_tuning.tuner.layer import SubspaceLayer
+from subspace_tuning.tuner.names import Unmatched
+from subspace_tuning.tuner.put_on import put_on
 
 LLAMA = (
     ["self_attn.k_proj", "self_attn.v_proj", "mlp.up_proj"],
@@ -273,3 +278,22 @@ def test_language_towers_are_taken_and_peers_both():
 
 def test_head_of_qwen_is_left_alone():
     assert not any("lm_head" in n for n in tuned(apply(qwen2, LoRA(r=2))))
+
+
+@each(
+    given=[
+        {"target_modules": ["key", "valeu"]},
+        {"target_modules": ["key"], "layers_to_transform": [1, 7]},
+        {"target_modules": ["key"], "modules_to_save": ["classifier", "poller"]},
+        {"target_modules": ["key"], "exclude_modules": ["quary"]},
+        {"target_modules": ["key"], "rank_pattern": {"keys": 3}},
+    ]
+)
+def test_a_name_that_matches_nothing_is_named_beside_others_that_do(given):
+    (lost,) = {"valeu", "7", "poller", "quary", "keys"} & set(re.findall(r"\w+", str(given)))
+    with pytest.warns(Unmatched, match=rf"'?{lost}'? matches no"):
+        model = get_peft_model(bert(), SubspaceConfig(method=LoRA(r=2), **given))
+    with pytest.warns(Unmatched, match=rf"'?{lost}'? matches no"):
+        model.add_adapter("other", SubspaceConfig(method=LoRA(r=2), **given))
+    with pytest.raises(BadInput, match=rf"'?{lost}'? matches no"):
+        put_on(bert(), SubspaceConfig(method=LoRA(r=2), **given))

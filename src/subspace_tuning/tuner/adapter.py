@@ -10,7 +10,7 @@ import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -29,6 +29,7 @@ from subspace_tuning.method import Method, declared
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.from_peft import PREFIX, from_folder, keywords, renamed
 from subspace_tuning.tuner.fused import slices
+from subspace_tuning.tuner.kept_along import kept_apart, other_than
 from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.tuner.older_names import renaming
 from subspace_tuning.tuner.patterns import Patterns
@@ -54,6 +55,7 @@ class Adapter:
     config: PeftConfig
     weights: Mapping[str, Tensor]
     made_by: str  # PEFT's type, as the folder says it
+    frozen: Mapping[str, Tensor] = field(default_factory=dict)  # what PEFT kept along of the base, by name
 
     def resolved(self, path: str) -> Method:
         """The method of one of its modules."""
@@ -124,6 +126,8 @@ class Adapter:
             raise self._misfit(f"it holds parameters of {more[0]}, which its target_modules leave out")
         if isinstance(model, PreTrainedModel):
             self._check_whole(model)
+        if other := other_than(_inner(model), self.frozen):
+            raise self._misfit(f"it was trained beside another {other}, which it keeps along")
 
     def named_as(self, model: nn.Module) -> Adapter:
         """The same adapter by the names of a model of today, where PEFT saved it with an older transformers."""
@@ -244,8 +248,9 @@ def read(folder: Path | str) -> Adapter:
         with as_bad_input((ValueError, TypeError, KeyError)):
             config = _config(keywords(theirs, source), where)
         weights = renamed(theirs, source, config)
+    weights, frozen = kept_apart(weights)
     _check_kept(config, weights, folder)
-    return Adapter(folder, config, weights, kind)
+    return Adapter(folder, config, weights, kind, frozen)
 
 
 def _ours(data: Mapping[str, Any], where: str) -> SubspaceConfig:

@@ -23,6 +23,7 @@ from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.experts import SubspaceExperts
 from subspace_tuning.tuner.follow import check_alone, follow, unfollow
 from subspace_tuning.tuner.layer import BASE, SubspaceLayer
+from subspace_tuning.tuner.names import Names, Unmatched
 from subspace_tuning.tuner.offload import keep_here
 from subspace_tuning.tuner.read import SubspaceRead, only_read, read_by
 from subspace_tuning.tuner.room import Room
@@ -216,8 +217,11 @@ class SubspaceModel(BaseTuner):
         """Put an adapter in place, everywhere or, when a layer refuses it, nowhere."""
         check_name(adapter_name)
         self._room, self._unwrapped = Room(), []
+        named = Names(model, self.peft_config[adapter_name])  # type: ignore[arg-type]
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
+            if lost := named.lost(self.targeted_module_names):
+                warnings.warn(lost, Unmatched, stacklevel=2)
             self._room.tell(config := self.peft_config[adapter_name])
             (follow if config.ensure_weight_tying else check_alone)(model, adapter_name)  # type: ignore[attr-defined]
             reached.watch(model)
