@@ -337,3 +337,16 @@ def test_the_import_command(made, tmp_path):
     code, out, _ = subspace("import", "--help")
     assert code == 0
     assert "subspace import path/to/peft-adapter" in out
+
+
+@pytest.mark.parametrize("module", ["key", "output.dense"])
+def test_scales_that_lie_the_other_way_are_refused(module, tmp_path):
+    base = models.bert()
+    get_peft_model(base, ia3(["key", "output.dense"], ["output.dense"])).save_pretrained(tmp_path / "theirs")
+    path = tmp_path / "theirs" / "adapter_model.safetensors"
+    held = load_file(path)
+    name = next(key for key in held if f"{module}.ia3_l" in key)
+    save_file(held | {name: held[name].T.contiguous()}, path)
+    with pytest.raises(BadInput, match="is it transposed"):
+        import_peft(tmp_path / "theirs", tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()

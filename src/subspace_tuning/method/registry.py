@@ -35,6 +35,10 @@ class UnknownMethod(ValueError):
     """Raised for a name that no registered method has."""
 
 
+class NotLoaded(UnknownMethod):
+    """A method whose module has not been imported."""
+
+
 def register(name: str) -> Callable[[_Class], _Class]:
     """Class decorator: make a method known under a name, in configs, recipes, checkpoints and on the command line."""
 
@@ -75,7 +79,7 @@ def lookup(name: str, source: Any = None) -> type[Method]:
         raise UnknownMethod(f"unknown method {shown(name)}: {nearest(name, METHODS)}known methods are {known}")
     if module in sys.modules:
         raise UnknownMethod(f"{short(module)} holds no method {shown(name)}; has it been renamed since?")
-    raise UnknownMethod(
+    raise NotLoaded(
         f"the method {shown(name)} is not loaded, and what is read never imports code: run `import {short(module)}` "
         "first (on the command line --import), if you trust that package"
     )

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Container
+from contextlib import suppress
 from dataclasses import fields
 from functools import cache
 from importlib.resources import files
@@ -24,8 +25,8 @@ from subspace_tuning.files import assets
 from subspace_tuning.files.text import UTF8, known_encoding, read_text
 from subspace_tuning.method import Composition, Method
 from subspace_tuning.method.mpc import WEIGHT
-from subspace_tuning.method.registry import from_data, load, to_data
-from subspace_tuning.optim import ANYWHERE, check
+from subspace_tuning.method.registry import NotLoaded, from_data, load, to_data
+from subspace_tuning.run.contradictions import check_fields, check_method
 from subspace_tuning.run.judgements import check_judgements
 from subspace_tuning.run.yaml_words import holds_texts, parse
 from subspace_tuning.tasks import KINDS, Task, task_of
@@ -115,38 +116,15 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
-        if self.checkpoint == "best" and self.evaluate_every == "end":
-            raise ValueError("checkpoint: best compares evaluations; set evaluate_every to epoch or a number of steps")
-        if self.early_stopping and self.checkpoint != "best":
-            raise ValueError("early_stopping keeps the best checkpoint; set checkpoint: best")
-        if self.is_plain and (self.mpc or self.target_modules):
-            trained = {FULL: "every weight", HEAD: "the head alone", NONE: "nothing"}[self.method]
-            raise ValueError(f"method: {self.method} trains {trained}; leave out mpc and target_modules")
-        if self.weight_decay and not self.is_plain and (reason := self.method_object().no_decay):
-            raise ValueError(
-                f"weight_decay: {self.weight_decay:g} does not lead back to the base model: {reason}; set it to 0"
-            )
-        name, _ = check(self.optimizer)
-        if name not in ANYWHERE and not self._has_factors():
-            raise ValueError(f"optimizer: {name} is for methods with factors A and B, not for {self.method_label}")
-        if name != "adamw" and "optim" in self.trainer:
-            raise ValueError(f"optimizer: {name} and trainer: optim name two optimisers; leave one out")
-        if self.method == FULL and self.dtype in ("bf16", "fp16"):
-            raise ValueError(
-                f"method: full changes the base's own weights, and most steps are too small for dtype: {self.dtype}; "
-                "leave it out, and set bf16: true to compute in bf16"
-            )
+        check_fields(self)
+        with suppress(NotLoaded):  # a class from elsewhere is imported first: see resolved
+            check_method(self)
         return self
 
     @property
     def is_plain(self) -> bool:
         """Whether the model is taken as it is, all of it, its head or nothing trained: no method of the registry."""
         return self.method in PLAIN
-
-    def _has_factors(self) -> bool:
-        method = None if self.is_plain else self.method_object()
-        names = method.parameters(1 << 30, 1 << 30) if method else ()
-        return method is not None and any(A in names and B in names for A, B, _ in method.factor_pairs())
 
     def task_object(self) -> Task:
         """The task with what the recipe says of it. Raises BadInput for one that does not exist."""
@@ -179,6 +157,7 @@ class Recipe(BaseModel):
             raise BadInput(f"method: {HEAD} trains a new head, and task: {task.name} puts none on the model")
         with as_bad_input():
             load(self.method)
+            check_method(self)
         method = None if self.is_plain else self.method_object()
         rate, batch_size, epochs = _paper_values(self.task) or (None, task.usual["batch_size"], task.usual["epochs"])
         own_rate = PLAIN_LEARNING_RATES[self.method] if method is None else rate or method.learning_rate

@@ -163,6 +163,9 @@ def _scales(name: str, t: Tensor, method: Method) -> Tensor:
             "PEFT's (IA)3 scales the channels that enter a convolution, feedforward_modules; ours would scale every "
             "entry of a patch, so this adapter cannot be imported"
         )
+    across = 0 if isinstance(method, SSL) else 1
+    if t.dim() == 2 and t.shape[across] != 1:
+        raise ValueError(f"{name} is {tuple(t.shape)} where PEFT has {('(1, n)', '(m, 1)')[across]}; is it transposed?")
     return t.flatten() - 1
 
 
