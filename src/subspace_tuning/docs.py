@@ -70,6 +70,13 @@ Their equations do not begin at phi(W) = W, so that taking the adapter off, or i
   it; a quantised base no longer holds W either.
 - **LoRA-One** (arXiv:2502.01235) starts with a step along the gradient. Its directions without that step are near those
   of `init: lora_ga`.
+
+Others:
+
+- **LN tuning** (arXiv:2312.11420) trains the gains of norms, which are no weights in R^{n x m}; the biases of norms are
+  trained by `bitfit`.
+- **Bat**, MiSS's variant W + (W + I) D block by block, has a dense gradient: every block of outputs turns the inputs by
+  a matrix of its own.
 """
 ABILITIES = ("method", "equation", "parameters", "sits on", "merges", "LoRA", "quantised", "on-step", "calibration")
 
