@@ -69,6 +69,17 @@ def test_a_kernel_that_reads_computes_what_the_calls_do(method):
         torch.testing.assert_close(p.grad, read[name])
 
 
+def test_rows_of_several_adapters_take_the_path_that_calls():
+    config = SubspaceConfig(method=LoRA(r=2), target_modules=["conv1d", "out_proj"], init_weights=False)
+    model, x = get_peft_model(Kernel(), config).eval(), torch.randn(2, 5, 4)
+    with model.disable_adapter():
+        plain = model(x, False)
+    both = model(x, False, adapter_names=["default", "__base__"])
+    torch.testing.assert_close(both, torch.stack([model(x, False)[0], plain[1]]))
+    with pytest.raises(ValueError, match=r"out_proj is read for all of them|conv1d is read for all of them"):
+        model(x, True, adapter_names=["default", "__base__"])
+
+
 def test_what_a_kernel_passes_by_is_named():
     config = SubspaceConfig(method=Houlsby(r=2), target_modules=["out_proj"])
     model = get_peft_model(Kernel(), config).train()

@@ -182,7 +182,7 @@ def test_methods_that_phi_does_not_say_all_of_are_refused(method):
 
 def test_rows_of_several_adapters_are_refused():
     model = put(LoRA(r=2))
-    with pytest.raises(ValueError, match=r"adapter_names picks an adapter for each sample, and the weight of .*query"):
+    with pytest.raises(ValueError, match=r"adapter_names picks an adapter for each sample, and phi\(W\) of .*query"):
         model(inputs()[0], adapter_names=["default", "__base__", "default"])
 
 

@@ -48,11 +48,9 @@ def follow(model: nn.Module, adapter: str) -> None:
     Raises Unsupported where nothing does, where two tuned layers share one, and for methods that phi(W) says less of.
     """
     found = False
+    tuned = {m.get_base_layer() for m in model.modules() if isinstance(m, SubspaceLayer)}
     for name, layer in named_layers(model, adapter):
-        base, tuned = (
-            layer.get_base_layer(),
-            {m.get_base_layer() for m in model.modules() if isinstance(m, SubspaceLayer)},
-        )
+        base = layer.get_base_layer()
         sharing = [m for m in model.modules() if m is not base and m._parameters.get("weight") is base.weight]
         if not sharing:
             continue

@@ -87,6 +87,7 @@ class SubspaceLayer(Held, Merging, Dial, Apart, BaseTunerLayer):
         self._uncalibrated: dict[str, nn.Parameter] = {}
         self.clocks: dict[str, Clock] = {}  # the steps of training that adapters have taken
         self.path = ""  # in the model
+        self.by_row = False  # whether each row goes by an adapter of its own at the moment
         self.followers: list[Follower] = []  # modules that share the weight and go by the same phi(W)
         self._tuned: dict[Any, Tuned] = {}  # by adapters and their strengths
         self._halves: dict[Any, Cut | None] = {}

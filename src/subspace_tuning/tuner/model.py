@@ -308,9 +308,9 @@ class SubspaceModel(BaseTuner):
             raise ValueError("adapter_names works at inference only; call model.eval() first")
         if any(isinstance(method, OnBlock) for layer in layers(self.model) for method in layer.methods.values()):
             raise ValueError("adapter_names picks an adapter for each sample, and one of these sits on whole blocks")
-        if read := [m.path for m in layers(self.model) if isinstance(m, SubspaceRead) and m.methods]:
+        if read := [m.path for m in layers(self.model) if m.methods and (m.followers or getattr(m, "only", False))]:
             raise ValueError(
-                f"adapter_names picks an adapter for each sample, and the weight of {few(read)} is read for all of them"
+                f"adapter_names picks an adapter for each sample, and phi(W) of {few(read)} is read for all of them"
             )
         unknown = sorted(set(names) - {BASE} - set(self.peft_config))
         if unknown:

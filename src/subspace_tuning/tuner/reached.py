@@ -59,6 +59,7 @@ class _Look:
         for handle in self.handles:
             handle.remove()
         missed = {k: layer for k, layer in self.missed.items() if not (layer.answers_reading and layer.was_read)}
+        missed = {k: layer for k, layer in missed.items() if not layer.followers}  # who share its weight go by phi(W)
         self.missed, self.handles = {}, []
         bypassed = [name for name, layer in missed.items() if layer.was_read]
         idle = [name for name in missed if name not in bypassed]

@@ -70,6 +70,8 @@ class SubspaceRead(SubspaceLayer):
 
     def _reading(self) -> list[str]:
         """The adapters that are at work, where phi(W) says it all."""
+        if self.by_row:
+            raise ValueError(f"adapter_names picks an adapter for each sample, and {self.path} is read for all of them")
         return self.working() if self.answers_reading else []
 
     @property

@@ -32,9 +32,13 @@ def routed(model: nn.Module, names: Sequence[str], copies: int = 1) -> Iterator[
     handles = [seat.register_forward_pre_hook(partial(_with_names, of), with_kwargs=True) for seat in seats]
     heads = [m for m in model.modules() if isinstance(m, ModulesToSaveWrapper)]
     handles += [head.register_forward_hook(partial(_by_own_head, of), with_kwargs=True) for head in heads]
+    for seat in seats:
+        seat.by_row = True
     try:
         yield
     finally:
+        for seat in seats:
+            seat.by_row = False
         for handle in handles:
             handle.remove()
 
