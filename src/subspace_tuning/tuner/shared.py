@@ -26,6 +26,10 @@ class SharedParameters(nn.ModuleDict):
         self.shapes: dict[str, dict[str, tuple[int, ...]]] = {}  # adapter -> whole shapes
         self._layers: dict[str, int] = {}  # adapter -> how many layers read here
 
+    def forward(self, x: Tensor) -> Tensor:
+        """x: in an nn.Sequential it is called after the others."""
+        return x
+
     @classmethod
     def of(cls, model: nn.Module) -> SharedParameters:
         """The model's own; made where it has none."""
