@@ -91,6 +91,17 @@ def test_a_change_below_the_steps_of_the_codes_would_be_refused(quantised):
         assert way in told.refused
 
 
+def test_a_bias_alone_leaves_the_codes_as_they_are(quantised):
+    base = quantised()
+    layer = base.model.layers[0].self_attn.q_proj
+    layer.bias = torch.nn.Parameter(torch.zeros(64))
+    model = get_peft_model(base, SubspaceConfig(method="bitfit", target_modules=["q_proj"], layers_to_transform=[0]))
+    seats(model)["model.layers.0.self_attn.q_proj"].subspace_params["default"]["delta"].data.fill_(1.0)
+    told = merge_certificate(model)
+    assert [(one.error, one.codes) for one in told.layers.values()] == [(0, 0)]
+    assert told.moved.mean > 1e-4
+
+
 @pytest.fixture(scope="module")
 def int8(tmp_path_factory):
     """A model that is stored in 8 bits, with an adapter."""

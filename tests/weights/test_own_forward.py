@@ -8,12 +8,14 @@ from peft import get_peft_model
 from torch import nn
 from torch.nn import functional as F
 
+import models
 from cases import CASES, each
 from quantised import Packed
-from subspace_tuning import IA3, SSB, LoRA, SubspaceConfig
+from subspace_tuning import IA3, SSB, LoRA
 from subspace_tuning.methods import DoRA, PiSSA
 from subspace_tuning.testing.law import relative
 from subspace_tuning.tuner.layer import SubspaceLayer
+from subspace_tuning.tuner.targets import all_linear
 from subspace_tuning.weights import Unsupported, weight_of
 
 N, M = 16, 12
@@ -165,11 +167,19 @@ def test_what_is_no_product_with_a_matrix_is_refused(method, kind):
         tuned(made(kind), method)
 
 
-def test_all_linear_takes_them_and_codes_of_other_layers_are_refused():
-    model = nn.ModuleDict({"one": made(Packed), "two": nn.Linear(N, M)})
+def test_all_linear_takes_them_and_leaves_out_what_is_no_product():
+    model = models.bert(hidden_size=N, intermediate_size=M)
+    first, second = (layer.intermediate for layer in model.bert.encoder.layer)
+    first.dense, second.dense = made(Packed), made(Gate)
+    with pytest.warns(UserWarning, match="left out: bert.encoder.layer.1.intermediate.dense Gate"):
+        names = all_linear(model)
+    assert "bert.encoder.layer.0.intermediate.dense" in names
+    assert "bert.encoder.layer.1.intermediate.dense" not in names
+    assert len(names) == 12
+
+
+def test_codes_of_other_layers_are_refused():
     table = nn.Embedding(N, M)
     table.weight = nn.Parameter(table.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
     with pytest.raises(Unsupported, match="Embedding keeps its weight as float8_e4m3fn"):
         weight_of(table)
-    named = get_peft_model(model, SubspaceConfig(method=LoRA(r=2), target_modules=["one", "two"]))
-    assert isinstance(named.base_model.model.one, SubspaceLayer)

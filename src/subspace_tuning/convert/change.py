@@ -43,6 +43,12 @@ class Change:
         return self.dW if isinstance(self.dW, Tensor) else self.dW[0] @ self.dW[1]
 
     @property
+    def moves_weight(self) -> bool:
+        """Whether dW is more than zeros."""
+        parts = () if self.dW is None else (self.dW,) if isinstance(self.dW, Tensor) else self.dW
+        return bool(parts) and all(bool(part.any()) for part in parts)
+
+    @property
     def shape(self) -> tuple[int, int]:
         if self.dW is None:
             return (0, 0)

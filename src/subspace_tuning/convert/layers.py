@@ -101,8 +101,8 @@ def write(frozen: LayerWeight, change: Change) -> Written:
     W = exact(frozen.dense()) + change.dense() if frozen.holds_matrix else None
     b = None if own is None or change.db is None else exact(own) + change.db
     with as_bad_input((Unsupported, NotTaken)):
-        if W is not None and frozen.quantised:
-            codes = frozen.take(W).changed
+        if W is not None and frozen.quantised:  # which its own numbers, quantised again, need not be
+            codes = frozen.take(W).changed if change.moves_weight else 0.0
         frozen.assign(None if frozen.quantised else W, b)
     if W is not None:
         missed += (exact(frozen.dense()) - W).square().sum().item()

@@ -119,8 +119,10 @@ def all_linear(model: nn.Module, config: PeftConfig | None = None) -> set[str]:
     if not _maps_weights("all", config):
         _tell_left({name: f"{e.count} x {e.size[0]} x {e.size[1]}" for name, e in experts.items()}, model, config)
         experts = {}
-    _tell_left(_coded(modules), model, config)
-    return {name for name, module in modules.items() if is_linear(module)} | set(experts)
+    linear = {name: module for name, module in modules.items() if is_linear(module)}
+    odd = {name: type(module).__name__ for name, module in linear.items() if not _can_sit(module, True)}
+    _tell_left(odd | _coded(modules), model, config)
+    return set(linear).difference(odd) | set(experts)
 
 
 def sits(model: nn.Module, places: str) -> set[str]:
@@ -171,7 +173,11 @@ def _can_sit(layer: nn.Module | None, mapped: bool) -> bool:
     if isinstance(layer, Experts) and not mapped:
         return False
     try:
-        return layer is not None and weight_of(layer).holds_matrix
+        if layer is None:
+            return False
+        W = weight_of(layer)
+        W.check()
+        return W.holds_matrix
     except Unsupported:
         return False
 
