@@ -20,7 +20,7 @@ from subspace_tuning.advise.filters import Wanted
 from subspace_tuning.advise.gradients import Gradients, gradients
 from subspace_tuning.advise.recipes import recipe_files
 from subspace_tuning.advise.words import concentration, reasons, verdict
-from subspace_tuning.errors import BadInput
+from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.method.catalogue import catalogue
 from subspace_tuning.method.registry import METHODS
 from subspace_tuning.methods.extend.lora import LoRA
@@ -134,7 +134,8 @@ def advise(
     found = gradients(recipe)
     wanted = wanted_of(found.parameters)
     ranks = _ranks(found, wanted.budget)
-    looked = [at_budget(METHODS[name](), found, wanted.budget, ranks.suggested)[0] for name in methods]
+    with as_bad_input():
+        looked = [at_budget(METHODS[name](), found, wanted.budget, ranks.suggested)[0] for name in methods]
     reached = families(found, looked, tick)
     kept, out = candidates(catalogue(), found, wanted, ranks.suggested, prior.scores(), prior.times())
     order = ordered(with_families(kept, reached), prior.kappa_leads(prior.predictors()))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from subspace_tuning.advise.energy import Family
+from subspace_tuning.advise.energy import Family, fitted
 from subspace_tuning.advise.filters import Wanted
 from subspace_tuning.advise.gradients import Gradients
 from subspace_tuning.advise.prior import Evidence, Scores
@@ -56,8 +56,10 @@ def at_budget(method: Method, found: Gradients, budget: int, rank: int) -> tuple
     """The method at ``rank``, or the largest below it that the budget allows, and its parameters.
 
     Methods whose rank is no number of directions of G keep their own where the budget allows it. Raises ValueError
-    where the rank that it allows is too small for the method.
+    where the rank that it allows, or a weight, is too small for the method.
     """
+    for n, m in {seat.shape for seat in found.of(method)}:
+        fitted(method, n, m).check(n, m)
     own = getattr(method, "r", None)
     if own is None:
         return method, parameters(method, found)
@@ -77,7 +79,7 @@ def at_budget(method: Method, found: Gradients, budget: int, rank: int) -> tuple
 def parameters(method: Method, found: Gradients) -> int:
     """What it trains on the weights that it takes by default."""
     shapes = Counter(seat.shape for seat in found.of(method))
-    return sum(times * (method.fitted(n, m) if n else method).count(n, m) for (n, m), times in shapes.items())
+    return sum(times * fitted(method, n, m).count(n, m) for (n, m), times in shapes.items())
 
 
 def candidates(

@@ -100,6 +100,11 @@ def has_projection(method: Method) -> bool:
     return all(type(f).project is not Method.project for f in members(method))
 
 
+def fitted(method: Method, n: int, m: int) -> Method:
+    """The method as it finds room on a weight; biases alone (n = 0) leave room for any."""
+    return method.fitted(n, m) if n else method
+
+
 def families(
     found: Gradients, methods: Iterable[Method], tick: Callable[[int], None] = lambda total: None
 ) -> list[Family]:
@@ -110,7 +115,7 @@ def families(
     for method, own in seats:
         layers = {}
         for seat in own:
-            layers[seat.name] = captured(method.fitted(*seat.shape) if seat.G is not None else method, seat)
+            layers[seat.name] = captured(fitted(method, *seat.shape), seat)
             tick(total)
         if layers:
             made.append(Family(method, layers, found.energy))
