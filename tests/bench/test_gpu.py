@@ -8,7 +8,9 @@ import pytest
 
 from subspace_tuning.bench.card import on_a_card
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.append(
+    str(Path(__file__).parents[2] / "benchmarks")
+)  # last: some scripts are called like modules of the tests
 
 
 @pytest.fixture(scope="module")

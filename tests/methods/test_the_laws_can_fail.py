@@ -332,7 +332,7 @@ def test_a_truth_that_differs_breaks_the_laws_of_the_truth(wrong):
 class Collected:
     """What pytest gives to ``pytest_generate_tests``, as far as the suite uses it."""
 
-    fixturenames = ("instance",)
+    fixturenames = ("instances",)
 
     def __init__(self, function):
         self.function = function
@@ -352,11 +352,11 @@ def test_the_suite_fails_where_the_check_does():
         test = getattr(Suite(), f"test_{law}")
         collected = Collected(test)
         Suite().pytest_generate_tests(collected)
-        for instance in collected.instances:
+        for instances in collected.instances:
             try:
-                test(instance)
+                test(instances)
             except AssertionError:
-                failed.append((law, instance.case.method))
+                failed.append((law, instances[0].case.method))
     assert failed == [("parameter_count_is_the_formula", method) for method in Suite.methods]
 
 

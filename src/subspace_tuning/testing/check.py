@@ -56,12 +56,13 @@ def check(
     cases = [as_case(method, truth)]
     with torch.random.fork_rng(devices=[]):
         instances = [instance for law in laws for instance in law.instances(cases, kinds)]
-        broken = [Broken(instance, error) for instance in instances if (error := _fails(instance)) is not None]
+        broken = [Broken(instance, error) for instance in instances if (error := fails(instance)) is not None]
     if broken:
         raise BrokenLaws(len(instances), broken)
 
 
-def _fails(instance: Instance) -> Exception | None:
+def fails(instance: Instance) -> Exception | None:
+    """What a law says where it does not hold."""
     try:
         instance.holds()
     except Exception as error:

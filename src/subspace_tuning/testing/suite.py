@@ -1,4 +1,4 @@
-"""The laws as a class of pytest tests: one test a law, one item a method and kind of base weight."""
+"""The laws as a class of pytest tests: one test a law, one item a method, on every kind of base weight in turn."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from subspace_tuning.method import Method
 from subspace_tuning.testing.cases import Case
-from subspace_tuning.testing.check import as_case
+from subspace_tuning.testing.check import Broken, BrokenLaws, as_case, fails
 from subspace_tuning.testing.kinds import KINDS, Kind
 from subspace_tuning.testing.law import LAWS, Instance
 
@@ -28,16 +28,21 @@ class Laws:
     kinds: ClassVar[Sequence[Kind]] = KINDS
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        if "instance" in metafunc.fixturenames:
+        if "instances" in metafunc.fixturenames:
             mine = type(self)
             law = LAWS[metafunc.function.__name__.removeprefix("test_")]
             cases = [as_case(method, mine.truth) for method in mine.methods]
-            metafunc.parametrize("instance", list(law.instances(cases, mine.kinds)), ids=str)
+            spoken_of = [(case, found) for case in cases if (found := list(law.instances([case], mine.kinds)))]
+            metafunc.parametrize(
+                "instances", [found for _, found in spoken_of], ids=[str(case) for case, _ in spoken_of]
+            )
 
 
 def _test(name: str) -> Callable[..., None]:
-    def test(self: Laws, instance: Instance) -> None:
-        instance.holds()
+    def test(self: Laws, instances: Sequence[Instance]) -> None:
+        broken = [Broken(instance, error) for instance in instances if (error := fails(instance)) is not None]
+        if broken:
+            raise BrokenLaws(len(instances), broken) from broken[0].error
 
     test.__name__, test.__doc__ = f"test_{name}", LAWS[name].holds.__doc__
     return test
