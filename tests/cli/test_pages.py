@@ -51,3 +51,18 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if not target.startswith(("http", "mailto:")):
             assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+ONE_A_FILE = ("cli", "methods", "tasks", "laws")  # folders of many files of one kind, which the map does not list
+
+
+def test_the_map_is_the_folder_listing():
+    told = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    words = set(re.findall(r"\w+", told))
+    rooms = ROOT / "src" / "subspace_tuning"
+    there = [p for p in rooms.rglob("*") if not p.name.startswith("__") and (p.is_dir() or p.suffix == ".py")]
+    there = [p for p in there if p.parent == rooms or not {*p.relative_to(rooms).parts[:-1]} & {*ONE_A_FILE}]
+    assert [str(p.relative_to(rooms)) for p in there if p.stem not in words] == []
+    named = re.findall(r"\b([a-z_0-9]+\.py)\b", told)
+    files = {p.name for folder in ("src", "tests", "benchmarks", "docs") for p in (ROOT / folder).rglob("*.py")}
+    assert [name for name in named if name not in files] == []
