@@ -81,7 +81,7 @@ def test_every_method_compiles_without_graph_breaks(case):
     layer = on_layer(case, KINDS[0]).base_model.model.layer.train()
     x, traced = inputs(KINDS[0]), compiled(layer)
     torch.testing.assert_close(traced(x), layer(x))
-    mine = list(layer.subspace_params.parameters())
+    mine = list(layer.trained("default").values())
     want = torch.autograd.grad(layer(x).square().sum(), mine)
     got = torch.autograd.grad(traced(x).square().sum(), mine)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)  # compilers add in another order

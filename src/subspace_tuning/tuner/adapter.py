@@ -31,7 +31,7 @@ from subspace_tuning.tuner.from_peft import PREFIX, from_folder, keywords, renam
 from subspace_tuning.tuner.fused import slices
 from subspace_tuning.tuner.kept_along import kept_apart, other_than
 from subspace_tuning.tuner.layer import SubspaceLayer
-from subspace_tuning.tuner.names import HEADS, WITH_HEAD
+from subspace_tuning.tuner.names import HEADS
 from subspace_tuning.tuner.older_names import renaming
 from subspace_tuning.tuner.patterns import Patterns
 from subspace_tuning.tuner.peft_kinds import KINDS
@@ -42,6 +42,7 @@ from subspace_tuning.weights.experts import ExpertWeight, apart, with_experts
 from subspace_tuning.weights.slices import Slice
 
 INSIDE = ("base_layer", "original_module", "modules_to_save")  # parts of a tuned model that the base model lacks
+WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS")
 GROUPS = ("subspace_params", "subspace_stored")
 BROKEN = (ValueError, TypeError, KeyError, IndexError, RuntimeError, NotImplementedError, MemoryError)
 

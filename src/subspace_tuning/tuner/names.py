@@ -13,8 +13,7 @@ from subspace_tuning.tuner.fused import slices
 from subspace_tuning.tuner.patterns import ENDING, KEPT
 from subspace_tuning.weights.experts import with_experts
 
-HEADS = {"classifier", "score"}  # that PEFT takes along for its classification tasks, where a model has them
-WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS")
+HEADS = {"classifier", "score"}  # that PEFT adds to classifiers' modules_to_save, where a model has them
 
 
 class Unmatched(UserWarning):
@@ -28,8 +27,7 @@ class Names:
         self.modules = [*(name for name, _ in with_experts(model)), *slices(model)]
         self.what = type(model).__name__
         self.targets, self.excluded = _list(config.target_modules), _list(config.exclude_modules)
-        theirs = HEADS if config.task_type in WITH_HEAD else set()
-        self.kept = [name for name in config.modules_to_save or [] if name not in theirs]
+        self.kept = [name for name in config.modules_to_save or [] if name not in HEADS]
         layers = config.layers_to_transform
         self.layers = [layers] if isinstance(layers, int) else list(layers or [])
         self.patterns = {key: list(getattr(config, key)) for key in ("rank_pattern", "alpha_pattern", "method_pattern")}
