@@ -44,7 +44,8 @@ def as_bad_input(kinds: tuple[type[Exception], ...] = (ValueError,)) -> Iterator
 
 def nearest(given: str, known: Iterable[str]) -> str:
     """``did you mean 'x'? `` for a misspelt name, or nothing."""
-    close = difflib.get_close_matches(given, list(known), n=1)
+    close = difflib.get_close_matches(given, list(known), n=3)
+    close.sort(key=lambda name: sorted(name) != sorted(given))  # letters in another order come first
     return f"did you mean {close[0]!r}? " if close else ""
 
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-from importlib.metadata import EntryPoint
 
 import pytest
 import yaml
@@ -13,7 +12,6 @@ from subspace_tuning import METHODS
 from subspace_tuning.errors import BadInput
 from subspace_tuning.run import train
 from subspace_tuning.run.recipe import make
-from subspace_tuning.tasks import registry
 from tiny import recipe
 
 OUTSIDE = '''
@@ -101,21 +99,6 @@ def test_what_does_not_go_with_a_class_is_said_once_it_is_here(home, canary, tmp
     with pytest.raises(BadInput, match="for methods with factors A and B, not for canary_mine:Mine"):
         train.run(make(values))
     assert not (tmp_path / "run").exists()
-
-
-def test_a_run_names_a_task_that_an_installed_package_publishes(home, tmp_path, monkeypatch):
-    published = EntryPoint("published", "canary_task:Kind", registry.GROUP)
-    monkeypatch.setattr(registry, "_published", lambda: {"published": published})
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "canary_task.py").write_text("from pathlib import Path\nPath(__file__).with_name('imported').touch()")
-    run = shutil.copytree(home / "run", tmp_path / "run")
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    (run / "config.yaml").write_text(yaml.safe_dump({**config, "task": "published"}))
-    for name in ("predict", "merge", "export", "analyze"):
-        code, _, err = subspace(*COMMANDS[name](run, tmp_path / "out"))
-        assert code == 2
-        assert "import canary_task" in err
-    assert not (tmp_path / "imported").exists()
 
 
 def test_shards_outside_the_folder_are_not_opened(home, tmp_path):

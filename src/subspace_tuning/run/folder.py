@@ -25,7 +25,6 @@ from subspace_tuning.files.aside import is_aside, whole_folder, write
 from subspace_tuning.files.checkpoint import trained
 from subspace_tuning.files.claims import CLAIM, held
 from subspace_tuning.run.recipe import Recipe, make, read
-from subspace_tuning.tasks.registry import check_here
 
 
 @dataclass(frozen=True)
@@ -101,9 +100,7 @@ class RunFolder:
             raise BadInput(
                 f"{self.path} is not a run: it has no config.yaml; give the folder that `subspace train` made"
             )
-        recipe = make(read(path))
-        check_here(recipe.task)
-        return recipe
+        return make(read(path))
 
     def result(self) -> Result | None:
         """The result, or None while the run is not finished."""

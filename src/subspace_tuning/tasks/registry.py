@@ -6,7 +6,6 @@ A kind may live outside the package: register it with the decorator, or publish 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -103,16 +102,6 @@ def _checked(key: str, value: Any, wanted: Any) -> Any:
 @cache
 def _published() -> dict[str, Any]:
     return {point.name: point for point in entry_points(group=GROUP)}
-
-
-def check_here(name: str) -> None:
-    """Raise BadInput for a kind whose package has not been imported: what is read from a folder imports nothing."""
-    point = None if name in KNOWN or name in KINDS else _published().get(name)
-    if point is not None and point.module not in sys.modules:
-        raise BadInput(
-            f"the task {name!r} is not loaded, and what is read never imports code: run `import {point.module}` first "
-            "(on the command line --import), if you trust that package"
-        )
 
 
 def _load(name: str) -> None:

@@ -99,14 +99,18 @@ def check_fits(state: dict[str, Tensor], model: nn.Module, adapter: str) -> None
     here = {key: shape for key, _, shape in _belongings(model, adapter) if nameless(key, adapter) != key}
     given = {key for key in state if any(f".{group}." in f".{key}" for group in HELD)}
     missing, unknown = sorted(here.keys() - given), sorted(given - here.keys())
-    other = sorted(key for key in given & here.keys() if tuple(state[key].shape) != here[key])
-    if missing or unknown or other:
-        method = next((layer.methods[adapter].describe() for _, layer in named_layers(model, adapter)), "on no layer")
+    method = next((layer.methods[adapter].describe() for _, layer in named_layers(model, adapter)), "on no layer")
+    if missing or unknown:
         raise ValueError(
             f"the checkpoint does not hold the adapter {adapter!r} as it stands in the model, {method}: "
             f"{len(missing)} of {len(here)} tensors are missing{_first(missing)}, {len(unknown)} are unknown"
-            f"{_first(unknown)}, {len(other)} have other shapes{_first(other)}; "
-            "to load another adapter, delete this one or give the new one a name of its own"
+            f"{_first(unknown)}; to load another adapter, delete this one or give the new one a name of its own"
+        )
+    if other := sorted(key for key in given if tuple(state[key].shape) != here[key]):
+        key = other[0]
+        raise ValueError(
+            f"size mismatch: {key} is {tuple(state[key].shape)} in the checkpoint and {here[key]} in the model, as are "
+            f"{len(other)} of {len(here)} tensors of {adapter!r}: it is of another model, or not of {method}"
         )
 
 
