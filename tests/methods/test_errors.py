@@ -118,7 +118,7 @@ def test_an_adapter_for_another_shape_of_model(method, tmp_path):
     store(tmp_path, method, hidden_size=32)
     model, data = bert(), batch()
     want = model(**data).logits
-    with pytest.raises(ValueError, match="size mismatch: .* of another model"):
+    with pytest.raises(ValueError, match=r"size mismatch: .* of another model"):
         PeftModel.from_pretrained(model, tmp_path)
     torch.testing.assert_close(model(**data).logits, want)
 
