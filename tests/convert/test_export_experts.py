@@ -70,6 +70,7 @@ def test_peft_loads_what_is_exported_and_says_the_same(name, made, tmp_path):
 
 
 MAPS = [c for c in CASES if c.resolved.mergeable and c.method.sits_on == "weight" and not c.resolved.calibration]
+MAPS = [c for c in MAPS if not c.resolved.shared]  # refused on fused experts
 
 
 @pytest.mark.parametrize("case", MAPS, ids=label)

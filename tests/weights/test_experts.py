@@ -58,7 +58,8 @@ def sits(case, net):
     on = {f.sits_on for f in members(case.method)}
     biased = hasattr(net.experts, "down_proj_bias")
     asks = any(f.calibration for f in members(case.method))
-    return on <= {"weight", "bias"} and (biased or "bias" not in on) and not asks
+    shared = case.resolved.shared  # refused
+    return on <= {"weight", "bias"} and (biased or "bias" not in on) and not asks and not shared
 
 
 def tuned(case, net, dtype=torch.float64, **values):

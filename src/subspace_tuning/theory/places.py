@@ -21,6 +21,7 @@ from subspace_tuning.tuner.heads import HEADS
 from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
 from subspace_tuning.weights.attention import InProjection
 from subspace_tuning.weights.experts import Experts, ExpertWeight, experts_of, with_experts
+from subspace_tuning.weights.own_forward import OwnForward
 from subspace_tuning.weights.slices import Slice
 
 
@@ -183,10 +184,12 @@ def _left_out(found: Places, wanted: re.Pattern[str] | None) -> Iterator[str]:
 
 
 def _weight(layer: nn.Module) -> LayerWeight | None:
+    """W, where it is what a checkpoint stores."""
     try:
-        return weight_of(layer)
+        W = weight_of(layer)
     except Unsupported:
         return None
+    return None if isinstance(W, OwnForward) else W
 
 
 def _by_default(name: str, layer: nn.Module) -> bool:
