@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import check_target_module_exists
-from peft.utils import AuxiliaryTrainingWrapper, set_peft_model_state_dict
+from peft.utils import set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -30,6 +30,7 @@ from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.from_peft import PREFIX, from_folder, keywords, renamed
 from subspace_tuning.tuner.fused import slices
 from subspace_tuning.tuner.kept_along import kept_apart, other_than
+from subspace_tuning.tuner.keys import GROUPS, heads, is_own, is_shared, paths_in, renamed_key, seat
 from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.tuner.names import HEADS
 from subspace_tuning.tuner.older_names import renaming
@@ -41,9 +42,7 @@ from subspace_tuning.weights import LayerWeight, weight_of
 from subspace_tuning.weights.experts import ExpertWeight, apart, with_experts
 from subspace_tuning.weights.slices import Slice
 
-INSIDE = ("base_layer", "original_module", "modules_to_save")  # parts of a tuned model that the base model lacks
 WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS")
-GROUPS = ("subspace_params", "subspace_stored")
 BROKEN = (ValueError, TypeError, KeyError, IndexError, RuntimeError, NotImplementedError, MemoryError)
 
 
@@ -72,15 +71,15 @@ class Adapter:
         """By module, the parameters and stored numbers of its method."""
         found: dict[str, dict[str, Tensor]] = {}
         for key, value in self.weights.items():
-            if seat := _seat(key):
-                found.setdefault(seat[0], {})[seat[1]] = value
+            if place := seat(key):
+                found.setdefault(place[0], {})[place[1]] = value
         return found
 
     @cached_property
     def shared(self) -> dict[str, Tensor]:
         """What layers share, by the names of the groups that do."""
         head = len(f"{PREFIX}{HOME}.")
-        return {key[head:]: value for key, value in self.weights.items() if _is_shared(key)}
+        return {key[head:]: value for key, value in self.weights.items() if is_shared(key)}
 
     def seated(self, layers: Mapping[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
         """By module, the parameters and stored numbers of its method, those that it shares included."""
@@ -106,7 +105,7 @@ class Adapter:
         if not isinstance(self.config, SubspaceConfig):
             return
         every = [*with_experts(_inner(model)), *slices(_inner(model)).items()]
-        layers = {name: module for name, module in every if _is_own(name)}
+        layers = {name: module for name, module in every if is_own(name)}
         self._patterns.try_on(layers)
         seats = self.seated(layers)
         for path, values in seats.items():
@@ -141,7 +140,7 @@ class Adapter:
         config.target_modules, config.layers_to_transform, config.layers_pattern = set(paths.values()), None, None
         config.method_pattern = {re.escape(new): self.resolved(old) for old, new in paths.items()}
         config.rank_pattern, config.alpha_pattern = {}, {}
-        weights = {PREFIX + _renamed(key.removeprefix(PREFIX), paths, today): v for key, v in self.weights.items()}
+        weights = {PREFIX + renamed_key(key.removeprefix(PREFIX), paths, today): v for key, v in self.weights.items()}
         return replace(self, config=config, weights=weights)
 
     def on(self, model: nn.Module, name: str = "default") -> PeftModel:
@@ -158,7 +157,7 @@ class Adapter:
             else:
                 model = cast(PeftModel, get_peft_model(cast(Any, model), config, adapter_name=name))
             config.base_model_name_or_path = self.config.base_model_name_or_path
-            lost = sorted(set(_heads(model, name)) - set(self.weights))
+            lost = sorted(set(heads(model, name)) - set(self.weights))
             if lost:
                 raise self._misfit(f"it lacks {lost[0].removeprefix(PREFIX)}" + _more(lost))
             done: Any = set_peft_model_state_dict(model, dict(self.weights), name)
@@ -197,7 +196,7 @@ class Adapter:
         given = {
             key.removeprefix(PREFIX): tuple(value.shape)
             for key, value in self.weights.items()
-            if not (_seat(key) or _is_shared(key))
+            if not (seat(key) or is_shared(key))
         }
         if lost := sorted(wanted - set(given)):
             raise self._misfit(f"it lacks {lost[0]}{_more(lost)}")
@@ -273,7 +272,7 @@ def _config(values: dict[str, Any], where: str) -> SubspaceConfig:
 def _check_kept(config: PeftConfig, weights: Mapping[str, Tensor], folder: Path) -> None:
     """Raise BadInput where a module that was saved whole, such as a head, is not there."""
     names = set(getattr(config, "modules_to_save", None) or ())
-    held = {part for key in weights for part in _paths(key)}
+    held = {part for key in weights for part in paths_in(key)}
     lost = sorted(name for name in names - HEADS if name not in held)
     if names & HEADS and not names & HEADS & held:
         lost += sorted(names & HEADS)
@@ -281,44 +280,12 @@ def _check_kept(config: PeftConfig, weights: Mapping[str, Tensor], folder: Path)
         raise BadInput(f"the adapter {folder} lacks {lost[0]}, which its modules_to_save name; was it saved half-way?")
 
 
-def _paths(key: str) -> Iterator[str]:
-    """Every run of parts of a key: a.b.c -> a, a.b, b, ..."""
-    parts = key.split(".")
-    return (".".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1))
-
-
-def _seat(key: str) -> tuple[str, str] | None:
-    """The module and the parameter that a key names, or None for a key of a module that was saved whole."""
-    *path, group, name = ["", "", *key.removeprefix(PREFIX).split(".")]
-    return (".".join(path[2:]), name) if group in GROUPS else None
-
-
-def _is_shared(key: str) -> bool:
-    return key.startswith(f"{PREFIX}{HOME}.")
-
-
-def _renamed(key: str, paths: Mapping[str, str], today: Callable[[str], str]) -> str:
-    path, group, name = next((key.partition(f".{group}.") for group in GROUPS if f".{group}." in key), (key, "", ""))
-    return f"{paths[path]}{group}{name}" if group else today(key)
-
-
 def _inner(model: nn.Module) -> nn.Module:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def _is_own(name: str) -> bool:
-    return not any(part in INSIDE or part.startswith("subspace_") for part in name.split("."))
-
-
 def _frozen(layer: nn.Module) -> LayerWeight:
     return layer.frozen if isinstance(layer, SubspaceLayer) else weight_of(layer)
-
-
-def _heads(model: nn.Module, adapter: str) -> Iterator[str]:
-    """The keys under which a checkpoint holds modules that are saved whole."""
-    for name, module in model.named_modules():
-        if isinstance(module, AuxiliaryTrainingWrapper):
-            yield from (f"{name}.{key}" for key in module.adapter_state_dict_load_map(adapter))
 
 
 def _kind(dtype: torch.dtype) -> str:
