@@ -17,6 +17,8 @@ from tiny import jsonl, model, recipe, rows
 
 BAD, FAILED = 2, 1
 
+SOFT_PROMPTS = ("prompt", "prefix", "p_tuning")
+
 
 def said(*words, code):
     """The one sentence on standard error with which a command ends."""
@@ -75,6 +77,7 @@ def trained(home, tmp_path, *words, code=BAD, **changes):
         ({"epochs": "many"}, ["epochs", "'many'", "number"]),
         ({"batch_size": 0}, ["batch_size", "0"]),
         ({"method": "mam", "weight_decay": 0.1}, ["weight_decay: 0.1 does not lead back", "each query's attention"]),
+        *(({"method": name, "weight_decay": 0.1}, ["weight_decay: 0.1 does not lead"]) for name in SOFT_PROMPTS),
         ({"learning_rate": -1}, ["learning_rate", "-1"]),
         ({"task": "cola "}, ["unknown task 'cola '", "did you mean 'cola'?"]),
         ({"task": "rte"}, ["has its own labels"]),

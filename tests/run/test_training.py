@@ -3,13 +3,14 @@
 import pytest
 import torch
 from peft import get_peft_model
+from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from cases import CASES, each
 from models import ALL, batch, bert, gpt2
 from subspace_tuning import SSB, FLoRA, LoRA, SubspaceConfig, TriLoRA, penalty
 from subspace_tuning.method.mpc import PENALTIES
-from subspace_tuning.testing.cases import Case, adapter_parameters
+from subspace_tuning.testing.cases import Case, adapter_parameters, sits
 from subspace_tuning.testing.cases import tuned as on_layer
 from subspace_tuning.testing.kinds import KINDS, inputs
 from subspace_tuning.testing.law import relative
@@ -58,6 +59,22 @@ def test_autocast_to_bf16(case):
         low, got = gradients(model, data)
     assert relative(low, loss) < 2e-2
     assert all(g.dtype == torch.float32 for g in got.values())
+    stacked = [torch.cat([g[k].flatten() for k in sorted(g)]) for g in (got, want)]
+    assert relative(*stacked) < 0.15
+
+
+@each(case=[case for case in CALM if sits(case, KINDS[0])])
+def test_the_backward_pass_may_be_outside_of_autocast(case):
+    net = nn.Sequential(nn.Linear(14, 14), nn.LayerNorm(14), nn.Linear(14, 14))
+    config = case.config(init_weights=False, target_modules=["0", "2"])
+    model, x = get_peft_model(net, config), torch.randn(3, 5, 14)
+    model(x).square().sum().backward()
+    want = {k: p.grad.clone() for k, p in adapter_parameters(model).items()}
+    model.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(x).float().square().sum()
+    loss.backward()
+    got = {k: p.grad for k, p in adapter_parameters(model).items()}
     stacked = [torch.cat([g[k].flatten() for k in sorted(g)]) for g in (got, want)]
     assert relative(*stacked) < 0.15
 

@@ -9,6 +9,7 @@ import torch
 from peft import AutoPeftModelForSequenceClassification, PeftModel, get_peft_model
 from torch import nn
 
+import subspace_tuning
 from cases import CASES, each
 from models import ALL, TEXT, batch, bert, gpt2, llama
 from subspace_tuning import IA3, SSB, SSL, BitFit, FLoRA, LoRA, SAMParser, SubspaceConfig, TriLoRA
@@ -309,6 +310,12 @@ def test_what_is_not_there_says_so():
         model.add_weighted_adapter(["default"], [1.0], "sum")
 
 
+PUBLIC = """IA3 METHODS SSB SSL BitFit Composition FLoRA LoRA Method SAMParser StepCallback SubspaceConfig SubspaceModel
+    TriLoRA build calibrate penalty register set_strength set_total_steps"""
+
+
 def test_public_names():
+    assert set(PUBLIC.split()) <= set(subspace_tuning.__all__)
+    assert all(hasattr(subspace_tuning, name) for name in subspace_tuning.__all__)
     for method in (SSL, SSB, IA3, SAMParser, BitFit, LoRA, TriLoRA, FLoRA):
         assert Case(method()).config().peft_type.value == "SUBSPACE"

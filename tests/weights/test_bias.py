@@ -54,6 +54,16 @@ def test_a_bias_is_added_where_the_layer_adds_it(name, training):
     assert delta.grad.abs().min() > 0
 
 
+@each(name=list(CARRIERS))
+def test_what_owners_read_of_a_carrier_is_still_there(name):
+    plain, _ = CARRIERS[name]
+    layer = SubspaceLayer(copy.deepcopy(plain))
+    layer.add("default", BitFit())
+    shown = [key for key in vars(plain) if not key.startswith("_") and key not in vars(layer)]
+    assert {"eps", "kernel_size", "in_features"} & {*shown}
+    assert all(getattr(layer, key) == getattr(plain, key) for key in shown)
+
+
 def test_masks_and_biases_of_unknown_use_are_none():
     class Masked(nn.Linear):
         def __init__(self):
