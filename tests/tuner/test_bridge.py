@@ -13,6 +13,7 @@ from cases import each
 from models import bert
 from subspace_tuning import SubspaceConfig, SubspaceModel
 from subspace_tuning.tuner.bridge import SUBSPACE, check_version, connect
+from subspace_tuning.tuner.taken import guarded
 
 
 @each(version=["0.21.0", "0.21.2", "0.21.9", "0.21.3.dev0"])
@@ -43,7 +44,9 @@ def test_the_type_is_a_member_like_any_other():
 
 
 def test_connecting_twice_changes_nothing():
-    connect(SubspaceConfig, SubspaceModel)
+    load = peft.PeftModel.load_adapter
+    connect(SubspaceConfig, SubspaceModel, guarded)
+    assert peft.PeftModel.load_adapter is load
     assert peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING[SUBSPACE] is SubspaceConfig
     assert peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING[SUBSPACE] is SubspaceModel
     assert peft.mapping.PEFT_TYPE_TO_PREFIX_MAPPING[SUBSPACE] == SubspaceModel.prefix

@@ -32,7 +32,7 @@ def both(names):
     return {(i, name) for i in range(2) for name in names}
 
 
-ON_WEIGHTS = [name for name, m in sorted(METHODS.items()) if m.sits_on == "weight"]
+ON_WEIGHTS = [name for name, m in sorted(METHODS.items()) if m.sits_on == "weight" and not m().shared]
 
 
 @pytest.mark.parametrize("name", ON_WEIGHTS)

@@ -12,6 +12,7 @@ import models
 from cases import CASES, each
 from subspace_tuning import SubspaceConfig
 from subspace_tuning.tuner.layer import SubspaceLayer
+from subspace_tuning.tuner.shared import HOME
 
 MAP = {"first": "cpu", "second": "disk", "last": "cpu"}
 N = 12
@@ -99,6 +100,7 @@ def test_an_adapter_is_saved_and_loaded_where_its_base_is_on_disk(case, on_disk,
     files = [load_file(f"{name}/adapter_model.safetensors") for name in ("here", "away")]
     torch.testing.assert_close(*files, rtol=0, atol=0)
     where = {f"base_model.model.{name}": place for name, place in MAP.items()}
+    where |= {f"base_model.model.{HOME}": "cpu"} if case.resolved.shared else {}
     again = PeftModel.from_pretrained(on_disk(), "away", device_map=where, offload_dir="offloaded")
     away.load_adapter("here", "other")
     away.set_adapter("other")

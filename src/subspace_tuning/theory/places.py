@@ -21,6 +21,7 @@ from subspace_tuning.tuner.heads import HEADS
 from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
 from subspace_tuning.weights.attention import InProjection
 from subspace_tuning.weights.experts import Experts, ExpertWeight, experts_of, with_experts
+from subspace_tuning.weights.linear import LinearWeight
 from subspace_tuning.weights.own_forward import OwnForward
 from subspace_tuning.weights.slices import Slice
 
@@ -66,7 +67,9 @@ class Place:
         return ExpertWeight(dict(experts_of(keeper, model.get_submodule(keeper)))[own], self.expert.at)
 
     def read(self, checkpoint: Named) -> Weight:
-        W = weight_of(self.filled(checkpoint))
+        layer = self.filled(checkpoint)
+        W = weight_of(layer)
+        W = LinearWeight(layer) if isinstance(W, OwnForward) else W  # a router, say: what is stored is read, not run
         if W.holds_matrix:
             return Weight(W.dense(), W.own_bias).known_as(self.name)
         assert W.own_bias is not None

@@ -38,7 +38,7 @@ def check_same(model: Any, adapter: str, here: SubspaceConfig, given: PeftConfig
     for path, layer in named_layers(model, adapter):
         path = path.removeprefix("base_model.model.")
         own, other = layer.methods[adapter], unheld.resolved(path)
-        if own != other:
+        if own not in (other, other.fitted(*layer.frozen.shape)):
             raise ValueError(_refusal(adapter, own.describe(), f"{other.describe()} on {path}{_fields(own, other)}"))
 
 

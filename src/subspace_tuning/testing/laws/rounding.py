@@ -92,6 +92,7 @@ class Gain(NamedTuple):
         of a parameter that starts at random, where they are rounded to meet the rows, err likewise.
         """
         met = size = outputs = count = 0.0
+        seen = False
         start = twins.values()
         at_random = bool(start[name].any())
         for draw in range(DRAWS):
@@ -100,11 +101,14 @@ class Gain(NamedTuple):
             moved = values | {name: values[name] * (1 + CHANGE) + CHANGE}
             before, after = (twins.outcomes(v, outcome, draw) for v in (values, moved))
             dy = after[1] - before[1]
+            seen |= bool((dy.abs() > eps / 2 * before[1].abs().log2().floor().exp2()).any())
             met += ((after[0] - before[0]) * dy).sum().item()
             size += dy.square().sum().item()
             outputs += before[1].square().sum().item()
             count += before[1].flatten(0, -2).unique(dim=0).numel()
         twins.set(start)
+        if not seen:  # each change is below half a unit in the last place of what it is added to
+            return cls(1.0, 0.0)
         size, half = max(size, 1e-300), eps / 6**0.5
         own = at_random / CHANGE / (DRAWS * start[name].numel()) ** 0.5
         return cls(met / size, half * ((outputs / size) ** 0.5 / count**0.5 + own))
