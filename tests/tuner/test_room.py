@@ -15,7 +15,9 @@ from subspace_tuning.testing.cases import adapter_parameters
 from subspace_tuning.testing.law import relative
 from subspace_tuning.tuner.layer import SubspaceLayer
 
-RANKED = [name for name in ON_LAYERS if hasattr(METHODS[name](), "r")]
+RANKED = [
+    name for name in ON_LAYERS if hasattr(METHODS[name](), "r") and name != "hra"
+]  # HRA's reflections come in pairs
 LARGE = 13  # of weights 8 x 12, 12 x 1
 
 
