@@ -30,7 +30,7 @@ def has_seat(one):
     return True
 
 
-MAPS = [one for one in SINGLE if has_seat(one)]
+MAPS = [one for one in SINGLE if has_seat(one) and not one.resolved.shared]  # sharing has laws of its own
 
 
 class Encoder(nn.Module):
