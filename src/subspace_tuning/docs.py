@@ -1,5 +1,6 @@
 """Writes the pages that are made: docs/methods.md, floor.md, choose.md, and the tables in README.md, strength.md
-and scale.md; and the tables of measured figures that the package carries.
+and scale.md; and the tables of measured figures that the package carries. The pages of single methods are made as the
+site is built (docs/hooks.py).
 
     python -m subspace_tuning.docs      or      make docs
 
@@ -10,7 +11,10 @@ names; so does docs/scale.md.
 
 from __future__ import annotations
 
+import csv
 import json
+from collections.abc import Iterator
+from functools import cache
 from inspect import cleandoc
 from itertools import groupby
 from pathlib import Path
@@ -29,6 +33,8 @@ from subspace_tuning.methods.relations import relations_of
 from subspace_tuning.pages.choose import choose_page
 from subspace_tuning.pages.ellipses import ellipses
 from subspace_tuning.pages.measured import measured_csv, predictors_csv, steps_csv
+from subspace_tuning.pages.method_page import Measured, method_page
+from subspace_tuning.pages.small import drawable, ellipse
 from subspace_tuning.tuner.shared import SCOPES
 
 PAGE, README, SCORES = "docs/methods.md", "README.md", "docs/data/method_table.json"
@@ -81,6 +87,7 @@ Others:
 ABILITIES = ("method", "equation", "parameters", "sits on", "merges", "LoRA", "quantised", "on-step", "calibration")
 
 
+@cache
 def entries() -> list[Entry]:
     """The package's own methods."""
     return [e for e in catalogue() if METHODS[e.name].__module__.startswith("subspace_tuning.")]
@@ -89,20 +96,36 @@ def entries() -> list[Entry]:
 def methods_page(*scores: dict[str, Any]) -> str:
     """docs/methods.md, with the tables of scores there are."""
     parts = [HEAD, table(ABILITIES, map(_abilities, entries())), *(["## Measured\n"] if scores else [])]
-    parts += map(measured, scores)
-    for (category, mode), group in groupby(entries(), key=lambda e: (e.category, e.mode)):
-        parts.append(f"## {category.capitalize()}{f', mode {mode}' if mode else ''}\n")
-        parts += [_section(e) for e in group]
-    return "\n".join([*parts, LEFT_OUT])
+    parts += [*map(measured, scores), LEFT_OUT]
+    for kind, group in by_kind():
+        parts += [f"## {kind[0].upper()}{kind[1:]}\n", *map(_section, group)]
+    return "\n".join(parts)
 
 
 def readme_table() -> str:
     """Every method's name, by what it does to W; the equations are a click away."""
-    rows = (
-        (f"{category}{f', mode {mode}' if mode else ''}", " ".join(f"[`{e.name}`]({PAGE}#{e.name})" for e in group))
-        for (category, mode), group in groupby(entries(), key=lambda e: (e.category, e.mode))
-    )
+    rows = ((kind, " ".join(f"[`{e.name}`]({PAGE}#{e.name})" for e in group)) for kind, group in by_kind())
     return table(("what is done to W", "methods"), rows)
+
+
+def site_pages(root: Path) -> dict[str, str]:
+    """What the site alone has: a page and a moving picture for each method, under methods/."""
+    scores = tuple(_read(root / path) for path in (SCORES, LONGER) if (root / path).is_file())
+    studies = (root / CARRIED / "measured.csv").read_text(encoding="utf-8").splitlines()[1:]
+    measured = Measured(scores, _read(root / STEPS), tuple(csv.DictReader(studies)))
+    made = {f"methods/{e.name}.md": method_page(e, measured) for e in entries()}
+    return made | {f"methods/{name}.svg": ellipse(name) for name in METHODS if drawable(METHODS[name]())}
+
+
+def site_nav() -> list[dict[str, list[dict[str, str]]]]:
+    """The methods' pages in the site's table of contents, by what is done to W."""
+    return [{kind: [{e.name: f"methods/{e.name}.md"} for e in group]} for kind, group in by_kind()]
+
+
+def by_kind() -> Iterator[tuple[str, list[Entry]]]:
+    """Methods by what is done to W."""
+    for (category, mode), group in groupby(entries(), key=lambda e: (e.category, e.mode)):
+        yield f"{category}{f', mode {mode}' if mode else ''}", list(group)
 
 
 def rules_table() -> str:
