@@ -305,3 +305,21 @@ def test_live_numbers_are_read_at_each_use():
         close(x @ E, x @ torch.diag(held["d"].exp()) @ (2.0 * held["M"]))
         held.update(d=numbers(4, train=True), M=numbers(4, 3))
     assert E.trainable == 4
+
+
+ASKED = []
+
+
+def _scaled(t, by):
+    ASKED.append(by)
+    return t * by
+
+
+def test_a_function_is_asked_once_what_tensors_of_a_form_become():
+    def outline(by, *sizes):
+        t = torch.ones(*sizes, dtype=torch.int64)
+        return Live.of(_scaled, Live(lambda: t), by)._outline
+
+    assert outline(2, 3, 4).shape == outline(2, 3, 4).shape == (3, 4)
+    assert (outline(2, 3).dtype, outline(2.0, 3).dtype) == (torch.int64, torch.float32)
+    assert ASKED == [2, 2, 2.0]

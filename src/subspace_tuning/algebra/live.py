@@ -8,7 +8,9 @@ again: ``torch.relu(p.S + p.d)`` is computed when the expression meets its rows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import lru_cache
+from types import BuiltinFunctionType, FunctionType, MethodDescriptorType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +27,7 @@ class Live:
     @classmethod
     def of(cls, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Live:
         """func(*args, **kwargs), computed at each use; live arguments may stand in lists too."""
-        outline = func(*_each(_meta, args), **kwargs)
+        outline = _outline(func, args, kwargs)
         return cls(lambda: func(*_each(now, args), **kwargs), tuple(_flat(args)), outline)
 
     def now(self) -> Tensor:
@@ -49,7 +51,7 @@ class Live:
 
     def __getattr__(self, name: str) -> Any:
         if name in ("T", "mT"):
-            return Live.of(lambda t: getattr(t, name), self)
+            return Live.of(getattr, self, name)
         method = None if name.startswith("_") else getattr(Tensor, name, None)
         if not callable(method):
             raise AttributeError(f"a tensor that is read anew at each use has no fixed {name!r}")
@@ -89,6 +91,49 @@ def now(value: Any) -> Any:
     return value.now() if isinstance(value, Live) else value
 
 
+class _Form(NamedTuple):
+    """A tensor without its numbers."""
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    def empty(self) -> Tensor:
+        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
+
+
+NAMED = FunctionType | BuiltinFunctionType | MethodDescriptorType
+PLAIN = bool | int | float | str | torch.dtype | None
+
+
+def _outline(func: Callable[..., Tensor], args: Any, kwargs: Any) -> Tensor:
+    """func of tensors without numbers. Torch takes its time for it, and a network has many layers of few shapes: what
+    functions made of plain values and tensors is remembered by their forms.
+    """
+    if isinstance(func, NAMED) and getattr(func, "__closure__", None) is None and not kwargs:
+        try:
+            return _formed(func, torch.get_default_dtype(), *map(_form, args)).empty()
+        except TypeError:
+            pass
+    return func(*_each(_meta, args), **kwargs)
+
+
+def _form(value: Any) -> Any:
+    if isinstance(value, PLAIN):
+        return value
+    if isinstance(value, list | tuple):
+        return tuple(map(_form, value))
+    outline = value._outline if isinstance(value, Live) else value
+    if type(outline) is not Tensor:
+        raise TypeError(f"{type(value).__name__} has no form that could be compared")
+    return _Form(outline.shape, outline.stride(), outline.dtype)
+
+
+@lru_cache(maxsize=1024, typed=True)  # 1 and 1.0 are two numbers to torch
+def _formed(func: Callable[..., Tensor], default: torch.dtype, *forms: Any) -> _Form:
+    return _form(func(*_each(lambda form: form.empty() if isinstance(form, _Form) else form, forms)))
+
+
 def _meta(value: Any) -> Any:
     if isinstance(value, Live):
         return value._outline
@@ -96,7 +141,7 @@ def _meta(value: Any) -> Any:
 
 
 def _each(f: Callable[[Any], Any], args: Any) -> list[Any]:
-    return [[f(b) for b in a] if isinstance(a, list | tuple) else f(a) for a in args]
+    return [[f(b) for b in a] if isinstance(a, list | tuple) and not isinstance(a, _Form) else f(a) for a in args]
 
 
 def _flat(args: Any) -> list[Any]:

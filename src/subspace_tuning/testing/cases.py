@@ -1,6 +1,7 @@
 """A method as the laws see it: with its pattern, its truth, and a network of one layer that it tunes."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -34,7 +35,7 @@ class Case(NamedTuple):
 
     @property
     def resolved(self) -> Method:
-        return self.config().resolved()
+        return _resolved(self.method, self.mpc)
 
     def dense(self, W: Tensor, b: Tensor | None, p: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """phi(W) and the bias, by the truth."""
@@ -51,6 +52,11 @@ class Case(NamedTuple):
 
     def __str__(self) -> str:
         return self.resolved.describe().replace(" ", "")
+
+
+@cache
+def _resolved(method: Method, mpc: str | None) -> Method:
+    return Case(method, mpc).config().resolved()
 
 
 class Net(nn.Module):
@@ -85,8 +91,13 @@ def tuned_layer(model: Any) -> Any:
 
 def sits(case: Case, kind: Kind) -> bool:
     """Whether the method has a seat on the layer: a bias, for methods that sit on biases only."""
+    return _sits(case.resolved, kind)
+
+
+@cache
+def _sits(method: Method, kind: Kind) -> bool:
     try:
-        check_seat(case.resolved, weight_of(kind.layer()))
+        check_seat(method, weight_of(kind.layer()))
     except ValueError as error:  # too small a weight is no reason to leave a law out
         return not isinstance(error, Unsupported)
     return True
