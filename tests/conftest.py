@@ -2,13 +2,17 @@
 
 import gc
 import os
+from functools import cache
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["SUBSPACE_SVD_GB"] = "0"  # nothing in the user's cache: see test_svd_store.py
 
+import jinja2
 import pytest
 import torch
 from transformers.utils import logging
+
+jinja2.Template = cache(jinja2.Template)  # PEFT's model card is compiled anew at every save, which takes 50 ms
 
 
 def pytest_configure(config):

@@ -5,7 +5,7 @@
   many times too large as there are micro-batches.)
 - The order of the rows follows from the seed and the epoch, what a step draws from the seed and the step; those that it
   is judged by stay in their order.
-- A checkpoint holds no pickle.
+- A checkpoint holds no pickle, and no model card.
 - A run that had ended when it was interrupted takes no further step.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch.utils.data import SequentialSampler
 from transformers import Trainer
 
@@ -100,6 +101,16 @@ class RunTrainer(Trainer):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         pass
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        model: Any = self.accelerator.unwrap_model(self.model)
+        if not isinstance(model, PeftModel):
+            return super()._save(output_dir, state_dict)
+        model.create_or_update_model_card = lambda folder: None  # rendering it takes longer than a small step
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            del model.create_or_update_model_card
 
     @property
     def _is_sharded(self) -> bool:
