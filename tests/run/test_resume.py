@@ -1,14 +1,13 @@
-"""A run that was interrupted, wherever it was, comes to the same weights, bit for bit."""
+"""A run that was interrupted, wherever it was, comes to the same weights, bit for bit; every method: test_every_method.py."""
 
 import json
 
 import pytest
 from transformers import TrainerCallback
 
-from subspace_tuning import METHODS
 from subspace_tuning.run.recipe import make
 from subspace_tuning.run.train import run
-from tiny import recipe
+from tiny import data, model, recipe
 
 EVENTS = ("on_step_begin", "on_pre_optimizer_step", "on_step_end", "on_evaluate", "on_save", "on_epoch_end", "on_log")
 
@@ -25,6 +24,26 @@ class Cut(TrainerCallback):
             raise KeyboardInterrupt
 
 
+class Came(TrainerCallback):
+    """Notes the events of a run, in order, each with its step."""
+
+    def __init__(self):
+        self.noted = []
+        for event in EVENTS:
+            setattr(self, event, lambda args, state, control, event=event, **kwargs: self._note(event, state))
+
+    def _note(self, event, state):
+        self.noted.append((event, state.global_step))
+
+    def in_order(self, cuts):
+        """Those cuts that come, as they come; of those that come at the same moment one."""
+        at = {}
+        for event, step in cuts:
+            if moments := [i for i, (name, reached) in enumerate(self.noted) if name == event and reached >= step]:
+                at[moments[0]] = (event, step)
+        return [at[i] for i in sorted(at)]
+
+
 def weights(folder):
     (kind,) = [path for path in (folder / "adapter", folder / "model") if path.is_dir()]
     return {p.name: p.read_bytes() for p in kind.glob("*.safetensors")}
@@ -39,29 +58,37 @@ def told(folder):
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resume")
-    recipe(folder)
+    model(folder / "model", num_hidden_layers=1)
+    data(folder / "data")
     return folder
 
 
-def values_of(home, tmp_path, changes):
-    return recipe(
-        home, **{"method": {"name": "lora", "r": 2}, "log_every": 3, "output": str(tmp_path / "run")} | changes
-    )
+def values_of(home, folder, changes):
+    return recipe(home, **{"method": {"name": "lora", "r": 2}, "log_every": 3, "output": str(folder)} | changes)
 
 
-def cut_and_resumed(values, cuts, tmp_path, whole):
+def undisturbed(home, folder, changes):
+    """A run to its end: its result and the events that came."""
+    came = Came()
+    return run(make(values_of(home, folder, changes)), callbacks=[came]), came
+
+
+def cut_again_and_again(home, folder, changes, cuts):
+    """One run that is cut at each of the moments, and goes on each time from where it was cut before.
+
+    Nothing that one of them lost would come back: the weights of the end are those of the whole way.
+    """
+    values = values_of(home, folder, changes)
     for event, step in cuts:
-        again = {**values, "output": str(tmp_path / f"{event}-{step}")}
-        try:
-            run(make(again), callbacks=[Cut(event, step)])
-        except KeyboardInterrupt:
-            pass
-        else:
-            continue  # the event does not come after that step
-        result = run(make(again))
-        assert weights(tmp_path / f"{event}-{step}") == weights(tmp_path / "run"), (event, step)
-        assert told(tmp_path / f"{event}-{step}") == told(tmp_path / "run"), (event, step)
-        assert (result.score, result.steps) == (whole.score, whole.steps)
+        with pytest.raises(KeyboardInterrupt):
+            run(make(values), callbacks=[Cut(event, step)])
+    return run(make(values))
+
+
+def assert_same(one, other, result, whole):
+    assert weights(one) == weights(other)
+    assert told(one) == told(other)
+    assert (result.score, result.steps) == (whole.score, whole.steps)
 
 
 SETTINGS = {
@@ -88,26 +115,27 @@ SETTINGS = {
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_resumed_is_undisturbed(home, tmp_path, setting):
-    values = values_of(home, tmp_path, SETTINGS[setting])
-    whole = run(make(values))
+    whole, came = undisturbed(home, tmp_path / "whole", SETTINGS[setting])
     cuts = [("on_step_end", 4), ("on_step_begin", 7), ("on_save", 6), ("on_evaluate", 6), ("on_save", whole.steps)]
-    cut_and_resumed(values, cuts, tmp_path, whole)
+    cuts = came.in_order(cuts)
+    assert len(cuts) >= 3
+    result = cut_again_and_again(home, tmp_path / "cut", SETTINGS[setting], cuts)
+    assert_same(tmp_path / "cut", tmp_path / "whole", result, whole)
+
+
+WHEREVER = {"save_every": 2, "checkpoint": "last"}
+
+
+@pytest.fixture(scope="module")
+def calm(home, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calm") / "whole"
+    return folder, *undisturbed(home, folder, WHEREVER)
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_wherever_it_was(home, tmp_path, event):
-    values = values_of(home, tmp_path, {"save_every": 2, "checkpoint": "last"})
-    whole = run(make(values))
-    cut_and_resumed(values, [(event, step) for step in (1, 5, 6, 8, 11)], tmp_path, whole)
-
-
-AT_WORK = {name: cls() for name, cls in sorted(METHODS.items()) if cls.sits_on != "tokens"}
-STARTED = [name for name, method in AT_WORK.items() if method.stored(16, 16) or method.on_step or method.calibration]
-STARTED += [{"name": "lora", "init": init} for init in ("eva", "lora_ga", "corda")]
-
-
-@pytest.mark.parametrize("name", STARTED)
-def test_methods_that_look_at_data_or_store_numbers(home, tmp_path, name):
-    values = values_of(home, tmp_path, {"method": name, "save_every": 2, "epochs": 1})
-    whole = run(make(values))
-    cut_and_resumed(values, [("on_step_end", 3)], tmp_path, whole)
+def test_wherever_it_was(home, tmp_path, calm, event):
+    folder, whole, came = calm
+    cuts = came.in_order([(event, step) for step in (1, 5, 6, 8, 11)])
+    assert len(cuts) >= 2
+    result = cut_again_and_again(home, tmp_path / "cut", WHEREVER, cuts)
+    assert_same(tmp_path / "cut", folder, result, whole)

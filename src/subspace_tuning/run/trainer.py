@@ -25,6 +25,7 @@ from subspace_tuning.files import state
 from subspace_tuning.run.order import Order
 
 OPTIMIZER = "optimizer.safetensors"
+CARD = PeftModel.create_or_update_model_card.__name__
 IGNORED = -100  # a label that counts for nothing
 
 
@@ -106,11 +107,11 @@ class RunTrainer(Trainer):
         model: Any = self.accelerator.unwrap_model(self.model)
         if not isinstance(model, PeftModel):
             return super()._save(output_dir, state_dict)
-        model.create_or_update_model_card = lambda folder: None  # rendering it takes longer than a small step
+        vars(model)[CARD] = lambda folder: None  # rendering it takes longer than a small step
         try:
             super()._save(output_dir, state_dict)
         finally:
-            del model.create_or_update_model_card
+            del vars(model)[CARD]
 
     @property
     def _is_sharded(self) -> bool:
