@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
@@ -16,13 +17,14 @@ from subspace_tuning.errors import Interrupted, RunFailed
 from subspace_tuning.run.checkpoints import SEAL, Checkpoints
 from subspace_tuning.run.recipe import make
 from subspace_tuning.run.train import run
-from tiny import recipe
+from tiny import data, model, recipe
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
-    recipe(folder)
+    model(folder / "model", num_hidden_layers=1)
+    data(folder / "data")
     return folder
 
 
@@ -38,19 +40,34 @@ def whole(home, tmp_path_factory):
     return weights(folder / "run")
 
 
-def interrupted(home, tmp_path, step=7, **changes):
-    values = values_of(home, tmp_path, **changes)
+@pytest.fixture(scope="module")
+def at_seven(home, tmp_path_factory):
+    """A run that was cut after seven steps."""
+    folder = tmp_path_factory.mktemp("cut")
+    interrupted(home, folder)
+    return folder / "run"
+
+
+@pytest.fixture
+def cut(home, at_seven, tmp_path):
+    """A copy of it: its recipe, and where its checkpoints are."""
+    copytree(at_seven, tmp_path / "run")
+    return values_of(home, tmp_path), tmp_path / "run" / "checkpoints"
+
+
+def interrupted(home, folder, **changes):
+    values = values_of(home, folder, **changes)
     with pytest.raises(KeyboardInterrupt):
-        run(make(values), callbacks=[Cut("on_step_end", step)])
-    return values, tmp_path / "run" / "checkpoints"
+        run(make(values), callbacks=[Cut("on_step_end", 7)])
+    return values, folder / "run" / "checkpoints"
 
 
-def test_two_are_kept_sealed_and_without_pickles(home, tmp_path):
-    _, place = interrupted(home, tmp_path)
+def test_two_are_kept_sealed_and_without_pickles(cut):
+    _, place = cut
     assert sorted(p.name for p in place.iterdir()) == ["checkpoint-4", "checkpoint-6"]
     names = {p.name for p in (place / "checkpoint-6").iterdir()}
     assert {"adapter_model.safetensors", "optimizer.safetensors", "trainer_state.json", SEAL} <= names
-    assert not {name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl"))}
+    assert not {name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl", ".md"))}
 
 
 DAMAGE = {
@@ -64,8 +81,8 @@ FILES = ["adapter_model.safetensors", "optimizer.safetensors", "trainer_state.js
 
 @pytest.mark.parametrize("how", DAMAGE)
 @pytest.mark.parametrize("name", FILES)
-def test_a_damaged_checkpoint_is_passed_over_and_said(home, tmp_path, whole, name, how):
-    values, place = interrupted(home, tmp_path)
+def test_a_damaged_checkpoint_is_passed_over_and_said(cut, tmp_path, whole, name, how):
+    values, place = cut
     DAMAGE[how](place / "checkpoint-6" / name)
     said = []
     result = run(make(values), say=said.append)
@@ -76,8 +93,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(home, tmp_path, whole, nam
         assert any("checkpoint-6" in line and name in line for line in said)
 
 
-def test_none_that_is_sound_starts_over_and_says_so(home, tmp_path, whole):
-    values, place = interrupted(home, tmp_path)
+def test_none_that_is_sound_starts_over_and_says_so(cut, tmp_path, whole):
+    values, place = cut
     for checkpoint in list(place.iterdir()):
         DAMAGE["empty"](checkpoint / "optimizer.safetensors")
     said = []
@@ -96,8 +113,8 @@ def test_a_checkpoint_whose_best_is_damaged_is_passed_over(home, tmp_path):
     assert any(f"checkpoint-{best}" in line and "adapter_model.safetensors is damaged" in line for line in said)
 
 
-def test_a_checkpoint_never_runs_code(home, tmp_path):
-    values, place = interrupted(home, tmp_path)
+def test_a_checkpoint_never_runs_code(cut):
+    values, place = cut
     (place / "checkpoint-6" / "optimizer.pt").write_bytes(b"cos\nsystem\n(S'touch /tmp/ran'\ntR.")
     said = []
     assert run(make(values), say=said.append).resumed_from_step == 4
@@ -149,16 +166,17 @@ class Send(TrainerCallback):
                 signal.raise_signal(self.number)
 
 
-@pytest.mark.parametrize("step", [3, 6, 12])
 @pytest.mark.parametrize("save_every", [4, "epoch", "never"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_saves_first_and_says_how_to_go_on(home, tmp_path, whole, number, save_every, step):
+def test_a_signal_saves_first_and_says_how_to_go_on(home, tmp_path, whole, number, save_every):
+    """One run, asked to end at three of its steps: between saves, at the end of an epoch, at its last."""
     values = values_of(home, tmp_path, save_every=save_every)
-    with pytest.raises(Interrupted, match=rf"{number.name}.*checkpoint-{step}.*goes on from there") as caught:
-        run(make(values), callbacks=[Send(number, step)])
-    assert caught.value.code == 128 + number
-    assert signal.getsignal(number) == signal.SIG_DFL
-    assert run(make(values)).resumed_from_step == step
+    for step in (3, 6, 12):
+        with pytest.raises(Interrupted, match=rf"{number.name}.*checkpoint-{step}.*goes on from there") as caught:
+            run(make(values), callbacks=[Send(number, step)])
+        assert caught.value.code == 128 + number
+        assert signal.getsignal(number) == signal.SIG_DFL
+    assert run(make(values)).resumed_from_step == 12
     assert weights(tmp_path / "run") == whole
 
 

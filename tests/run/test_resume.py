@@ -1,4 +1,4 @@
-"""A run that was interrupted, wherever it was, comes to the same weights, bit for bit; every method: test_every_method.py."""
+"""A run that was interrupted, wherever it was, comes to the same weights, bit for bit (methods: test_every_method)."""
 
 import json
 
