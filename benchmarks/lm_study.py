@@ -27,9 +27,10 @@ from subspace_tuning.study.language import gain_per_parameter, verdicts
 from subspace_tuning.study.reproduce import plain
 from subspace_tuning.study.retention import judgements, told
 from subspace_tuning.study.statistics import ARM, Arm, averages, finals, shares, summary
-from subspace_tuning.sweep.plan import FINAL, TUNING, Cell, Plan, Run
+from subspace_tuning.sweep.plan import FINAL, RATE, TUNING, Candidate, Plan, Run
 from subspace_tuning.sweep.recipe import read_sweep
 from subspace_tuning.sweep.results import runs_below, tabulated
+from subspace_tuning.sweep.tuning import best
 from subspace_tuning.version import VERSION
 
 STUDIES = {"ARC-Easy": Path("recipes/lm_study.yaml"), "OpenBookQA": Path("recipes/lm_study_openbookqa.yaml")}
@@ -39,13 +40,10 @@ DECISIVE = ("torch", "transformers", "peft")  # versions that a sweep's runs go 
 Kept = dict[str, tuple[Recipe, Result]]  # by the name of a run: FINAL/... or TUNING/...
 
 
-def planned(plan: Plan) -> dict[str, tuple[str, Cell]]:
-    """The digest of every recipe that a study may come to run -> its kind and cell."""
-    found = {}
-    for cell in plan.cells:
-        found |= {run.recipe.digest(): (TUNING, cell) for run in plan.tuning_runs(cell)}
-        found |= {run.recipe.digest(): (FINAL, cell) for run in plan.final_runs(cell, cell.rates or (None,))}
-    return found
+def planned(plan: Plan) -> dict[str, Run]:
+    """The digest of every recipe that a study may come to run -> that run."""
+    runs = (run for cell in plan.cells for run in plan.tuning_runs(cell) + plan.final_runs(cell, cell.candidates))
+    return {run.recipe.digest(): run for run in runs}
 
 
 def on_disk(folder: Path) -> Kept:
@@ -120,18 +118,38 @@ def of(version: str) -> str:
 
 
 def counted(runs: Kept, plan: Plan, study: str) -> pd.DataFrame:
-    """The planned runs as a table, the set as task; finals at the best rate of tuning alone, of equals the lower."""
-    known = planned(plan)
-    chosen = {name: run for name, run in runs.items() if run[0].digest() in known}
-    frame = tabulated({name: result for name, (_, result) in chosen.items()}).assign(task=study)
-    best = {}
-    for label, tried in frame[frame["kind"] == TUNING].groupby("label"):
-        means = tried.groupby("learning_rate")["score"].mean()
-        best[label] = max(means.index, key=lambda rate, means=means: (means[rate], -rate))
-    rates = frame["label"].map(best)
-    kept = (frame["kind"] == TUNING) | rates.isna() | (frame["learning_rate"] == rates)
+    """The planned runs as a table, the set as task; finals of the candidate that tuning chose alone."""
+    chosen, known = choices(runs, plan), planned(plan)
+    for cell in plan.cells:
+        left = tuple(c for c in cell.candidates if c != chosen.get(cell.label, c))
+        for run in plan.final_runs(cell, left) if left else ():
+            del known[run.recipe.digest()]
+    own = {name: run for name, run in runs.items() if run[0].digest() in known}
+    frame = tabulated({name: result for name, (_, result) in own.items()}).assign(task=study)
+    for field in tuned(plan)[1:]:
+        frame[field] = [getattr(own[name][0], field) for name in frame["run"]]
     names = {c: c.replace(old, new) for c in frame for old, new in OTHER_SET.items() if c.endswith(old)}
-    return frame[kept].rename(columns=names).reset_index(drop=True)
+    return frame.rename(columns=names).reset_index(drop=True)
+
+
+def tuned(plan: Plan) -> list[str]:
+    """The fields that some contender tunes, the learning rate first."""
+    return list(dict.fromkeys([RATE, *(key for cell in plan.cells for c in cell.candidates for key, _ in c)]))
+
+
+def choices(runs: Kept, plan: Plan) -> dict[str, Candidate]:
+    """What the tuning runs that are there choose for each contender."""
+    came_to = {recipe.digest(): result.score for recipe, result in runs.values() if result.hold_out}
+    found = {}
+    for cell in plan.cells:
+        scores: dict[Candidate, list[float | None]] = {}
+        tried = [c for c in cell.candidates for _ in plan.sweep.tuning.seeds]
+        for candidate, run in zip(tried, plan.tuning_runs(cell), strict=True):
+            if run.recipe.digest() in came_to:
+                scores.setdefault(candidate, []).append(came_to[run.recipe.digest()])
+        if (chosen := best(scores)) is not None:
+            found[cell.label] = chosen
+    return found
 
 
 # the outcome as markdown
@@ -140,7 +158,7 @@ def counted(runs: Kept, plan: Plan, study: str) -> pd.DataFrame:
 def outcome(runs: pd.DataFrame, plans: dict[str, Plan]) -> str:
     parts = [standing(runs, study, plan) for study, plan in plans.items()]
     if (runs["kind"] == FINAL).any():
-        parts += [edges(runs), "### Scores\n", scores(runs), "### Gained and forgotten\n", forgotten(runs)]
+        parts += [edges(runs, plans), "### Scores\n", scores(runs), "### Gained and forgotten\n", forgotten(runs)]
         parts += ["### Claims\n", claims(runs), "### Gain per parameter\n", gains(runs)]
     return "\n" + "\n".join(parts) + "\n"
 
@@ -162,18 +180,20 @@ def standing(runs: pd.DataFrame, study: str, plan: Plan) -> str:
     return f"{study}: {state}: {told}{made}." + (f" Not judged yet: {', '.join(lacking)}." if lacking else "") + "\n"
 
 
-def edges(runs: pd.DataFrame) -> str:
-    """Contenders whose best rate is the lowest or the highest tried: a better one may lie beyond."""
+def edges(runs: pd.DataFrame, plans: dict[str, Plan]) -> str:
+    """Contenders whose best value is the lowest or the highest tried: a better one may lie beyond."""
     found = []
-    for (study, label), own in runs.groupby(["task", "label"], sort=False):
-        tried = sorted(set(own.loc[own["kind"] == TUNING, "learning_rate"]))
-        taken = set(own.loc[own["kind"] == FINAL, "learning_rate"])
-        for rate in taken if tried else ():
-            if rate in (tried[0], tried[-1]):
-                found.append(f"`{label}` on {study} (the {'lowest' if rate == tried[0] else 'highest'}, {rate:g})")
+    for study, plan in plans.items():
+        for cell in plan.cells:
+            own = runs[(runs["task"] == study) & (runs["label"] == cell.label) & (runs["kind"] == FINAL)]
+            for field in {key for candidate in cell.candidates for key, _ in candidate}:
+                tried = sorted({dict(candidate)[field] for candidate in cell.candidates})
+                for value in set(own[field]) & {tried[0], tried[-1]} if len(tried) > 1 else ():
+                    end = "lowest" if value == tried[0] else "highest"
+                    found.append(f"`{cell.label}` on {study} (the {end} {field.replace('_', ' ')}, {value:g})")
     if not found:
-        return "The best learning rate of every tuned contender lies inside its grid.\n"
-    return f"The best learning rate is at the edge of its grid for {', '.join(found)}: a better one may lie beyond.\n"
+        return "What tuning chose lies inside its grid for every contender.\n"
+    return f"What tuning chose is at the edge of its grid for {', '.join(found)}: a better value may lie beyond.\n"
 
 
 def scores(runs: pd.DataFrame) -> str:

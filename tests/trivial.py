@@ -65,6 +65,11 @@ def best_at_a_hundredth(run):
     return nothing(run, -abs(run.recipe.learning_rate - 0.01))
 
 
+def best_at_half_the_weight(run):
+    """Its score tells how near the weight of the constraint is to a half."""
+    return nothing(run, -abs(run.recipe.mpc_weight - 0.5))
+
+
 def with_accidents(run):
     """Seed 1 kills its worker, seed 2 fails with a word, seed 3 does so the first time only."""
     print("about to work on seed", run.recipe.seed, flush=True)

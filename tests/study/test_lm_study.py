@@ -54,7 +54,7 @@ def kept(script, plans):
     found = {}
     for study, plan in plans.items():
         cells = [cell for cell in plan.cells if cell.label in LEVEL]
-        finals = [run for cell in cells for run in plan.final_runs(cell, (cell.rates or (None,))[-2:])]
+        finals = [run for cell in cells for run in plan.final_runs(cell, cell.candidates[-2:])]
         runs = [*(run for cell in cells for run in plan.tuning_runs(cell)), *finals]
         found[study] = {script.name_of(run.recipe, result(run)): (run.recipe, result(run)) for run in runs}
     return found
@@ -65,7 +65,7 @@ def test_both_studies_are_fair_and_alike(plans):
     assert [cell.label for cell in one.cells] == [cell.label for cell in other.cells]
     for plan in plans.values():
         assert {len(plan.tuning_runs(cell)) for cell in plan.cells if cell.takes_steps} == {3}
-        assert {len(plan.final_runs(cell, (None,))) for cell in plan.cells} == {3}
+        assert {len(plan.final_runs(cell, ())) for cell in plan.cells} == {3}
     assert one.cells[0].some.max_steps == other.cells[0].some.max_steps
 
 
@@ -84,7 +84,9 @@ def test_kept_runs_are_restored_and_not_run_again(script, plans, kept, tmp_path,
     for cell in sweep.plan.cells:
         if cell.label in LEVEL and cell.takes_steps:
             sweep.choices.make(cell)
-            assert all(run.is_finished for run in sweep.final_runs(cell)) == (sweep.choices.of(cell) != cell.rates[0])
+            assert all(run.is_finished for run in sweep.final_runs(cell)) == (
+                sweep.choices.of(cell) != cell.candidates[0]
+            )
     assert len(gather(plan.folder)) == len(read)
     assert RunFolder(next(plan.folder.glob("final/*ssb*"))).recipe().method_label == "ssb"
     assert script.name_of(*next(iter(script.on_disk(plan.folder).values()))) in read

@@ -128,7 +128,7 @@ def test_the_study_of_this_page_is_fair():
     plan = Plan(read_sweep(ROOT / "recipes" / "minilm_glue.yaml"))
     assert len(plan.cells) == 76
     assert {len(plan.tuning_runs(cell)) for cell in plan.cells} == {3}
-    assert {len(plan.final_runs(cell, (None,))) for cell in plan.cells} == {3}
+    assert {len(plan.final_runs(cell, ())) for cell in plan.cells} == {3}
     for cell in plan.cells:
         assert cell.some.train_samples == cell.some.max_steps * cell.some.batch_size
         assert cell.some.eval_samples is None, "full validation sets"

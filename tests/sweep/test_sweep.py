@@ -66,7 +66,7 @@ def test_a_plan_is_the_product_of_its_axes_with_equal_tuning_budgets(chosen, ran
     plan = Plan(sweep("anywhere", **axes, tuning={"factors": factors, "seeds": [10, 11]}))
     contenders = sum(len(ranks) if RANKED[i] else 1 for i in chosen)
     assert len(plan.cells) == contenders * len(tasks)
-    finals = [run for cell in plan.cells for run in plan.final_runs(cell, (None,))]
+    finals = [run for cell in plan.cells for run in plan.final_runs(cell, ())]
     assert len({run.folder for run in finals}) == len(finals) == contenders * len(tasks) * len(seeds)
     for cell in plan.cells:
         tuning = plan.tuning_runs(cell)
@@ -82,7 +82,7 @@ def test_an_exclusion_leaves_out_what_it_matches_and_nothing_else():
 
     def runs(**more):
         plan = Plan(sweep("anywhere", **axes, **more))
-        finals = [run.recipe for cell in plan.cells for run in plan.final_runs(cell, (None,))]
+        finals = [run.recipe for cell in plan.cells for run in plan.final_runs(cell, ())]
         return {(r.method_label, r.task, r.seed) for r in finals}
 
     every = set(product(["lora(r=2)", "lora(r=8)", "ssb"], ["rte", "cola"], [0, 1]))
@@ -102,7 +102,7 @@ def test_what_belongs_to_a_method_wins_over_the_task_and_that_over_the_base():
         learning_rates=[0.5],
     )
     plan = Plan(given)
-    made = [run.recipe for cell in plan.cells for run in plan.final_runs(cell, cell.rates)]
+    made = [run.recipe for cell in plan.cells for run in plan.final_runs(cell, cell.candidates)]
     found = [(r.method_label, r.learning_rate, r.epochs, r.batch_size, r.max_length) for r in made]
     assert found == [("ssb", 0.5, 2, 8, 64), ("lora(r=16)", 0.1, 3, 8, 64), ("lora(r=16)", 0.2, 3, 8, 64)]
 
@@ -110,7 +110,7 @@ def test_what_belongs_to_a_method_wins_over_the_task_and_that_over_the_base():
 def test_a_run_is_known_by_what_decides_it(monkeypatch):
     def names(**changes):
         plan = Plan(sweep("anywhere", **changes))
-        return [run.name for cell in plan.cells for run in plan.final_runs(cell, (None,))]
+        return [run.name for cell in plan.cells for run in plan.final_runs(cell, ())]
 
     assert names() == names(base={"log_every": 3}) == names(retries=5)
     assert not set(names()) & set(names(base={"max_length": 64}))
@@ -224,9 +224,7 @@ def test_a_failed_run_is_retried_keeps_log_and_error_and_stops_no_other(tmp_path
     given = sweep(tmp_path, methods=["ssb"], seeds=[0, 1, 2, 3, 4, 5], retries=2)
     summary = swept(given, "with_accidents")
     assert [(s.total, s.finished, s.failed) for s in summary.stages] == [(6, 4, 2)]
-    folders = {
-        run.recipe.seed: run.folder for cell in Plan(given).cells for run in Plan(given).final_runs(cell, (None,))
-    }
+    folders = {run.recipe.seed: run.folder for cell in Plan(given).cells for run in Plan(given).final_runs(cell, ())}
     assert summary.failed[folders[1].name] == "the worker was ended by SIGKILL; was memory short?"
     assert summary.failed[folders[2].name] == "the loss is nan at step 3"
     assert "SIGKILL" in (folders[1] / "error.txt").read_text()
@@ -240,6 +238,19 @@ def test_a_full_disk_ends_in_a_sentence_and_the_sweep_goes_on_later(tmp_path):
     with pytest.raises(RunFailed, match="the disk is full; free some space"):
         swept(sweep(tmp_path), "full_disk")
     assert swept(sweep(tmp_path), "nothing").is_complete
+
+
+def test_other_fields_are_tuned_with_the_rate_at_an_equal_budget(tmp_path):
+    constrained = {"method": "lora", "mpc": "o", "learning_rates": [0.01], "tune": {"mpc_weight": [0.1, 0.5, 0.9]}}
+    plain = {"method": "ssb", "learning_rates": [0.001, 0.01, 0.1]}
+    given = sweep(tmp_path, methods=[plain, constrained], seeds=[0, 1], tuning={})
+    assert [(s.name, s.total) for s in swept(given, "best_at_half_the_weight").stages] == [("tuning", 6), ("final", 4)]
+    made = Sweep(given)
+    cell = made.plan.cells[1]
+    assert made.choices.of(cell) == (("learning_rate", 0.01), ("mpc_weight", 0.5))
+    assert {run.recipe.mpc_weight for run in made.final_runs(cell)} == {0.5}
+    (kept,) = [c for p in (tmp_path / "choices").iterdir() if "mpc_weight" in (c := json.loads(p.read_text()))]
+    assert [tried["mpc_weight"] for tried in kept["tried"]] == [0.1, 0.5, 0.9]
 
 
 def test_each_cell_takes_the_rate_that_did_best_on_held_out_rows_and_keeps_it(tmp_path):
@@ -313,7 +324,7 @@ def test_two_sweeps_of_one_folder_share_the_runs(tmp_path):
 @pytest.mark.parametrize("kind", CODES)
 def test_a_disk_that_refuses_a_claim_or_an_error_is_an_outcome_not_a_crash(tmp_path, monkeypatch, kind):
     plan = Sweep(sweep(tmp_path, seeds=[0])).plan
-    run = next(iter(plan.final_runs(plan.cells[0], (None,))))
+    run = next(iter(plan.final_runs(plan.cells[0], ())))
     mine = Claims(tmp_path / ".claims")
     refusing(monkeypatch, tmp_path, CODES[kind])
     outcome = perform(run, trivial.nothing, mine)
@@ -338,10 +349,10 @@ def test_a_search_spends_as_many_trials_on_every_cell_and_takes_the_best(tmp_pat
     assert [(s.total, s.finished) for s in summary.stages] == [(10, 10), (4, 4)]
     made = Sweep(given)
     for cell in made.plan.cells:
-        rates = [rate for rate, _ in tried(made.plan, cell)]
+        rates = [dict(candidate)["learning_rate"] for candidate, _ in tried(made.plan, cell)]
         assert len(rates) == 5
         assert all(0.1 * cell.own_rate <= rate <= 10 * cell.own_rate for rate in rates)
-        assert made.choices.of(cell) == min(rates, key=lambda rate: abs(rate - 0.01))
+        assert made.choices.of(cell) == (("learning_rate", min(rates, key=lambda rate: abs(rate - 0.01))),)
     tuning = [yaml.safe_load(path.read_text()) for path in tmp_path.glob("tuning/*/config.yaml")]
     assert all(config["hold_out"] and config["seed"] == 17 for config in tuning)
 

@@ -25,6 +25,7 @@ from subspace_tuning.sweep.recipe import Exclusion, MethodEntry, SweepRecipe
 from subspace_tuning.version import VERSION
 
 FINAL, TUNING = "final", "tuning"
+RATE = "learning_rate"
 
 
 @dataclass(frozen=True)
@@ -78,16 +79,18 @@ def _hash(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
 
+Candidate = tuple[tuple[str, Any], ...]  # fields of a recipe with values to try, the learning rate first
+
+
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One contender in one place: all of a recipe but the learning rate and the seed."""
+    """One contender in one place: all of a recipe but the seed and what is tuned, mostly the learning rate."""
 
     values: dict[str, Any]  # fields of a recipe
-    rates: tuple[float, ...] | None  # learning rates to try; None: the recipe's own
+    candidates: tuple[Candidate, ...] = ()  # what to try; none: the recipe's own learning rate
 
-    def recipe(self, seed: int, rate: float | None = None, *, hold_out: bool = False, **more: Any) -> Recipe:
-        chosen = {} if rate is None else {"learning_rate": rate}
-        return recipes.make({**self.values, "seed": seed, "hold_out": hold_out, **chosen, **more}).resolved()
+    def recipe(self, seed: int, candidate: Candidate = (), *, hold_out: bool = False, **more: Any) -> Recipe:
+        return recipes.make({**self.values, "seed": seed, "hold_out": hold_out, **dict(candidate), **more}).resolved()
 
     @cached_property
     def some(self) -> Recipe:
@@ -150,28 +153,28 @@ class Plan:
             )
 
     def tuning_runs(self, cell: Cell) -> list[Run]:
-        """A run for each learning rate and tuning seed, judged by rows held out of training."""
+        """A run for each candidate and tuning seed, judged by rows held out of training."""
         seeds = self.sweep.tuning.seeds if self.sweep.tuning else []
-        wanted = [(seed, rate) for rate in cell.rates or () for seed in seeds]
-        return self._made(cell, TUNING, tuple(wanted))
+        return self._made(cell, TUNING, tuple(product(cell.candidates, seeds)))
 
-    def final_runs(self, cell: Cell, rates: tuple[float | None, ...]) -> list[Run]:
+    def final_runs(self, cell: Cell, candidates: tuple[Candidate, ...]) -> list[Run]:
+        """A run for each seed and candidate; with none as the recipe says."""
         seeds = [s for s in self.sweep.seeds if not any(cell.leaves_out(e, s) for e in self.sweep.exclude)]
-        return self._made(cell, FINAL, tuple((seed, rate) for rate in rates for seed in seeds))
+        return self._made(cell, FINAL, tuple(product(candidates or ((),), seeds)))
 
     def key(self, cell: Cell) -> str:
         """What a cell and the way in which it is tuned are known by."""
         if cell not in self._keys:
             tuning = self.sweep.tuning
             how = None if tuning is None else tuning.model_dump(mode="json")
-            self._keys[cell] = _hash([identity(cell.some), cell.rates, how])
+            self._keys[cell] = _hash([identity(cell.some), cell.candidates, how])
         return self._keys[cell]
 
-    def _made(self, cell: Cell, kind: str, wanted: tuple[tuple[int, float | None], ...]) -> list[Run]:
+    def _made(self, cell: Cell, kind: str, wanted: tuple[tuple[Candidate, int], ...]) -> list[Run]:
         """Runs are asked for often, and a recipe takes its time to be checked: each is made once."""
         if (cell, kind, wanted) not in self._runs:
             more = self.sweep.tuning.fields if kind == TUNING and self.sweep.tuning else {}
-            recipes = [cell.recipe(seed, rate, hold_out=kind == TUNING, **more) for seed, rate in wanted]
+            recipes = [cell.recipe(seed, values, hold_out=kind == TUNING, **more) for values, seed in wanted]
             self._runs[cell, kind, wanted] = [Run.of(recipe, kind, self.folder) for recipe in recipes]
         return self._runs[cell, kind, wanted]
 
@@ -181,7 +184,7 @@ def _cells(sweep: SweepRecipe) -> Iterator[Cell]:
     models = sweep.models or [sweep.base.get("model", assets.DEFAULT)]
     contenders = [(entry, method) for entry in sweep.entries for method in _ranked(entry, sweep)]
     for model, task, (entry, method) in product(models, sweep.task_fields, contenders):
-        cell = Cell({**sweep.base, **task, **entry.fields, "model": model, "method": method}, None)
+        cell = Cell({**sweep.base, **task, **entry.fields, "model": model, "method": method})
         if entry.method == NONE:  # takes no step
             yield cell
             continue
@@ -189,7 +192,13 @@ def _cells(sweep: SweepRecipe) -> Iterator[Cell]:
         factors = sweep.tuning.factors if sweep.tuning and not entry.learning_rates else None
         if factors:
             rates = [factor * cell.own_rate for factor in factors]
-        yield cell if rates is None else Cell(cell.values, tuple(float(f"{rate:.6g}") for rate in rates))
+        yield cell if rates is None else Cell(cell.values, tuple(_candidates(rates, entry.tune)))
+
+
+def _candidates(rates: list[float], tune: dict[str, list[Any]]) -> Iterator[Candidate]:
+    """Every rate with every value of the other fields to tune."""
+    for rate, *others in product((float(f"{rate:.6g}") for rate in rates), *tune.values()):
+        yield (RATE, rate), *zip(tune, others, strict=True)
 
 
 def _ranked(entry: MethodEntry, sweep: SweepRecipe) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from subspace_tuning.errors import BadInput, nearest
 from subspace_tuning.run.recipe import NONE, Seed, known_keys, read, texts_in, told, words
 
 AXES = ("model", "task", "method", "seed", "output", "hold_out")  # fields of a run that the sweep itself decides
+OWN = ("method", "learning_rates", "ranks", "tune")  # of an entry; what else it says are fields of a recipe
 _STRICT = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
@@ -32,6 +34,7 @@ class MethodEntry(BaseModel):
     method: Any
     learning_rates: list[PositiveFloat] | None = Field(default=None, min_length=1)
     ranks: list[PositiveInt] | None = Field(default=None, min_length=1)
+    tune: dict[str, list[Any]] = {}  # fields of a recipe, each value tried with every learning rate
     fields: dict[str, Any] = {}  # of a recipe
 
     @classmethod
@@ -39,13 +42,19 @@ class MethodEntry(BaseModel):
         """From a method as ``method:`` in a recipe takes it, or a mapping with ``method`` and fields of a recipe."""
         if not (isinstance(given, dict) and "method" in given):
             return cls(method=given)
-        own = {key: given[key] for key in ("method", "learning_rates", "ranks") if key in given}
+        own = {key: given[key] for key in OWN if key in given}
         fields = {key: value for key, value in given.items() if key not in own}
-        _check_fields("a method's", fields, allowed=(), also=("method", "learning_rates", "ranks"))
+        _check_fields("a method's", fields, allowed=(), also=OWN)
         try:
-            return cls(**own, fields=fields)
+            entry = cls(**own, fields=fields)
         except ValidationError as error:
             raise ValueError(told(error, f"the method {_name(given['method'])}")) from error
+        _check_fields("what is tuned,", entry.tune, allowed=())
+        return entry
+
+    def budget(self, rates: int) -> int:
+        """How many candidates it has, where it has so many rates unless it lists its own."""
+        return len(self.learning_rates or range(rates)) * prod(map(len, self.tune.values()))
 
 
 class Exclusion(BaseModel):
@@ -127,9 +136,12 @@ class SweepRecipe(BaseModel):
         if self.tuning is not None:
             _check_fields("tuning's", self.tuning.fields, allowed=())
             self._tunes_fairly(self.tuning)
+        elif any(entry.tune for entry in self.entries):
+            raise ValueError("a method's tune lists what tuning chooses among, and the sweep tunes nothing; add tuning")
         return self
 
     def _tunes_fairly(self, tuning: Tuning) -> None:
+        """Every method gets the same number of candidates."""
         both = sorted(set(tuning.seeds) & set(self.seeds))
         if both:
             raise ValueError(
@@ -141,19 +153,22 @@ class SweepRecipe(BaseModel):
                 "learning_rates is an axis of final runs, tuning chooses their rate; leave one of them out"
             )
         trained = [entry for entry in self.entries if entry.method != NONE]
-        lists = {_name(entry.method): entry.learning_rates for entry in trained if entry.learning_rates}
         if tuning.search != "grid":
+            lists = [_name(entry.method) for entry in trained if entry.learning_rates or entry.tune]
             if lists:
-                raise ValueError(f"optuna searches every method's rate; leave out the learning_rates of {min(lists)}")
+                raise ValueError(f"optuna searches every method's rate; leave out what {min(lists)} lists to try")
             return
         without = [_name(entry.method) for entry in trained if not entry.learning_rates]
         if tuning.factors is None and without:
             raise ValueError(f"tuning has no factors and {without[0]} no learning_rates of its own; give one of them")
-        budgets = {name: len(rates) for name, rates in lists.items() if rates}
-        budgets |= {name: len(tuning.factors or []) for name in without}
+        factors = len(tuning.factors or ())
+        budgets = {_name(entry.method): entry.budget(factors) for entry in trained}
         if len(set(budgets.values())) > 1:
             told = ", ".join(f"{name} {n}" for name, n in budgets.items())
-            raise ValueError(f"tuning budgets differ ({told}); give every method the same number of learning rates")
+            raise ValueError(
+                f"tuning budgets differ ({told}); give every method the same number of learning rates, "
+                f"times the values of what else it tunes"
+            )
 
     @property
     def entries(self) -> list[MethodEntry]:

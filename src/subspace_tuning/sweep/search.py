@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 from transformers import TrainerCallback
 
-from subspace_tuning.sweep.plan import TUNING, Cell, Plan, Run, Trial
+from subspace_tuning.sweep.plan import RATE, TUNING, Candidate, Cell, Plan, Run, Trial
 from subspace_tuning.sweep.recipe import Search
 from subspace_tuning.sweep.worker import CutShort, Outcome
 
 if TYPE_CHECKING:
     import optuna
 
-RATE = "learning_rate"
 JOURNAL = "search.journal"
 
 
@@ -90,7 +89,9 @@ class Searched:
         every: Any = max(1, steps // self.search.evaluations) if steps else "epoch"
         # A trial that was cut off before it got its rate takes the method's own.
         rate = trial.params.get(RATE, cell.own_rate)
-        recipe = cell.recipe(tuning.seeds[0], rate, hold_out=True, **{**tuning.fields, "evaluate_every": every})
+        recipe = cell.recipe(
+            tuning.seeds[0], ((RATE, rate),), hold_out=True, **{**tuning.fields, "evaluate_every": every}
+        )
         place = Trial(str(self.plan.folder / JOURNAL), key, trial.number)
         return Run.of(recipe, TUNING, self.plan.folder, place)
 
@@ -107,11 +108,11 @@ def study_of(journal: Path, name: str) -> optuna.Study:
     return optuna.create_study(storage=storage, study_name=name, pruner=asha, direction="maximize", load_if_exists=True)
 
 
-def tried(plan: Plan, cell: Cell) -> list[tuple[float, float | None]]:
-    """Rate and score of each trial that was not cut short; no score where it failed."""
+def tried(plan: Plan, cell: Cell) -> list[tuple[Candidate, float | None]]:
+    """Candidate and score of each trial that was not cut short; no score where it failed."""
     trials = study_of(plan.folder / JOURNAL, plan.key(cell)).get_trials(deepcopy=False)
     ended = [t for t in trials if t.state.is_finished() and t.state.name != "PRUNED"]
-    return [(float(t.params[RATE]), t.value) for t in ended if RATE in t.params]
+    return [(((RATE, float(t.params[RATE])),), t.value) for t in ended if RATE in t.params]
 
 
 def callbacks(run: Run) -> list[TrainerCallback]:

@@ -77,9 +77,9 @@ class Sweep:
     def final_runs(self, cell: Cell) -> list[Run]:
         """The final runs of a cell, none while its rate is to be chosen."""
         if cell not in self._tuned:
-            return self.plan.final_runs(cell, cell.rates or (None,))
-        rate = self.choices.of(cell)
-        return [] if rate is None else self.plan.final_runs(cell, (rate,))
+            return self.plan.final_runs(cell, cell.candidates)
+        chosen = self.choices.of(cell)
+        return [] if chosen is None else self.plan.final_runs(cell, (chosen,))
 
     def run(
         self,
@@ -129,7 +129,7 @@ class Sweep:
     def _unknown(self, cell: Cell) -> int:
         """Final runs of a cell whose rate is not chosen."""
         chosen = cell not in self._tuned or self.choices.of(cell) is not None
-        return 0 if chosen else len(self.plan.final_runs(cell, (None,)))
+        return 0 if chosen else len(self.plan.final_runs(cell, ()))
 
     def _open(self) -> None:
         folder = self.plan.folder
