@@ -1,6 +1,8 @@
 """Saving and loading gives the same model back, for every method: across dtypes, devices and neighbours."""
 
+import copy
 import json
+from functools import cache
 
 import pytest
 import torch
@@ -14,17 +16,34 @@ from subspace_tuning.testing.cases import Case, adapter_parameters, stored_numbe
 from subspace_tuning.testing.law import relative
 
 
+@cache
+def frozen_base(layers):
+    torch.manual_seed(0)
+    return bert(num_hidden_layers=layers)
+
+
 @pytest.fixture
-def base():
-    """Makes the same base model anew."""
-    weights = bert().state_dict()
+def base(request):
+    """Makes the same base model anew: of one layer, of two where layers train parameters together."""
+    case = getattr(request.node, "callspec", None) and request.node.callspec.params.get("case")
+    model = frozen_base(2 if case is None or case.method.shared else 1)
+    return lambda dtype=torch.float32: copy.deepcopy(model).to(dtype)
 
-    def make(dtype=torch.float32):
-        model = bert()
-        model.load_state_dict(weights)
-        return model.to(dtype)
 
-    return make
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Adapters as they were saved, by case: read by many tests, changed by none."""
+    made = {}
+
+    def of(base, case):
+        key = (case.method, case.mpc)
+        if key not in made:
+            path = tmp_path_factory.mktemp("adapter")
+            made[key] = saved(base, case, path), path
+        torch.manual_seed(1)  # the same inputs, whether it was made now or before
+        return made[key]
+
+    return of
 
 
 def logits(model, inputs):
@@ -40,19 +59,19 @@ def saved(base, case, path, **values):
 
 
 @each(case=CASES, low_cpu_mem_usage=[False, True])
-def test_round_trip(case, low_cpu_mem_usage, base, tmp_path):
-    model, inputs = saved(base, case, tmp_path), batch()
-    assert {p.name for p in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
-    again = PeftModel.from_pretrained(base(), tmp_path, low_cpu_mem_usage=low_cpu_mem_usage)
+def test_round_trip(case, low_cpu_mem_usage, base, folders):
+    (model, path), inputs = folders(base, case), batch()
+    assert {p.name for p in path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    again = PeftModel.from_pretrained(base(), path, low_cpu_mem_usage=low_cpu_mem_usage)
     assert again.peft_config["default"].resolved() == case.resolved
     assert torch.equal(logits(again, inputs), logits(model, inputs))
     assert not torch.equal(logits(again, inputs), logits(base(), inputs))
 
 
 @each(case=CASES)
-def test_a_checkpoint_holds_the_parameters_and_nothing_else(case, base, tmp_path):
-    model = saved(base, case, tmp_path)
-    stored = load_file(tmp_path / "adapter_model.safetensors")
+def test_a_checkpoint_holds_the_parameters_and_nothing_else(case, base, folders):
+    model, path = folders(base, case)
+    stored = load_file(path / "adapter_model.safetensors")
     held = adapter_parameters(model) | stored_numbers(model)
     mine = {k.replace(".default", ""): p for k, p in held.items()}
     assert set(stored) == set(mine)
@@ -60,22 +79,22 @@ def test_a_checkpoint_holds_the_parameters_and_nothing_else(case, base, tmp_path
 
 
 @each(case=CASES)
-def test_the_config_names_the_method_with_all_its_fields(case, base, tmp_path):
-    saved(base, case, tmp_path)
-    data = json.loads((tmp_path / "adapter_config.json").read_text())
+def test_the_config_names_the_method_with_all_its_fields(case, base, folders):
+    _, path = folders(base, case)
+    data = json.loads((path / "adapter_config.json").read_text())
     assert data["peft_type"] == "SUBSPACE"
     parts = data["method"] if isinstance(data["method"], list) else [data["method"]]
     members = getattr(case.method, "members", (case.method,))
     assert parts == [{"name": m.name, **vars(m)} for m in members]
     assert data["mpc"] == case.mpc
-    again = PeftConfig.from_pretrained(tmp_path)
+    again = PeftConfig.from_pretrained(path)
     assert (again.method, again.mpc) == (case.method, case.mpc)
 
 
 @each(case=CASES)
-def test_an_fp32_adapter_loads_onto_a_bf16_base(case, base, tmp_path):
-    model, inputs = saved(base, case, tmp_path), batch()
-    again = PeftModel.from_pretrained(base(torch.bfloat16), tmp_path)
+def test_an_fp32_adapter_loads_onto_a_bf16_base(case, base, folders):
+    (model, path), inputs = folders(base, case), batch()
+    again = PeftModel.from_pretrained(base(torch.bfloat16), path)
     assert all(p.dtype == torch.float32 for p in adapter_parameters(again).values())
     y = logits(again, inputs)
     assert y.dtype == torch.bfloat16
@@ -98,9 +117,9 @@ def test_a_bf16_adapter_loads_onto_an_fp32_base(case, base, tmp_path):
 
 
 @each(case=SINGLE)
-def test_device_maps(case, base, tmp_path):
-    model, inputs = saved(base, case, tmp_path), batch()
-    again = PeftModel.from_pretrained(base(), tmp_path, device_map={"": "cpu"})
+def test_device_maps(case, base, folders):
+    (model, path), inputs = folders(base, case), batch()
+    again = PeftModel.from_pretrained(base(), path, device_map={"": "cpu"})
     assert torch.equal(logits(again, inputs), logits(model, inputs))
 
 
@@ -148,11 +167,11 @@ def test_modules_to_save_travel_along(case, base, tmp_path):
 
 
 @each(case=CASES)
-def test_training_continues_from_a_loaded_adapter(case, base, tmp_path):
-    saved(base, case, tmp_path)
-    model = PeftModel.from_pretrained(base(), tmp_path, is_trainable=True)
+def test_training_continues_from_a_loaded_adapter(case, base, folders):
+    _, path = folders(base, case)
+    model = PeftModel.from_pretrained(base(), path, is_trainable=True)
     assert {k for k, p in model.named_parameters() if p.requires_grad} == set(adapter_parameters(model))
-    frozen = PeftModel.from_pretrained(base(), tmp_path)
+    frozen = PeftModel.from_pretrained(base(), path)
     assert not any(p.requires_grad for p in frozen.parameters())
 
 
