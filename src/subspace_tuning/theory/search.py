@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -79,6 +79,7 @@ class _Point:
         self.rest = target - reached
         self.left = _finite(self.rest.square().sum(dtype=torch.float64).item())
         self._toward: Values | None = None
+        self._push: Callable[[Values], Any] | None = None
 
     @property
     def toward(self) -> Values:
@@ -88,8 +89,10 @@ class _Point:
         return self._toward
 
     def pushed(self, move: Values) -> Tensor:
-        """J d."""
-        return torch.func.jvp(self.phi, (self.values,), (move,))[1]
+        """J d: the derivative of u -> J^T u, which is linear, so that one is made for all moves."""
+        if self._push is None:
+            _, self._push = torch.func.vjp(lambda u: self._pull(u)[0], self.rest)  # type: ignore[misc]
+        return self._push(move)[0]
 
     def best_gain(self) -> float:
         """What the steepest descent gains by its best step."""
