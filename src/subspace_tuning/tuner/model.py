@@ -26,6 +26,7 @@ from subspace_tuning.tuner.layer import BASE, SubspaceLayer
 from subspace_tuning.tuner.names import Names, Unmatched
 from subspace_tuning.tuner.offload import keep_here
 from subspace_tuning.tuner.read import SubspaceRead, only_read, read_by
+from subspace_tuning.tuner.replace import Owners
 from subspace_tuning.tuner.room import Room
 from subspace_tuning.tuner.routed import copies, routed
 from subspace_tuning.tuner.saved import check_fits, check_name, each_as, named_layers, nameless, of_adapter, of_model
@@ -91,6 +92,7 @@ class SubspaceModel(BaseTuner):
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         self._unwrapped = seat_named(model, partial(self._check_target_module_exists, peft_config))
+        self._owners = Owners(model)
 
     def _create_and_replace(  # type: ignore[override]
         self,
@@ -198,11 +200,8 @@ class SubspaceModel(BaseTuner):
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         """Put a module in place of another, wherever else in the model that one stands too."""
-        shared = [(m, name) for m in self.model.modules() for name, own in m._modules.items() if own is child]
         setattr(parent, child_name, new_module)  # its parameters are made where they belong
-        for module, name in shared:
-            if module is not new_module:
-                setattr(module, name, new_module)
+        self._owners.replace(child, new_module)
 
     def _check_merge_allowed(self) -> None:
         for layer in layers(self.model):
@@ -237,6 +236,7 @@ class SubspaceModel(BaseTuner):
             SharedParameters.tidy(model)
             raise
         finally:
+            self.__dict__.pop("_owners", None)
             wrap_again(self._unwrapped)
             unseat_idle(model)
             unfollow(model)
@@ -288,7 +288,11 @@ class SubspaceModel(BaseTuner):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="All adapters are already merged")
             warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")
-            model: Any = super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
+            self._owners = Owners(self.model)
+            try:
+                model: Any = super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
+            finally:
+                self.__dict__.pop("_owners")  # or what was replaced would live on
         unseat_idle(model)
         unfollow(model)
         if hasattr(model, HOME):
