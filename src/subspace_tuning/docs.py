@@ -31,6 +31,7 @@ from subspace_tuning.method.registry import METHODS
 from subspace_tuning.method.strength import rule
 from subspace_tuning.methods.relations import relations_of
 from subspace_tuning.pages.choose import choose_page
+from subspace_tuning.pages.choose_words import CHINESE, ENGLISH
 from subspace_tuning.pages.ellipses import ellipses
 from subspace_tuning.pages.measured import measured_csv, predictors_csv, steps_csv
 from subspace_tuning.pages.method_page import Measured, method_page
@@ -44,7 +45,8 @@ TENSORS, PROFILES = "docs/data/saved.json", "docs/data/profile_*.json"
 COMPILED, LLAMA = "docs/data/compile_step.json", "docs/data/step_llama.json"
 CARD = "docs/data/gpu.json"
 MARKER = "<!-- methods -->"
-CHOOSE, ELLIPSES = "docs/choose.md", "docs/pictures/ellipses.svg"
+ELLIPSES = "docs/pictures/ellipses.svg"
+CHOOSE = {"docs/choose.md": ENGLISH, "docs/zh/choose.md": CHINESE}
 STRENGTH, RULES = "docs/strength.md", "<!-- rules -->"
 SCALE, ESTIMATES, FORETOLD = "docs/scale.md", "docs/data/estimate.json", "<!-- estimate -->"
 GLUE, JUDGED = "docs/data/minilm_glue.csv", "docs/data/advise.json"
@@ -170,7 +172,9 @@ def pages(root: Path) -> dict[Path, str]:
         profiles = [_read(path) for path in sorted(root.glob(PROFILES))]
         others = [_read(root / path) if (root / path).is_file() else None for path in (COMPILED, LLAMA, CARD)]
         made[root / FLOOR] = floor.page(_read(root / STEPS), tensors, profiles, *others)
-        made[root / CHOOSE] = choose_page(entries(), scores[0], _read(root / STEPS))
+        glue = pd.read_csv(root / GLUE) if (root / GLUE).is_file() else None
+        for path, words in CHOOSE.items():
+            made[root / path] = choose_page(entries(), scores[0], _read(root / STEPS), glue, words)
         made[root / CARRIED / "steps.csv"] = steps_csv(_read(root / STEPS))
     if scores and (root / GLUE).is_file():
         made[root / CARRIED / "measured.csv"] = measured_csv(scores[0], pd.read_csv(root / GLUE))

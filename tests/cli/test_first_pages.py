@@ -38,9 +38,17 @@ def test_what_a_picture_says_is_so():
     torch.testing.assert_close(made["(IA)3"] / W, (made["(IA)3"] / W)[:1].expand(2, 2))
 
 
-def test_every_method_and_every_need_is_on_the_page():
-    page = (ROOT / docs.CHOOSE).read_text(encoding="utf-8")
-    assert all(f"| [`{entry.name}`](methods.md#{entry.name}) |" in page for entry in docs.entries())
-    for told, *_ in NEEDS:
+@pytest.mark.parametrize(("path", "words"), docs.CHOOSE.items(), ids=["en", "zh"])
+def test_every_method_and_every_need_is_on_the_page(path, words):
+    page = (ROOT / path).read_text(encoding="utf-8")
+    assert all(f"| [`{entry.name}`]({words.root}methods.md#{entry.name}) |" in page for entry in docs.entries())
+    assert [need.key for need in NEEDS] == list(words.needs)
+    for told in words.needs.values():
         row = next(line for line in page.splitlines() if line.startswith(f"| {told} |"))
         assert "methods.md#" in row
+
+
+def test_evidence_is_that_of_the_studies():
+    page = (ROOT / "docs" / "choose.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.startswith(f"| {docs.ENGLISH.needs['tuned']} |"))
+    assert "[`ssb`](methods.md#ssb) (98.4 % [97.7, 99.5])" in row

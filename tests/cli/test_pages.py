@@ -11,7 +11,7 @@ from subspace_tuning.cli import app
 from subspace_tuning.run.recipe import known_keys
 
 ROOT = Path(__file__).parents[2]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("recipes/*.yaml"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("recipes/*.yaml"))]
 COMMANDS = typer.main.get_command(app)
 
 
