@@ -58,8 +58,16 @@ class Params:
     or better, whatever they are kept in: what an equation makes of them, 1 + delta, is not rounded.
     """
 
-    def __init__(self, values: Mapping[str, Tensor | Live | Expr], training: bool = False):
-        self._values, self.training = values, training
+    def __init__(
+        self, values: Mapping[str, Tensor | Live | Expr], training: bool = False, asked: set[str] | None = None
+    ):
+        self._values, self._training, self.asked = values, training, set() if asked is None else asked
+
+    @property
+    def training(self) -> bool:
+        """Whether phi is that of training; who asks is noted: for others one phi serves both."""
+        self.asked.add("training")
+        return self._training
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -76,8 +84,8 @@ class Params:
         return name in self._values
 
     def replace(self, **values: Tensor | Live | Expr) -> Params:
-        return Params({**self._values, **values}, self.training)
+        return Params({**self._values, **values}, self._training, self.asked)
 
     def within(self, prefix: str) -> Params:
         """The parameters whose name starts with the prefix, without it."""
-        return Params(within(self._values, prefix), self.training)
+        return Params(within(self._values, prefix), self._training, self.asked)

@@ -213,7 +213,8 @@ class SubspaceLayer(Held, Merging, Dial, Apart, BaseTunerLayer):
 
     def tuned(self, adapters: list[str], training: bool = False) -> Tuned:
         """phi(W) and the bias after these adapters, one applied after the other; built once, then kept."""
-        key = (*((a, self.strengths.of(a)) for a in adapters), training)
+        which = tuple((a, self.strengths.of(a)) for a in adapters)
+        key = (*which, training)
         if key not in self._tuned:
             if len(self._tuned) >= KEPT:
                 self._tuned.clear()
@@ -221,12 +222,15 @@ class SubspaceLayer(Held, Merging, Dial, Apart, BaseTunerLayer):
             W, b = self.beneath
             E: Expr = W
             after: Expr | None = None
+            asked: set[str] = set()
             for adapter in adapters:
                 method, p = self.at_work(adapter), self.params(adapter, training)
                 E, b = method.phi(E, p), method.bias(b, p)
                 if (own := method.output(W.shape[1], p)) is not None:
                     after = own if after is None else after @ own
-            self._tuned[key] = Tuned(W, E, b, after)
+                asked |= p.asked
+            for mode in (training,) if asked else (False, True):
+                self._tuned[(*which, mode)] = Tuned(W, E, b, after)
         return self._tuned[key]
 
     def halves(self, adapters: list[str]) -> Cut | None:
