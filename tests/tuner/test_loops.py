@@ -1,14 +1,22 @@
-"""Methods and penalties act by themselves, exactly once a step of the optimiser, whatever loop makes it."""
+"""Methods and penalties act by themselves, exactly once a step of the optimiser, whatever loop makes it.
+
+A loop decides when a step is, a method what happens at it, and neither knows the other. So all methods are in the plain
+loop, and in the interrupted one, which carries what each remembers; every other loop has one of each kind: a penalty
+alone, a method that acts before and after a step, and both in a composition.
+"""
 
 import copy
+from itertools import product
 
+import pytest
 import torch
 from accelerate import Accelerator
 
 from acting import ACTING, LR, STEPS, by_hand, made, plain, rows, sgd, trained
-from cases import each
 from loops import trainer
 from subspace_tuning import penalty
+from subspace_tuning.methods import StelLA
+from subspace_tuning.testing.law import label
 
 
 def halves(data):
@@ -139,8 +147,8 @@ def interrupted(model, data, path):
     was.load_state_dict(model.state_dict())
 
 
-LOOPS = [
-    plain,
+WITH_ALL = [plain, interrupted]
+WITH_KINDS = [
     accumulated,
     checkpointed,
     by_closure,
@@ -152,12 +160,13 @@ LOOPS = [
     with_the_penalty_in_the_loss,
     by_trainer,
     by_trainer_accumulating,
-    interrupted,
 ]
+KINDS = [ACTING[0], *(case for case in ACTING if isinstance(case.method, StelLA)), ACTING[-1]]
+PAIRS = [*product(ACTING, WITH_ALL), *product(KINDS, WITH_KINDS)]
 _wanted = {}
 
 
-@each(case=ACTING, loop=LOOPS)
+@pytest.mark.parametrize(("case", "loop"), PAIRS, ids=label)
 def test_every_loop_is_the_one_in_which_everything_is_said(case, loop, tmp_path):
     want = _wanted.setdefault(case, by_hand(case))
     model = made(case)
