@@ -1,5 +1,6 @@
 """The bridge to PEFT: one new type, a supported range of versions, a folder that explains itself."""
 
+import json
 import pickle
 import subprocess
 import sys
@@ -27,13 +28,6 @@ def test_other_versions_get_a_sentence_that_says_what_to_install(version):
         check_version(version)
 
 
-def test_an_import_beside_another_peft_gets_that_sentence():
-    script = "import peft; peft.__version__ = '0.30.0'; import subspace_tuning"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1
-    assert "ImportError: subspace-tuning plugs into PEFT >= 0.21.0, < 0.22.0, but PEFT 0.30.0" in done.stderr
-
-
 def test_the_type_is_a_member_like_any_other():
     assert PeftType("SUBSPACE") is PeftType.SUBSPACE is PeftType["SUBSPACE"] is SUBSPACE
     assert (SUBSPACE.value, SUBSPACE.name, SUBSPACE) == ("SUBSPACE", "SUBSPACE", "SUBSPACE")
@@ -52,28 +46,67 @@ def test_connecting_twice_changes_nothing():
     assert peft.mapping.PEFT_TYPE_TO_PREFIX_MAPPING[SUBSPACE] == SubspaceModel.prefix
 
 
-def test_a_folder_opened_without_the_import_explains_itself(tmp_path):
-    model = bert()
-    model.save_pretrained(tmp_path / "base")
-    get_peft_model(model, SubspaceConfig(method="ssb")).save_pretrained(tmp_path / "adapter")
-    opening = f"""
-from peft import PeftModel
+UNTOLD = """
+import json, runpy, sys
+import peft
 from transformers import BertForSequenceClassification
-base = BertForSequenceClassification.from_pretrained({str(tmp_path / "base")!r})
-PeftModel.from_pretrained(base, {str(tmp_path / "adapter")!r})
+
+def opened():
+    return peft.PeftModel.from_pretrained(BertForSequenceClassification.from_pretrained("base"), "adapter")
+
+def error_of(what):
+    try:
+        what()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+said = {"bare": error_of(opened)}
+ours, peft.__version__ = peft.__version__, "0.30.0"
+said["another"] = error_of(lambda: __import__("subspace_tuning"))
+peft.__version__ = ours
+import subspace_tuning
+said["told"] = error_of(opened)
+sys.argv = ["-", "--model", "x"]
+said["program"] = runpy.run_module("other_program", run_name="__main__", alter_sys=True)["said"]
+print(json.dumps(said))
 """
-    bare = subprocess.run([sys.executable, "-c", opening], capture_output=True, text=True, timeout=300)
-    assert bare.returncode == 1
-    assert "KeyError: 'SUBSPACE'" in bare.stderr
-    card = (tmp_path / "adapter" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A base model, an adapter on it, and a program that never imports us."""
+    path, model = tmp_path_factory.mktemp("bridge"), bert()
+    model.save_pretrained(path / "base")
+    get_peft_model(model, SubspaceConfig(method="ssb")).save_pretrained(path / "adapter")
+    (path / "other_program.py").write_text(
+        "import sys\nfrom peft.utils.peft_types import PeftType\nsaid = [PeftType('SUBSPACE').value, *sys.argv[1:]]\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def untold(folder):
+    """What one fresh interpreter says: without us, of us beside another PEFT, then with us."""
+    how = {"capture_output": True, "text": True, "timeout": 300}
+    done = subprocess.run([sys.executable, "-c", UNTOLD], cwd=folder, **how)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_an_import_beside_another_peft_gets_that_sentence(untold):
+    assert untold["another"].startswith(
+        "ImportError: subspace-tuning plugs into PEFT >= 0.21.0, < 0.22.0, but PEFT 0.30.0"
+    )
+
+
+def test_a_folder_opened_without_the_import_explains_itself(folder, untold):
+    assert untold["bare"] == "KeyError: 'SUBSPACE'"
+    card = (folder / "adapter" / "README.md").read_text(encoding="utf-8")
     assert "pip install subspace-tuning" in card
     assert "import subspace_tuning" in card
     assert "KeyError: 'SUBSPACE'" in card
-    assert "pip install subspace-tuning" in (tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8")
-    told = subprocess.run(
-        [sys.executable, "-c", "import subspace_tuning\n" + opening], capture_output=True, text=True, timeout=300
-    )
-    assert told.returncode == 0, told.stderr[-2000:]
+    assert "pip install subspace-tuning" in (folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8")
+    assert untold["told"] is None
 
 
 def test_saving_again_keeps_one_card(tmp_path):
@@ -90,12 +123,5 @@ def test_a_config_opens_by_its_type(tmp_path):
     assert config.method.r == 3
 
 
-def test_a_program_that_never_imports_us_is_started_through_us(tmp_path):
-    (tmp_path / "other_program.py").write_text(
-        "import sys\nfrom peft.utils.peft_types import PeftType\nprint(PeftType('SUBSPACE').value, sys.argv[1:])\n"
-    )
-    start = "import subspace_tuning, runpy; runpy.run_module('other_program', run_name='__main__', alter_sys=True)"
-    done = subprocess.run(
-        [sys.executable, "-c", start, "--model", "x"], capture_output=True, text=True, timeout=300, cwd=tmp_path
-    )
-    assert done.stdout.strip() == "SUBSPACE ['--model', 'x']", done.stderr
+def test_a_program_that_never_imports_us_is_started_through_us(untold):
+    assert untold["program"] == ["SUBSPACE", "--model", "x"]
