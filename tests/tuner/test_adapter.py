@@ -1,6 +1,8 @@
 """The one reader: what was saved is read as it was, for every method; what is not whole is told."""
 
 import copy
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -16,26 +18,38 @@ SMALL = {"r": 2, "init_r": 3, "directions": 2, "b": 4, "tokens": 3}
 ALL = sorted(METHODS)
 
 
-@pytest.fixture
-def saved(tmp_path):
-    """The folder of an adapter with random parameters, the base model, inputs, and what the two compute."""
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The folder of an adapter with random parameters, the base model, inputs, and what the two compute.
 
-    def make(name):
-        fields = {k: v for k, v in SMALL.items() if hasattr(METHODS[name], k)}
-        base, x = bert(), {k: v for k, v in batch().items() if k != "labels"}
-        config = SubspaceConfig(method=build(name, fields), task_type="SEQ_CLS", modules_to_save=["pooler"])
-        model = get_peft_model(copy.deepcopy(base), config.handed_over()).eval()
-        if config.method.calibration:
-            calibrate(model, [batch()])
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.requires_grad:
-                    parameter.add_(torch.randn_like(parameter), alpha=0.1)
-            want = model(**x).logits
-        model.save_pretrained(tmp_path / "adapter")
-        return tmp_path / "adapter", base, x, want
+    Saved once a method, read by many tests, changed by none; on one layer where layers share nothing.
+    """
+    made = {}
 
-    return make
+    def of(name, layers=None):
+        method = build(name, {k: v for k, v in SMALL.items() if hasattr(METHODS[name], k)})
+        layers = layers or (2 if method.shared else 1)
+        if (name, layers) not in made:
+            made[name, layers] = _save(method, bert(num_hidden_layers=layers), tmp_path_factory.mktemp("adapter"))
+        folder, base, x, want = made[name, layers]
+        return folder, copy.deepcopy(base), x, want
+
+    return of
+
+
+def _save(method, base, folder):
+    x = {k: v for k, v in batch().items() if k != "labels"}
+    config = SubspaceConfig(method=method, task_type="SEQ_CLS", modules_to_save=["pooler"])
+    model = get_peft_model(copy.deepcopy(base), config.handed_over()).eval()
+    if config.method.calibration:
+        calibrate(model, [batch()])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        want = model(**x).logits
+    model.save_pretrained(folder)
+    return folder, base, x, want
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -63,18 +77,16 @@ def test_what_is_not_whole_is_told(name, saved):
 
 
 def test_an_adapter_of_another_model_is_told(saved):
-    folder, _, _, _ = saved("lora")
+    folder, _, _, _ = saved("lora", layers=2)
     for other in (bert(hidden_size=32), bert(num_hidden_layers=1), bert(num_hidden_layers=3)):
         with pytest.raises(BadInput, match="does not fit this model"):
             read(folder).on(other)
     assert read(folder).on(bert(num_labels=2)) is not None
 
 
-def test_a_soft_prompt_says_no_more_than_it_trains_by(saved):
+def test_a_soft_prompt_says_no_more_than_it_trains_by(saved, tmp_path):
     """PEFT would load a tokenizer, with keywords of the file, for a prompt that starts from a text."""
-    import json
-
-    folder, _, _, _ = saved("prompt")
+    folder = shutil.copytree(saved("prompt")[0], tmp_path / "adapter")
     path = folder / "adapter_config.json"
     data = json.loads(path.read_text())
     for key, value in {
