@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+from functools import cache
 
 import pytest
 import torch
@@ -20,6 +21,16 @@ from subspace_tuning.tuner.layer import SubspaceLayer
 
 def peft(method, make=bert, **values):
     return get_peft_model(make(), SubspaceConfig(method=method, init_weights=False, **values)).eval()
+
+
+@cache
+def frozen_bert(layers):
+    return bert(num_hidden_layers=layers)
+
+
+def base_of(case):
+    """The same base model anew: of one layer, of two where layers train parameters together."""
+    return copy.deepcopy(frozen_bert(2 if case.method.shared else 1))
 
 
 def logits(model, inputs, **how):
@@ -80,7 +91,7 @@ def test_merging_keeps_every_architectures_output(method, make):
 
 @each(case=CASES)
 def test_disabling_gives_the_base_model_back(case):
-    base, inputs = bert(), batch()
+    base, inputs = base_of(case), batch()
     want = logits(base, inputs)
     model = get_peft_model(base, case.config(init_weights=False)).eval()
     tuned = logits(model, inputs)
@@ -225,19 +236,17 @@ def test_transformers_adds_switches_and_deletes_adapters(tmp_path):
 
 @each(case=CASES)
 def test_transformers_loads_what_peft_saved(case, tmp_path):
-    base, inputs = bert(), batch()
-    weights = copy.deepcopy(base.state_dict())
-    model = get_peft_model(base, case.config(init_weights=False)).eval()
+    inputs = batch()
+    model = get_peft_model(base_of(case), case.config(init_weights=False)).eval()
     model.save_pretrained(tmp_path)
-    fresh = bert()
-    fresh.load_state_dict(weights)
+    fresh = base_of(case)
     fresh.load_adapter(str(tmp_path))
     assert torch.equal(logits(fresh, inputs), logits(model, inputs))
 
 
 @each(case=CASES)
 def test_copies_stand_on_their_own(case):
-    model, inputs = peft(case.method, mpc=case.mpc), batch()
+    model, inputs = peft(case.method, lambda: base_of(case), mpc=case.mpc), batch()
     want = logits(model, inputs)
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(logits(twin, inputs), want)
