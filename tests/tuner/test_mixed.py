@@ -68,11 +68,14 @@ def test_every_family_side_by_side_in_any_order(make):
 
 @each(name=sorted(n for n, m in METHODS.items() if m.sits_on in ("weight", "output", "bias")))
 def test_many_adapters_of_one_method_are_as_each_alone(name):
-    """Stacked, where it can be: as many as there are, with two rows each, and one with a row of its own."""
+    """Stacked, where it can be: as many as there are, with two rows each, and one with a row of its own.
+
+    On one layer where layers share nothing.
+    """
     fields = {f: 2 for f in ("r", "init_r") if f in getattr(METHODS[name], "__dataclass_fields__", {})}
     method = build(name, fields)
     try:
-        model = model_with([method] * 4)
+        model = model_with([method] * 4, lambda: bert(num_hidden_layers=2 if method.shared else 1))
     except ValueError as error:
         pytest.skip(str(error))
     names = ["a2", "a0", "a1", "a0", "a3", "a2", "a1"]
