@@ -77,7 +77,7 @@ def test_the_recipes_are_recipes_and_the_sweep_tests_them_beside_lora(there, adv
     labels = [cell.label for cell in plan.cells]
     assert labels[0].startswith("lora(")
     assert len(labels) in (3, 4)
-    assert len({len(cell.rates) for cell in plan.cells}) == 1
+    assert len({len(cell.candidates) for cell in plan.cells}) == 1
 
 
 def test_the_pattern_spends_the_budget(there, advice):
