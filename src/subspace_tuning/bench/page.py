@@ -56,9 +56,10 @@ TAIL = """
   up-projection the activation keeps it anyway; keys and values are kept once more, because attention with dropout
   copies them on a CPU.
 - **Beside PEFT's.** {peft}
-- **The processor.** These times are of two cores without AVX-512, where thin products are slow for everybody: LoRA 1.22,
-  PEFT's 1.21. On two cores with AVX-512 the same command gave 1.09 and 1.12, DoRA 1.18, SSB 1.04 (measured before scales
-  were trained as deviations and penalties left the loss). FLOPs and saved bytes are the same on both, and before and after.
+- **The processor.** These times are of two cores without AVX-512, where thin products are slow for everybody: LoRA
+  1.22, PEFT's 1.21. On two cores with AVX-512 the same command gave 1.09 and 1.12, DoRA 1.18, SSB 1.04 (measured
+  before scales were trained as deviations and penalties left the loss). FLOPs and saved bytes are the same on both,
+  and before and after.
 - **PiSSA and MiLoRA** leave the base weight as it is and train (A_0 + A) (B_0 + B) - A_0 B_0, a product of rank 2 r;
   PEFT's PiSSA puts W - A_0 B_0 in the place of W, a second copy of every weight or a base that no other adapter can
   use.
