@@ -1,6 +1,7 @@
 """A sweep on a Ray cluster of two nodes ends as one on this machine does; skipped where Ray is missing."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from subspace_tuning.sweep.ray import RayPool, _room  # noqa: E402
 def cluster():
     from ray.cluster_utils import Cluster
 
+    handler = signal.getsignal(signal.SIGTERM)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     small = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
     made = Cluster(initialize_head=True, head_node_args=small)
@@ -26,6 +28,7 @@ def cluster():
     yield made
     ray.shutdown()
     made.shutdown()
+    signal.signal(signal.SIGTERM, handler)  # Ray leaves its own
 
 
 def test_two_nodes_perform_a_sweep_also_when_workers_die(cluster, tmp_path):

@@ -168,6 +168,18 @@ def test_a_model_or_data_that_is_not_there_is_refused_before_a_run(tmp_path, mis
             {"methods": ["ssb", {"method": "lora", "learning_rates": [1]}], "tuning": {"factors": [1, 3]}},
             "budgets differ",
         ),
+        (
+            {
+                "methods": [
+                    {"method": "lora", "learning_rates": [1]},
+                    {"method": "lora", "mpc": "o", "learning_rates": [1], "tune": {"mpc_weight": [0.1, 1.0]}},
+                ],
+                "tuning": {},
+            },
+            "lora 1, lora 2",
+        ),
+        ({"tuning": {"factors": [1]}, "methods": [{"method": "lora", "tune": {"mpc_wieght": [1]}}]}, "mpc_weight"),
+        ({"methods": [{"method": "lora", "tune": {"mpc_weight": [1]}}]}, "add tuning"),
         ({"tuning": {}}, "no factors"),
         ({"learning_rates": [1], "tuning": {"factors": [1]}}, "leave one of them out"),
         ({"tuning": {"search": {"optuna": {"trials": 2}}, "factors": [1]}}, "leave out factors"),

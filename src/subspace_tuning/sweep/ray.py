@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,9 @@ class RayPool:
     ):
         ray = _ray()
         self._folder, self._runner, self._cpus, self._gpus = Path(folder), runner, cpus, gpus
+        self._handler = signal.getsignal(
+            signal.SIGTERM
+        )  # Ray puts its own, which ends a later run without a checkpoint
         if not ray.is_initialized():
             try:
                 ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error")
@@ -84,6 +89,8 @@ class RayPool:
         ray = _ray()
         for worker in [*self._idle, *(worker for worker, _ in self._busy.values())]:
             ray.kill(worker)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._handler)
 
     def _ended(self, promise: Any) -> tuple[Run, Outcome]:
         ray = _ray()

@@ -162,9 +162,9 @@ class SweepRecipe(BaseModel):
         if tuning.factors is None and without:
             raise ValueError(f"tuning has no factors and {without[0]} no learning_rates of its own; give one of them")
         factors = len(tuning.factors or ())
-        budgets = {_name(entry.method): entry.budget(factors) for entry in trained}
-        if len(set(budgets.values())) > 1:
-            told = ", ".join(f"{name} {n}" for name, n in budgets.items())
+        budgets = [(_name(entry.method), entry.budget(factors)) for entry in trained]
+        if len({n for _, n in budgets}) > 1:
+            told = ", ".join(f"{name} {n}" for name, n in budgets)
             raise ValueError(
                 f"tuning budgets differ ({told}); give every method the same number of learning rates, "
                 f"times the values of what else it tunes"
