@@ -55,9 +55,8 @@ class RayPool:
     ):
         ray = _ray()
         self._folder, self._runner, self._cpus, self._gpus = Path(folder), runner, cpus, gpus
-        self._handler = signal.getsignal(
-            signal.SIGTERM
-        )  # Ray puts its own, which ends a later run without a checkpoint
+        # Ray puts its own, which would end a later run in this process without a checkpoint.
+        self._handler = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
         if not ray.is_initialized():
             try:
                 ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error")
