@@ -5,6 +5,7 @@ import os
 from functools import cache
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start, too: two threads add up in another order
 os.environ["SUBSPACE_SVD_GB"] = "0"  # nothing in the user's cache: see test_svd_store.py
 
 import jinja2

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from shutil import copytree
 
@@ -13,6 +11,7 @@ import yaml
 from test_resume import Cut, weights
 from transformers import TrainerCallback
 
+from command import started
 from subspace_tuning.errors import Interrupted, RunFailed
 from subspace_tuning.run.checkpoints import SEAL, Checkpoints
 from subspace_tuning.run.recipe import make
@@ -189,14 +188,14 @@ def test_a_second_signal_is_obeyed_at_once(home, tmp_path):
 def test_the_command_ends_with_the_signals_code(home, tmp_path):
     values = values_of(home, tmp_path, epochs=2000, save_every="never", evaluate_every="end")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
-    command = [sys.executable, "-m", "subspace_tuning", "train", str(tmp_path / "recipe.yaml")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = started("train", tmp_path / "recipe.yaml", err=tmp_path / "said")
     metrics = tmp_path / "run" / "metrics.jsonl"
-    while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
+    while process.is_alive() and not (metrics.is_file() and metrics.stat().st_size):
         signal.sigtimedwait([], 0.05)
     process.terminate()
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM, err
+    process.join(120)
+    err = (tmp_path / "said").read_text()
+    assert process.exitcode == 128 + signal.SIGTERM, err
     assert "error: ended by SIGTERM" in err
     assert "Traceback" not in err
     assert len(Checkpoints(Path(values["output"]) / "checkpoints").steps()) == 1

@@ -4,9 +4,8 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +13,10 @@ import yaml
 from test_resume import weights
 from transformers import TrainerCallback
 
-from command import subspace
+from command import started, subspace
 from disks import CODES, mounted, read_only, refusing
 from subspace_tuning.errors import BadInput, RunFailed
+from subspace_tuning.files.aside import whole_file
 from subspace_tuning.files.claims import Held
 from subspace_tuning.run.folder import RunFolder
 from subspace_tuning.run.packed import train_packed
@@ -58,14 +58,15 @@ def test_a_run_that_another_is_at_is_refused_and_left_alone(home, tmp_path):
                 pass
             with pytest.raises(Held):
                 train_packed([make(values)], again=again)
-        command = [sys.executable, "-m", "subspace_tuning", "train", str(tmp_path / "recipe.yaml"), "--again"]
-        refused.append(subprocess.run(command, capture_output=True, text=True))
+        other = started("train", tmp_path / "recipe.yaml", "--again", err=tmp_path / "said")
+        other.join()
+        refused.append((other.exitcode, (tmp_path / "said").read_text()))
 
     run(make(values), callbacks=[Then(others)])
     run(make({**values, "output": str(tmp_path / "alone")}))
-    (done,) = refused
-    assert done.returncode == 2, done.stderr
-    assert "another process is at" in done.stderr
+    ((code, said),) = refused
+    assert code == 2, said
+    assert "another process is at" in said
     assert weights(tmp_path / "run") == weights(tmp_path / "alone")
     lines = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines == sorted(lines)
@@ -77,16 +78,15 @@ def test_killed_at_any_moment_it_comes_to_the_same_weights(home, tmp_path):
     values = values_of(home, tmp_path, epochs=6, save_every=2)
     run(make({**values, "output": str(tmp_path / "calm")}))
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
-    command = [sys.executable, "-m", "subspace_tuning", "train", str(tmp_path / "recipe.yaml")]
     metrics = tmp_path / "run" / "metrics.jsonl"
     for delay in (0.0, 0.05, 0.2):
         before = metrics.stat().st_size if metrics.is_file() else 0
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while process.poll() is None and (metrics.stat().st_size if metrics.is_file() else 0) <= before:
+        process = started("train", tmp_path / "recipe.yaml")
+        while process.is_alive() and (metrics.stat().st_size if metrics.is_file() else 0) <= before:
             time.sleep(0.01)
         time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
     run(make(values))
     assert weights(tmp_path / "run") == weights(tmp_path / "calm")
     assert {p.name for p in (tmp_path / "run").iterdir()} == {p.name for p in (tmp_path / "calm").iterdir()}
@@ -195,11 +195,10 @@ def test_every_command_says_an_error_of_the_disk_in_a_sentence(home, tmp_path, m
 def test_a_run_killed_before_its_first_file_stood_is_begun_again(home, tmp_path):
     """What the dead process was making lies there, and nothing else does."""
     recipe_of_it = make(values_of(home, tmp_path, max_steps=1))
-    killed = (
-        "import os, pathlib, signal, sys; from subspace_tuning.files.aside import whole_file\n"
-        "with whole_file(pathlib.Path(sys.argv[1], 'config.yaml')): os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    subprocess.run([sys.executable, "-c", killed, recipe_of_it.output], check=False)
+    if (process := os.fork()) == 0:
+        with whole_file(Path(recipe_of_it.output, "config.yaml")):
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitpid(process, 0)[1] == signal.SIGKILL
     assert [path.suffix for path in (tmp_path / "run").iterdir()] == [".aside"]
     assert run(recipe_of_it).steps == 1
     assert not list((tmp_path / "run").glob(".*"))
