@@ -12,8 +12,12 @@ from tokenizers import pre_tokenizers
 RATE = 16_000
 SAYS = ("low", "high")
 _BLOCK = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
-_CONV = {"conv_dim": (8, 8), "conv_kernel": (40, 8), "conv_stride": (20, 8), "num_feat_extract_layers": 2}
-_WAV2VEC2 = {**_BLOCK, **_CONV, "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "mask_time_prob": 0.0}
+# a frame holds 640 samples, so that a sound has as many as "high" has letters
+_CONV = {"conv_dim": (8, 8), "conv_kernel": (40, 32), "conv_stride": (20, 32), "num_feat_extract_layers": 2}
+_DROPPED = ("hidden", "activation", "attention", "feat_proj", "final")
+_STILL = {"mask_time_prob": 0.0, "layerdrop": 0.0, **{f"{what}_dropout": 0.0 for what in _DROPPED}}
+_PLACES = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+_WAV2VEC2 = {**_BLOCK, **_CONV, **_PLACES, **_STILL, "initializer_range": 0.2}
 _SIDES = {
     f"{part}_{what}": n
     for part in ("encoder", "decoder")

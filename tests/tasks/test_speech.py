@@ -162,6 +162,16 @@ def test_ctc_is_torchs_and_what_it_says_is_the_pipelines(home, tmp_path):
         assert told.answer == processor.decode(found(**heard).logits[0].argmax(-1))
 
 
+def test_ctc_learns_which_word_is_said(home, tmp_path):
+    """Half of the sounds are each word's: always the same one has 0.5, and nothing, as a fresh model says, has 0."""
+    how = {"method": "full", "learning_rate": 0.01, "epochs": 20}
+    fresh = run(recipe(home, tmp_path / "fresh", "ctc", "wav2vec2", **{**how, "learning_rate": 1e-9}, max_steps=1))
+    result = run(recipe(home, tmp_path / "run", "ctc", "wav2vec2", **how))
+    assert fresh.score < 0.1 < 0.9 < result.score
+    told = Predictor(tmp_path / "run")([str(home / "data" / f"validation{i}.wav") for i in range(2)])
+    assert [answer.answer for answer in told] == list(tiny_sounds.SAYS)
+
+
 def test_error_rates_are_jiwers_and_frames_that_pad_are_blank(home):
     processor = load_processor(str(home / "wav2vec2"), "AutoProcessor")
     task = task_of("ctc")
