@@ -100,6 +100,33 @@ def test_scores_are_those_of_the_points_that_count():
         assert task.scores(said, labels) == {"mean_iou": 1 / 2, "point_accuracy": pytest.approx(2 / 3)}
 
 
+def test_points_of_weight_one_have_the_models_own_loss(home):
+    task = task_of("segmentation", {"labels": LABELS, "class_weights": [1, 1]})
+    model = hf.AutoModelForSemanticSegmentation.from_pretrained(home / "model", **task.config()).eval()
+    images, masks = scenes(4)
+    masks[:, :5] = 255
+    batch = hf.AutoImageProcessor.from_pretrained(home / "model")([*images], [*masks], return_tensors="pt")
+    said = model(**batch)
+    torch.testing.assert_close(task.weighted_loss(said.logits, batch["labels"], torch.ones(2)), said.loss)
+
+
+def test_classes_of_points_count_alike_where_they_are_balanced(home, tmp_path):
+    """Pictures that say nothing, one in eight of which is all light: as likely as it is heavy."""
+    masks = np.repeat(np.arange(16) % 8 == 0, 32 * 32).reshape(16, 32, 32).astype(np.uint8)
+    masks[:, 0] = 255
+    for part in ("train", "validation"):
+        np.savez(tmp_path / f"{part}.npz", image=np.full((16, 32, 32, 3), 100, np.uint8), mask=masks)
+    how = {"data": str(tmp_path), "method": "head", "batch_size": 16, "epochs": 40, "learning_rate": 0.05}
+    for weights, share in ((None, 1 / 8), ("balanced", 1 / 2)):
+        run(recipe(home, out := tmp_path / str(weights), **how, class_weights=weights))
+        predictor = Predictor(out)
+        with torch.inference_mode():
+            logits = predictor.model(
+                predictor.tokenizer([np.full((32, 32, 3), 100, np.uint8)], return_tensors="pt")["pixel_values"]
+            ).logits
+        assert logits.softmax(1)[:, 1].mean().item() == pytest.approx(share, abs=0.04)
+
+
 def test_masks_that_are_none_are_named(home, tmp_path):
     images, masks = scenes(5)
     for broken, said in ((masks + 1, "the number 2, and there are 2 labels"), (images, "one number a point")):

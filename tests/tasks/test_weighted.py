@@ -43,7 +43,8 @@ def home(tmp_path_factory):
     """Texts that say nothing, of which one in eight is good."""
     folder = tmp_path_factory.mktemp("weighted")
     tiny.model(folder / "model")
-    rows = [{"text": "the film", "label": "bad" if i % 8 else "good", "names": ["bad"][: i % 8]} for i in range(64)]
+    said = ["bad" if i % 8 else "good" for i in range(64)]
+    rows = [{"text": "the film", "label": name, "tokens": ["the", "film"], "tags": [name] * 2} for name in said]
     for part in ("train", "validation"):
         tiny.jsonl(folder / "data" / f"{part}.jsonl", rows)
     return folder
@@ -55,7 +56,11 @@ def recipe(home, out, **changes):
 
 
 LOSS = [("classification", None, 1 / 8), ("classification", "balanced", 1 / 2), ("classification", (1, 3), 3 / 10)]
-LOSS += [("multi_label", "balanced", 1 / 2), ("multi_label", (1, 3), 3 / 10)]
+LOSS += [
+    ("multi_label", "balanced", 1 / 2),
+    ("multi_label", (1, 3), 3 / 10),
+    ("token_classification", "balanced", 1 / 2),
+]
 
 
 @pytest.mark.filterwarnings("ignore::subspace_tuning.tasks.metrics.Undefined")
@@ -68,6 +73,8 @@ def test_where_texts_say_nothing_a_class_is_as_likely_as_it_is_heavy(home, tmp_p
     inputs = predictor.tokenizer("the film", return_tensors="pt")
     with torch.inference_mode():
         logits = predictor.model(**inputs).logits[0]
+    if task == "token_classification":
+        logits = logits[1]  # of "the"
     found = (logits.sigmoid() if task == "multi_label" else logits.softmax(-1))[1].item()
     assert found == pytest.approx(share, abs=0.04)
 

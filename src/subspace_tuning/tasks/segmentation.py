@@ -19,10 +19,11 @@ from subspace_tuning.files.attached import ARRAYS, arrays, attached
 from subspace_tuning.files.table import Table, read_table
 from subspace_tuning.files.text import UTF8
 from subspace_tuning.tasks.forward import outputs
-from subspace_tuning.tasks.labels import checked_names, named
+from subspace_tuning.tasks.labels import named
 from subspace_tuning.tasks.metrics import undefined
 from subspace_tuning.tasks.registry import register
-from subspace_tuning.tasks.task import Answer, Collate, Inputs, Metric, Task
+from subspace_tuning.tasks.task import Answer, Collate, Inputs, Metric
+from subspace_tuning.tasks.weighted import Weighted, of_counts, weighted_cross_entropy
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -57,10 +58,10 @@ def point_accuracy(confusion: NDArray, names: Sequence[str]) -> float:
 
 @register("segmentation")
 @dataclass(frozen=True, kw_only=True)
-class Segmentation(Task):
+class Segmentation(Weighted):
     """image, mask: the columns of pictures and of their masks. image_size: the side that both are brought to.
 
-    labels: the classes, by the numbers that masks hold, from 0; 255 counts for nothing.
+    labels: the classes, by the numbers that masks hold, from 0; 255 counts for nothing. class_weights: of points.
     """
 
     row = "a picture, and its mask: a picture of the same size with the number of each point's class (255: none)"
@@ -74,12 +75,7 @@ class Segmentation(Task):
 
     image: str = "image"
     mask: str = "mask"
-    labels: tuple[str, ...] = ()
     image_size: PositiveInt | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checked_names(self.labels)
 
     def config(self) -> dict[str, Any]:
         return {**named(self.labels), "semantic_loss_ignore_index": NOTHING}
@@ -119,6 +115,14 @@ class Segmentation(Task):
         kind, values = super().arguments()
         return kind, {**values, "remove_unused_columns": False}
 
+    def balance(self, train: Sequence[Inputs]) -> NDArray:
+        """Of points of the masks as they are kept, before they are brought to a size."""
+        counts = [np.bincount(self._points(row).flatten(), minlength=NOTHING)[:NOTHING] for row in train]
+        return of_counts(np.sum(counts, axis=0)[: len(self.labels)])
+
+    def weighted_loss(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        return weighted_cross_entropy(_enlarged(logits, labels).movedim(1, -1), labels, weights, NOTHING)
+
     def parts(self, processor: Any, train: Sequence[Inputs], judged: Sequence[Inputs]) -> dict[str, Any]:
         return {**super().parts(processor, train, judged), "preprocess_logits_for_metrics": _classes}
 
@@ -157,6 +161,10 @@ class Segmentation(Task):
 
 
 def _classes(logits: Any, labels: Tensor) -> Tensor:
-    """The class of each point of the masks: logits (rows, classes, h, w) of fewer points, as the loss enlarges them."""
-    found = logits[0] if isinstance(logits, tuple) else logits
-    return F.interpolate(found, size=labels.shape[-2:], mode="bilinear", align_corners=False).argmax(1)
+    """The class of each point of the masks (rows, h, w)."""
+    return _enlarged(logits[0] if isinstance(logits, tuple) else logits, labels).argmax(1)
+
+
+def _enlarged(logits: Tensor, labels: Tensor) -> Tensor:
+    """(rows, classes, h, w) of fewer points -> of those of the masks, as the model's own loss does it."""
+    return F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)

@@ -62,20 +62,24 @@ class Weighted(Task):
 
 
 def balanced(numbers: Sequence[int], classes: int) -> NDArray:
-    """n / (K n_k) for n rows, n_k of the class k, of the K classes that occur; 1 for the others.
+    """The weights of classes (classes,) with which rows of these numbers count alike."""
+    return of_counts(np.bincount(numbers, minlength=classes))
+
+
+def of_counts(counts: NDArray) -> NDArray:
+    """n / (K n_k) for n rows, n_k of the class k, of the K classes that occur; 1 for the others. Both (classes,).
 
     As scikit-learn's ``balanced``: the mean weight of a row is 1, so that learning rates keep their meaning.
     """
-    counts = np.bincount(numbers, minlength=classes)
     return np.where(counts, counts.sum() / ((counts > 0).sum() * counts.clip(1)), 1.0)
 
 
-def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, ignored: int = IGNORED) -> Tensor:
     """The mean over n labels y_i that count of w_{y_i} times the cross-entropy. logits (..., classes), labels (...).
 
     Over their number and not over the sum of their weights, so that accumulated batches are one.
     """
     each = F.cross_entropy(
-        logits.flatten(0, -2), labels.flatten(), weight=weights, reduction="sum", ignore_index=IGNORED
+        logits.flatten(0, -2), labels.flatten(), weight=weights, reduction="sum", ignore_index=ignored
     )
-    return each / (labels != IGNORED).sum().clamp(min=1)
+    return each / (labels != ignored).sum().clamp(min=1)
