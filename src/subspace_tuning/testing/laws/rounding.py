@@ -46,10 +46,11 @@ HALF = [
 
 
 class Twins(NamedTuple):
-    """A model as it is used, parameters in single precision on a half-precision base, and the same in double."""
+    """A layer as it is used, parameters in single precision on a half-precision base, and the same in double."""
 
     rough: Any
     exact: Any
+    parameters: tuple[dict[str, Tensor], dict[str, Tensor]]  # of both, by name
 
     @classmethod
     def of(cls, case: Case, kind: Kind, precision: Precision) -> Twins:
@@ -61,20 +62,20 @@ class Twins(NamedTuple):
         exact = tuned(case, kind._replace(layer=rounded), init_weights=True, dtype=torch.float64)
         rough = copy.deepcopy(exact).float()
         tuned_layer(rough).base_layer.to(precision.base)
-        return cls(rough, exact)
+        return cls(tuned_layer(rough), tuned_layer(exact), (adapter_parameters(rough), adapter_parameters(exact)))
 
     def set(self, values: dict[str, Tensor]) -> None:
-        for model in self:
-            for name, p in adapter_parameters(model).items():
+        for parameters in self.parameters:
+            for name, p in parameters.items():
                 p.data.copy_(values[name])
 
     def values(self) -> dict[str, Tensor]:
-        return {k: p.detach().clone() for k, p in adapter_parameters(self.exact).items()}
+        return {k: p.detach().clone() for k, p in self.parameters[1].items()}
 
     def outcomes(self, values: dict[str, Tensor], outcome: Callable[[Any, int], Tensor], draw: int) -> list[Tensor]:
         """Of both, the rough one's first."""
         self.set({k: v.float() for k, v in values.items()})
-        return [outcome(model, draw).double() for model in self]
+        return [outcome(layer, draw).double() for layer in (self.rough, self.exact)]
 
 
 class Gain(NamedTuple):
@@ -133,25 +134,24 @@ def small_changes_survive_rounding(case: Case, kind: Kind, precision: Precision)
     xs = [inputs(kind, 24, precision.dtype) for _ in range(DRAWS)]
 
     @torch.no_grad()
-    def unmerged(model: Any, draw: int) -> Tensor:
+    def unmerged(layer: Any, draw: int) -> Tensor:
         x = xs[draw]
-        if model is twins.exact:
-            return kind.outputs(model(x.double() if x.is_floating_point() else x))
+        if layer is twins.exact:
+            return kind.outputs(layer(x.double() if x.is_floating_point() else x))
         with torch.autocast("cpu", torch.bfloat16, enabled=precision.autocast):
-            return kind.outputs(model(x))
+            return kind.outputs(layer(x))
 
     @torch.no_grad()
-    def merged(model: Any, draw: int) -> Tensor:
-        model.merge_adapter()
-        held = tuned_layer(model).base_layer
-        W, b = kind.matrix(held).clone(), getattr(held, "bias", None)
+    def merged(layer: Any, draw: int) -> Tensor:
+        layer.merge()
+        W, b = kind.matrix(layer.base_layer).clone(), getattr(layer.base_layer, "bias", None)
         made = W if b is None else torch.cat([W, b.unsqueeze(0)])
-        model.unmerge_adapter()
+        layer.unmerge()
         return made
 
     ways = {"the output": unmerged}
     if case.resolved.mergeable and not precision.autocast:
         ways["the merged weight"] = merged
-    for name in adapter_parameters(twins.exact):
+    for name in twins.parameters[1]:
         for what, outcome in ways.items():
             Gain.of(twins, name, precision.eps, outcome).check(f"{what}, {name.rpartition('.')[2]} changed,")
