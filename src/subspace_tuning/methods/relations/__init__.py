@@ -6,9 +6,16 @@ two of these relations is left out.
 
 from __future__ import annotations
 
-from subspace_tuning.methods.relations import entries, low_rank, spectrum
+from subspace_tuning.methods.relations import beside, entries, low_rank, rotations, spectrum, whole
 
-RELATIONS = (*low_rank.RELATIONS, *spectrum.RELATIONS, *entries.RELATIONS)
+RELATIONS = (
+    *low_rank.RELATIONS,
+    *beside.RELATIONS,
+    *spectrum.RELATIONS,
+    *entries.RELATIONS,
+    *rotations.RELATIONS,
+    *whole.RELATIONS,
+)
 
 
 def relations_of(name: str) -> list[str]:
