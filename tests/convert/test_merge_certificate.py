@@ -134,7 +134,7 @@ def test_the_commands_tell_refuse_and_write(int8, tmp_path):
     assert "of the codes changed  model.layers.0.self_attn.q_proj" in told.output
     assert "nothing is written\n" in told.output
     told = run("export", small, out, "--to", "merged", "--dry-run", "--json")
-    assert "would lose more" in json.loads(told.output)["refused"]
+    assert "would lose more" in json.loads(told.stdout)["refused"]
     refused = run("export", small, out, "--to", "merged")
     assert refused.exit_code == 2
     assert "would lose more than 0.5" in " ".join(refused.output.split())
