@@ -1,26 +1,31 @@
 """Two processes (DDP, FSDP2) train what one does with the batches of both."""
 
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from peft import get_peft_model
+from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from acting import ACTING, LR, STEPS
+from cases import SINGLE
 from models import batch, bert
 from subspace_tuning import LoRA
 from subspace_tuning.methods import TiedLoRA, TinyLoRA
 from subspace_tuning.testing import Case
 from subspace_tuning.testing.cases import adapter_parameters, stored_numbers
+from subspace_tuning.tuner.whole import whole
 
 RANKS = 2
 SHARING = [Case(TinyLoRA(r=2, u=5)), Case(TiedLoRA(r=2), "o"), Case(TinyLoRA(r=2, u=3, tie="kind") | LoRA(r=2), "o")]
 CASES = ACTING + SHARING
+STARTS = [case for case in SINGLE if case.resolved.sits_on == "weight"]
 
 
 def alone(model):
@@ -59,6 +64,28 @@ def trained(case, wrap, data):
     return {k: (v.full_tensor() if isinstance(v, DTensor) else v).detach().clone() for k, v in found.items()}
 
 
+def started(case, in_pieces):
+    """All that an adapter has on a layer before training, and what the merged layer computes with."""
+    torch.manual_seed(0)
+    net = nn.Sequential(OrderedDict(layer=nn.Linear(12, 12), last=nn.Linear(12, 3)))
+    if in_pieces:
+        fully_shard(net)
+    torch.manual_seed(1)
+    model = get_peft_model(net, case.config(target_modules=["layer"]))
+    layer = model.base_model.model.layer
+    before = layer.get_base_layer().weight
+    found = {**layer.values("default"), "W": whole(before.detach())}
+    if case.resolved.mergeable and not case.resolved.calibration:
+        layer.merge()
+        found["phi(W)"] = whole(layer.get_base_layer().weight.detach())
+        assert isinstance(layer.get_base_layer().weight, DTensor) == in_pieces
+    return {k: whole(v.detach()).clone() for k, v in found.items()}
+
+
+def same(got, want):
+    return got.keys() == want.keys() and all(torch.equal(got[k], want[k]) for k in want)
+
+
 def apart(got, want):
     assert set(got) == set(want)
     return max((got[k].double() - want[k].double()).abs().max().item() for k in want)
@@ -74,6 +101,7 @@ def work(rank, port, found):
         trained(ACTING[0], fsdp1, part)
     except RuntimeError as error:
         found[rank, "fsdp1"] = str(error)
+    found[rank, "starts"] = [str(case) for case in STARTS if not same(started(case, True), started(case, False))]
     for i, case in enumerate(CASES):
         want = trained(case, alone, whole)
         found[rank, i, "alone"] = apart(trained(case, alone, part), want)
@@ -98,6 +126,10 @@ def found():
 def test_two_processes_train_what_one_does(found, i, wrap):
     for rank in range(RANKS):
         assert found[rank, i, wrap] < 1e-4 < 1e-3 < found[rank, i, "alone"]
+
+
+def test_methods_start_from_weights_in_pieces_as_from_whole_ones(found):
+    assert found[0, "starts"] == found[1, "starts"] == []
 
 
 def test_matrices_that_are_flattened_are_refused(found):

@@ -30,7 +30,10 @@ def sweep(
     engine: Annotated[Literal["local", "ray"], typer.Option(help="This machine, or a Ray cluster.")] = "local",
     address: Annotated[str | None, typer.Option(help="Of the Ray cluster; auto for the one this is part of.")] = None,
     cpus: Annotated[float, typer.Option(min=0.1, help="With Ray: cores of a run.")] = 1.0,
-    gpus: Annotated[float, typer.Option(min=0.0, help="With Ray: GPUs of a run, 0.5 for two runs on one.")] = 0.0,
+    gpus: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="GPUs of a run, 0.5 for two on one; what gpus_per_run says without it."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run nothing.")] = False,
     max_hours: Annotated[
         float | None, typer.Option(min=0.0, help="Stop after so long; the same command goes on from there.")
@@ -43,12 +46,15 @@ def sweep(
     """
     from subspace_tuning.run.pretrained import check_inputs
     from subspace_tuning.sweep.pool import LocalPool, Pool, usual_jobs
-    from subspace_tuning.sweep.recipe import read_sweep
+    from subspace_tuning.sweep.recipe import make, read_sweep
     from subspace_tuning.sweep.sweep import Sweep
 
-    if engine == "local" and (address or gpus):
-        raise BadInput("--address and --gpus are for --engine ray; leave them out")
-    work = Sweep(read_sweep(recipe))
+    if engine == "local" and address:
+        raise BadInput("--address is for --engine ray; leave it out")
+    given = read_sweep(recipe)
+    if gpus is not None:
+        given = make({**given.model_dump(exclude_unset=True), "gpus_per_run": gpus or None})
+    work, gpus = Sweep(given), given.gpus_per_run or 0.0
     if engine == "local" and any(stage.missing for stage in work.stages()):
         check_inputs(cell.some for cell in work.plan.cells)
     if dry_run:
@@ -63,7 +69,8 @@ def sweep(
 
             return RayPool(work.plan.folder, address, jobs, cpus, gpus)
         models = sorted({cell.some.model for cell in work.plan.cells})
-        return LocalPool(work.plan.folder, jobs or usual_jobs(models))
+        room = usual_jobs(models, gpus)
+        return LocalPool(work.plan.folder, min(jobs, room) if jobs and gpus else jobs or room, gpus=gpus)
 
     with _live() as changed:
         summary = work.run(pool, changed, max_hours)

@@ -65,9 +65,12 @@ def train(
 
     from subspace_tuning.cli.progress import Progress
     from subspace_tuning.run.folder import RunFolder
+    from subspace_tuning.run.processes import is_first
     from subspace_tuning.run.train import run
 
-    result = run(recipe, again=again, callbacks=[Progress()], say=_say, beforehand=_foretell)
+    result = run(recipe, again=again, callbacks=[Progress()] if is_first() else [], say=_say, beforehand=_foretell)
+    if not is_first():
+        return
     if as_json:
         print_json(vars(result))
         return

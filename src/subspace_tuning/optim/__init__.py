@@ -5,11 +5,12 @@ from subspace_tuning.optim.lora_rite import LoRARite
 from subspace_tuning.optim.muon import Muon
 from subspace_tuning.optim.pairs import Pair, pairs_of
 from subspace_tuning.optim.rates import adamw, lora_plus
-from subspace_tuning.optim.registry import ANYWHERE, OPTIMISERS, check, check_installed, create
+from subspace_tuning.optim.registry import ANYWHERE, IN_PIECES, OPTIMISERS, check, check_installed, create
 from subspace_tuning.optim.riemannian import riemannian
 
 __all__ = [
     "ANYWHERE",
+    "IN_PIECES",
     "OPTIMISERS",
     "LoRAPro",
     "LoRARite",

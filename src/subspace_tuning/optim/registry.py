@@ -22,6 +22,7 @@ Make = Callable[..., Optimizer]
 
 
 ANYWHERE = ("adamw", "adamw_8bit", "schedule_free")  # the others are for methods with factors A and B
+IN_PIECES = (*ANYWHERE, "lora_plus")  # those that move each number by itself, whoever holds it
 LIBRARIES = {  # AdamW's place is taken by a class of theirs
     "adamw_8bit": ("bitsandbytes", "bitsandbytes.optim", "AdamW8bit"),
     "schedule_free": ("schedulefree", "schedulefree", "AdamWScheduleFree"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 
 from subspace_tuning.errors import BadInput, as_bad_input, nearest
 from subspace_tuning.optim import check, check_installed
+from subspace_tuning.run import processes
 from subspace_tuning.run.folder import RunFolder
 from subspace_tuning.run.recipe import Recipe
 from subspace_tuning.tasks.language import LENGTH
@@ -58,6 +60,8 @@ def arguments(recipe: Recipe, folder: RunFolder) -> TrainingArguments:
         length = {"max_length": recipe.max_length or LENGTH} if "max_length" in known else {}
         made = kind(**{**_values(recipe, folder), **length, **own, **recipe.trainer})
         _try_out(made)
+    if processes.count() > 1:  # what methods take from W is made in each process, before it is sharded
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     return made
 
 
@@ -70,8 +74,8 @@ def _values(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         "output_dir": str(folder.checkpoints),
         "seed": recipe.seed,
         "learning_rate": recipe.learning_rate,
-        "per_device_train_batch_size": recipe.batch_size,
-        "per_device_eval_batch_size": recipe.eval_batch_size,
+        "per_device_train_batch_size": processes.share_of(recipe.batch_size or 1, "batch_size"),
+        "per_device_eval_batch_size": -(-recipe.eval_batch_size // processes.count()),
         "num_train_epochs": recipe.epochs,
         "max_steps": recipe.max_steps or -1,
         "gradient_accumulation_steps": recipe.gradient_accumulation,

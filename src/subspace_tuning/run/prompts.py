@@ -18,7 +18,7 @@ class WholePrompts(TrainerCallback):
     """
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if (prompts := _prompts(model)) is not None:
+        if args.should_save and (prompts := _prompts(model)) is not None:
             tensors = {k: t.detach().contiguous() for k, t in prompts.state_dict().items()}
             save_file(tensors, _checkpoint(args, state) / FILE)
 

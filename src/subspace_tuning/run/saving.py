@@ -9,10 +9,12 @@ from torch import nn
 from transformers import TrainerCallback, set_seed
 
 from subspace_tuning.errors import Interrupted, RunFailed
+from subspace_tuning.run import processes
 from subspace_tuning.run.checkpoints import Checkpoints
 from subspace_tuning.run.folder import RunFolder
 from subspace_tuning.run.order import seed_of
 from subspace_tuning.run.stop import Stop
+from subspace_tuning.tuner.whole import whole
 
 
 class Saving(TrainerCallback):
@@ -36,6 +38,7 @@ class Saving(TrainerCallback):
         set_seed(seed_of(args.seed, "step", state.global_step))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.stop.asked = processes.greatest(self.stop.asked)
         control.should_save |= self.stop.asked is not None
         if control.should_save and (float(state.epoch).is_integer() or state.global_step >= state.max_steps):
             control.should_save, self._put_off = False, True
@@ -49,9 +52,12 @@ class Saving(TrainerCallback):
     ) -> None:
         step = state.global_step
         if not (is_finite(model) and _is_finite(optimizer.state.values())):
-            self.checkpoints.drop(step)
+            if processes.is_first():
+                self.checkpoints.drop(step)
             raise broke_down(f"the weights are no numbers any more after step {step}", args, self.checkpoints)
-        self.checkpoints.seal(step, _best(args, state), self.folder.noted)
+        if processes.is_first():
+            self.checkpoints.seal(step, _best(args, state), self.folder.noted)
+        processes.wait()
         if self.stop.asked is not None:
             place = self.checkpoints.at(step)
             raise Interrupted(self.stop.asked, f"saved as {place}; the same command goes on from there")
@@ -84,4 +90,4 @@ def _is_finite(states: Any) -> bool:
 
 def _all_finite(tensors: list[torch.Tensor]) -> bool:
     floats = [t for t in tensors if t.is_floating_point()]
-    return not floats or bool(torch.stack([t.isfinite().all() for t in floats]).all())
+    return not floats or bool(torch.stack([whole(t.isfinite().all()) for t in floats]).all())

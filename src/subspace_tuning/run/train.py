@@ -21,6 +21,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from subspace_tuning.bench import memory
 from subspace_tuning.bench.floor import floor_ratio
 from subspace_tuning.errors import BadInput, Interrupted, RunFailed, is_out_of_memory, told
+from subspace_tuning.run import processes, sharded
 from subspace_tuning.run.arguments import arguments
 from subspace_tuning.run.checkpoints import Checkpoints, step_of
 from subspace_tuning.run.folder import Result, RunFolder
@@ -62,7 +63,9 @@ def run(
     recipe = recipe.resolved()
     folder = RunFolder.of(recipe)
     arguments(recipe, folder)  # raises before anything is written
-    with folder.held(recipe, again, say) as done:
+    if not processes.is_first():
+        say, beforehand = lambda text: None, lambda recipe, rows: None
+    with processes.led(folder.held(recipe, again, say)) as done:
         return done or _in_sentences(recipe, folder, callbacks, say, load, beforehand)
 
 
@@ -84,7 +87,8 @@ def _in_sentences(
     except (BadInput, RunFailed):
         raise
     except Exception as error:
-        Checkpoints(folder.checkpoints).drop_unsealed()
+        if processes.is_first():
+            Checkpoints(folder.checkpoints).drop_unsealed()
         sentence = _out_of_memory(recipe) if is_out_of_memory(error) else told(error, folder.path)
         if sentence is None:
             raise
@@ -127,11 +131,12 @@ def _run(
     if recipe.early_stopping:
         trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping))
 
-    checkpoint = checkpoints.last(say)  # or None, to start over
+    checkpoint = processes.of_first(lambda: checkpoints.last(say))  # or None, to start over
     start = step_of(checkpoint) if checkpoint else 0
     if checkpoint is not None:
         say(f"goes on from {checkpoint.name} in {folder.path}")
-    folder.keep_metrics(checkpoints.noted(start) if checkpoint else 0)
+    if processes.is_first():
+        folder.keep_metrics(checkpoints.noted(start) if checkpoint else 0)
     set_seed(recipe.seed)
     began = time.perf_counter()
     if checkpoint is None and needs_calibration(model):
@@ -154,9 +159,13 @@ def _run(
     result = result_of(recipe, task, model, pretrained, score, trainer.state.global_step, start, watch, began)
     result = replace(result, metric=metric, floor_ratio=ratio, scores=scores)
     if judged is not None:
-        judged.write(folder)
         result = replace(result, **judged.told())
-    folder.finish(result, "model" if recipe.is_plain else "adapter", lambda path: save(trainer, recipe, path))
+    state = sharded.trained_state(cast(Any, trainer.model)) if processes.count() > 1 else None
+    if processes.is_first():
+        if judged is not None:
+            judged.write(folder)
+        kind = "model" if recipe.is_plain else "adapter"
+        folder.finish(result, kind, lambda path: save(trainer, recipe, path, state))
     return result
 
 
@@ -252,14 +261,14 @@ def result_of(
     )
 
 
-def save(trainer: Trainer, recipe: Recipe, folder: Any) -> None:
-    """Write the trained weights (safetensors) and, with a whole model, its tokenizer."""
+def save(trainer: Trainer, recipe: Recipe, folder: Any, state: Any = None) -> None:
+    """Write the trained weights (safetensors) and, with a whole model, its tokenizer; of a sharded one its state."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if recipe.is_plain:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=state)
         load_processor(recipe.model, recipe.task_object().processor).save_pretrained(folder)
     else:
-        model.save_pretrained(str(folder), save_embedding_layers=False)
+        model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
 
 
 def encoded(recipe: Recipe, task: Task) -> tuple[Sequence[Row], Sequence[Row]]:

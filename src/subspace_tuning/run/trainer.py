@@ -11,8 +11,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -22,6 +25,7 @@ from transformers import Trainer
 from subspace_tuning import optim
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files import state
+from subspace_tuning.run import processes, sharded
 from subspace_tuning.run.order import Order
 
 OPTIMIZER = "optimizer.safetensors"
@@ -39,8 +43,15 @@ class RunTrainer(Trainer):
         if self.compute_loss_func is not None and self.args.label_smoothing_factor:
             raise BadInput("class_weights and trainer: label_smoothing_factor are two losses; leave one out")
         self.model_accepts_loss_kwargs = False  # the loss is to be the mean over the rows of a batch
+        if self.is_fsdp_enabled:
+            self._check_sharded()
+        elif os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+            raise BadInput("accelerate shards models on accelerators only, and there is none; leave FSDP out")
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        name = optim.check(self.wanted)[0]
+        if self.is_fsdp_enabled and name not in optim.IN_PIECES:
+            raise BadInput(f"optimizer: {name} multiplies whole factors, and FSDP shards them: take adamw or lora_plus")
         if self.optimizer is None and self.wanted != "adamw":
             trained: Any = self.model if model is None else model
             self.optimizer = optim.create(self.wanted, trained, self.args.learning_rate, self.args.weight_decay)
@@ -50,17 +61,17 @@ class RunTrainer(Trainer):
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         counts = [self._labels(batch) for batch in samples]
         self.loss_is_scaled_for_ga = None not in counts
-        return samples, sum(counts) if self.loss_is_scaled_for_ga else None
+        return samples, processes.total(sum(map(int, counts))) if self.loss_is_scaled_for_ga else None  # type: ignore[arg-type]
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The mean over the batch; in training, its share in the mean over all accumulated batches."""
+        """The mean over the batch; in training, its share in the mean over all batches of all processes."""
         count = None if num_items_in_batch is None else self._labels(inputs)
         found = super().compute_loss(model, inputs, return_outputs)
         if count is None:
             return found
-        share = count / max(num_items_in_batch, 1)
+        share = count * processes.count() / max(num_items_in_batch, 1)  # gradients of processes are averaged
         return (found[0] * share, found[1]) if return_outputs else found * share
 
     def _labels(self, batch: Any) -> int | None:
@@ -81,8 +92,17 @@ class RunTrainer(Trainer):
         grouped = strategy == "group_by_length" and "input_ids" in rows[0]
         lengths = [len(row["input_ids"]) for row in rows] if grouped else None
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * processes.count()
         return Order(len(rows), seed, lengths, batch_size)
+
+    def get_train_dataloader(self) -> Any:
+        loader = super().get_train_dataloader()
+        of_process: Any = loader.batch_sampler
+        if processes.count() > 1 and isinstance(getattr(of_process.batch_sampler, "sampler", None), Order):
+            order = of_process.batch_sampler.sampler
+            of_process.batch_sampler = processes.Even(order, self.args.train_batch_size, processes.count())
+            of_process.batch_size, of_process.even_batches = None, False
+        return loader
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         return SequentialSampler(eval_dataset)
@@ -113,26 +133,57 @@ class RunTrainer(Trainer):
         finally:
             del vars(model)[CARD]
 
-    @property
-    def _is_sharded(self) -> bool:
-        return self.is_deepspeed_enabled or self.is_fsdp_enabled
+    # A checkpoint is the same whatever the number of processes, and goes on with another one.
+
+    def _check_sharded(self) -> None:
+        plugin, model = self.accelerator.state.fsdp_plugin, cast(Any, self.model)
+        if plugin.fsdp_version != 2:
+            raise BadInput("FSDP's first version flattens the matrices that methods train; take fsdp_version: 2")
+        plugin.cpu_ram_efficient_loading = False  # what methods take from W is made in each process
+        plugin.transformer_cls_names_to_wrap = plugin.transformer_cls_names_to_wrap or sharded.blocks(model) or None
+        sharded.takes_whole(model)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if self.is_fsdp_enabled:
+            self._save(output_dir, sharded.trained_state(cast(Any, self.model)))
+        else:
+            super().save_model(output_dir, _internal_call)
+
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with self._as_one_process():
+            super()._load_from_checkpoint(*args, **kwargs)
+
+    def _load_best_model(self) -> None:
+        with self._as_one_process():
+            super()._load_best_model()
+
+    @contextmanager
+    def _as_one_process(self) -> Iterator[None]:
+        before, self.is_fsdp_enabled = self.is_fsdp_enabled, False
+        try:
+            yield
+        finally:
+            self.is_fsdp_enabled = before
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self._is_sharded:
+        if self.is_deepspeed_enabled:
             super()._save_optimizer_and_scheduler(output_dir)
-        elif self.args.should_save:
-            state.save({name: part.state_dict() for name, part in self._parts().items()}, Path(output_dir, OPTIMIZER))
+            return
+        optimizer, schedule = self._parts()
+        held = {"optimizer": sharded.optimizer_state(optimizer), "schedule": schedule.state_dict()}
+        if self.args.should_save:
+            state.save(held, Path(output_dir, OPTIMIZER))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if self._is_sharded:
+        if self.is_deepspeed_enabled:
             super()._load_optimizer_and_scheduler(checkpoint)
         elif checkpoint is not None:
-            held = state.load(Path(checkpoint, OPTIMIZER))
-            for name, part in self._parts().items():
-                part.load_state_dict(held[name])
+            held, (optimizer, schedule) = state.load(Path(checkpoint, OPTIMIZER)), self._parts()
+            sharded.load_optimizer(optimizer, held["optimizer"])
+            schedule.load_state_dict(held["schedule"])
 
-    def _parts(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer, "schedule": self.lr_scheduler}
+    def _parts(self) -> tuple[Any, Any]:
+        return self.optimizer, self.lr_scheduler
 
 
 def made_for(kind: type[Trainer]) -> type[RunTrainer]:

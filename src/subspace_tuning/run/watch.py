@@ -9,6 +9,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from subspace_tuning.bench import memory
+from subspace_tuning.run import processes
 from subspace_tuning.run.checkpoints import Checkpoints
 from subspace_tuning.run.folder import RunFolder
 from subspace_tuning.run.saving import broke_down
@@ -36,7 +37,8 @@ class Watch(TrainerCallback):
         self.times.append(time.perf_counter() - self._began)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        self.folder.log({"step": state.global_step, **(logs or {})})
+        if processes.is_first():
+            self.folder.log({"step": state.global_step, **(logs or {})})
         for name in ("loss", "train_loss", "eval_loss"):
             loss = (logs or {}).get(name, 0.0)
             if not math.isfinite(loss):

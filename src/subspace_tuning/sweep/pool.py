@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from subspace_tuning.errors import Interrupted
+from subspace_tuning.errors import BadInput, Interrupted
 from subspace_tuning.run.side_by_side import cores, quiet
 from subspace_tuning.sweep.plan import Run
 from subspace_tuning.sweep.worker import CLAIMS, TRAIN, Outcome, import_runner, keep_alive, perform
@@ -50,14 +50,21 @@ class LocalPool:
     """Processes that live from run to run; one that dies is replaced.
 
     jobs: how many; threads: of each, its share of the cores unless told; start: how processes are started, forkserver
-    where there is one. Where there are accelerators, each process gets its share of one. ``runner`` names the function
-    that performs a run.
+    where there is one. Where there are accelerators, each process gets its share of one, or ``gpus`` of them (0.5: two
+    processes share one). ``runner`` names the function that performs a run.
     """
 
     def __init__(
-        self, folder: Path, jobs: int, runner: str = TRAIN, *, threads: int | None = None, start: str | None = None
+        self,
+        folder: Path,
+        jobs: int,
+        runner: str = TRAIN,
+        *,
+        threads: int | None = None,
+        start: str | None = None,
+        gpus: float = 0.0,
     ):
-        self.jobs, self._folder, self._runner = jobs, folder, runner
+        self.jobs, self._folder, self._runner, self._gpus = jobs, folder, runner, gpus
         self._threads = threads or max(1, cores() // jobs)
         has_server = "forkserver" in multiprocessing.get_all_start_methods()
         self._context: Any = multiprocessing.get_context(start or ("forkserver" if has_server else "spawn"))
@@ -108,7 +115,7 @@ class LocalPool:
 
     def _hire(self, index: int) -> _Worker:
         mine, theirs = self._context.Pipe()
-        share = _Share(self._threads, *_accelerator(index, self.jobs))
+        share = _Share(self._threads, *_accelerators(index, self.jobs, self._gpus))
         arguments = (theirs, self._folder, self._runner, share)
         process = self._context.Process(target=serve, args=arguments, daemon=True)
         process.start()
@@ -129,16 +136,20 @@ class _Share:
     """What one worker may use of the machine."""
 
     threads: int
-    accelerator: str | None = None
-    memory: float = 1.0  # of the accelerator
+    accelerators: str | None = None
+    memory: float = 1.0  # of each
 
 
-def _accelerator(index: int, jobs: int) -> tuple[str | None, float]:
+def _accelerators(index: int, jobs: int, gpus: float) -> tuple[str | None, float]:
     count = torch.cuda.device_count()
     if count == 0:
         return None, 1.0
     seen = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
-    return seen[index % count], 1 / -(-jobs // count)
+    if gpus >= 1:
+        each = int(gpus)
+        return ",".join(seen[index * each : (index + 1) * each]), 1.0
+    share = gpus or 1 / -(-jobs // count)
+    return seen[index % count], share
 
 
 def serve(pipe: Connection, folder: Path, runner: str, share: _Share) -> None:
@@ -146,8 +157,8 @@ def serve(pipe: Connection, folder: Path, runner: str, share: _Share) -> None:
     from subspace_tuning.files.claims import Claims
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    if share.accelerator is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = share.accelerator
+    if share.accelerators is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = share.accelerators
         torch.cuda.set_per_process_memory_fraction(share.memory)
     quiet(share.threads)
     claims = Claims(folder / CLAIMS)
@@ -171,10 +182,18 @@ def _last_words(process: Any) -> str:
     return f"the worker ended with code {code}"
 
 
-def usual_jobs(models: Sequence[str]) -> int:
-    """As many as there are accelerators; else cores, as far as the memory carries the models."""
+def usual_jobs(models: Sequence[str], gpus: float = 0.0) -> int:
+    """As many as there are accelerators, or as ``gpus`` of them go into; else cores, as far as the memory goes.
+
+    Raises BadInput where there are fewer accelerators than a run is to have.
+    """
     import psutil
 
+    if gpus:
+        there = torch.cuda.device_count()
+        if (fit := there * int(1 / gpus + 1e-9) if gpus < 1 else there // int(gpus)) == 0:
+            raise BadInput(f"a run is to have {gpus:g} GPUs, and this machine has {there}; ask for less")
+        return fit
     if torch.cuda.is_available():
         return torch.cuda.device_count()
     if torch.accelerator.is_available():

@@ -121,9 +121,18 @@ class SweepRecipe(BaseModel):
     exclude: list[Exclusion] = []
     tuning: Tuning | None = None
     retries: NonNegativeInt = 1
+    gpus_per_run: PositiveFloat | None = None  # several, or a share of one: 0.5 for two runs on one
 
     @model_validator(mode="after")
     def _fits_together(self) -> SweepRecipe:
+        gpus = self.gpus_per_run or 1
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"gpus_per_run is a whole number, or a share of one GPU below 1; got {gpus:g}")
+        if gpus > 1 and self.tuning is not None and self.tuning.search != "grid":
+            raise ValueError(
+                "optuna cuts runs short from within, and one of several GPUs is several processes; "
+                "take search: grid, or gpus_per_run: 1"
+            )
         _check_fields("base's", self.base, allowed=("model", "task"))
         for task in self.task_fields:
             _check_fields("a task's", {k: v for k, v in task.items() if k != "task"}, allowed=())

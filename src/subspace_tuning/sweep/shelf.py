@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import copy
 import gc
+import sys
 from functools import lru_cache
+from subprocess import Popen
 
 import torch
 
+from subspace_tuning.errors import RunFailed
 from subspace_tuning.run import train
-from subspace_tuning.run.folder import Result
+from subspace_tuning.run.folder import Result, RunFolder
 from subspace_tuning.run.pretrained import Pretrained, load_model
 from subspace_tuning.sweep.plan import Run
 from subspace_tuning.tasks import Task
@@ -22,15 +25,35 @@ Head = dict[str, torch.Tensor]
 
 
 def train_kept(run: Run) -> Result:
-    """The runner of a sweep: what ``train.run`` does, with what earlier runs of this process have read."""
+    """The runner of a sweep: what ``train.run`` does, with what earlier runs of this process have read.
+
+    Where several GPUs are given, they are taken by as many processes.
+    """
     from subspace_tuning.sweep.search import callbacks
 
+    if (gpus := torch.cuda.device_count()) > 1:
+        return train_together(run, gpus)
     try:
         return train.run(run.recipe, callbacks=callbacks(run), load=kept)
     finally:
         gc.collect()  # models and trainers refer to each other
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def train_together(run: Run, processes: int) -> Result:
+    """A run by several processes, as torchrun starts them. Raises RunFailed where they come to nothing."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    with Popen([*torchrun, "-m", "subspace_tuning", "train", str(run.folder / "config.yaml")]) as started:
+        try:
+            code = started.wait()
+        except BaseException:
+            started.terminate()  # which it passes on
+            raise
+    done = RunFolder(run.folder).result()
+    if code or done is None:
+        raise RunFailed(f"its {processes} processes ended with code {code}; {run.folder / 'log.txt'} says why")
+    return done
 
 
 def kept(name: str, task: Task, seed: int = 0, dtype: str | None = None) -> Pretrained:

@@ -25,6 +25,7 @@ from subspace_tuning.tuner.held import Held
 from subspace_tuning.tuner.merging import Merging
 from subspace_tuning.tuner.mixed import mixed
 from subspace_tuning.tuner.offload import at_hand, take_back
+from subspace_tuning.tuner.pieces import gathered
 from subspace_tuning.tuner.shared import Joint, SharedParameters
 from subspace_tuning.tuner.start import check_seat
 from subspace_tuning.weights import LayerWeight, Part, weight_of
@@ -141,8 +142,8 @@ class SubspaceLayer(Held, Merging, Dial, Apart, BaseTunerLayer):
 
         Raises ValueError where the method cannot sit here.
         """
-        check_seat(method, self.frozen)
-        with torch.no_grad(), at_hand(self.get_base_layer()), keeping(), self.rivals_unmerged(), self.original():
+        with torch.no_grad(), self.in_hand(), keeping(), self.rivals_unmerged(), self.original():
+            check_seat(method, self.frozen)
             constants, started, stored = self.start(method)
             if self.is_away:
                 self.unstarted[adapter] = False
@@ -219,16 +220,17 @@ class SubspaceLayer(Held, Merging, Dial, Apart, BaseTunerLayer):
             if len(self._tuned) >= KEPT:
                 self._tuned.clear()
                 self._halves.clear()
-            W, b = self.beneath
-            E: Expr = W
             after: Expr | None = None
             asked: set[str] = set()
-            for adapter in adapters:
-                method, p = self.at_work(adapter), self.params(adapter, training)
-                E, b = method.phi(E, p), method.bias(b, p)
-                if (own := method.output(W.shape[1], p)) is not None:
-                    after = own if after is None else after @ own
-                asked |= p.asked
+            with gathered(self.get_base_layer()):  # for sizes
+                W, b = self.beneath
+                E: Expr = W
+                for adapter in adapters:
+                    method, p = self.at_work(adapter), self.params(adapter, training)
+                    E, b = method.phi(E, p), method.bias(b, p)
+                    if (own := method.output(W.shape[1], p)) is not None:
+                        after = own if after is None else after @ own
+                    asked |= p.asked
             for mode in (training,) if asked else (False, True):
                 self._tuned[(*which, mode)] = Tuned(W, E, b, after)
         return self._tuned[key]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from subspace_tuning.algebra import NotALinearMap
 from subspace_tuning.tuner.offload import at_hand, take_back
+from subspace_tuning.tuner.pieces import gathered
 from subspace_tuning.weights.parametrised import made_of
 
 
@@ -22,6 +23,12 @@ class Merging:
     def __init__(self) -> None:
         self.merged_adapters: list[str] = []
         self._original: dict[str, Any] = {}  # of what is merged into
+
+    @contextmanager
+    def in_hand(self: Any) -> Iterator[None]:
+        """Within this, the frozen layer holds its weight whole, wherever it is kept; what was written is kept."""
+        with at_hand(self.get_base_layer()), gathered(self.get_base_layer()):
+            yield
 
     def merge(self: Any, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Write phi(W) into the frozen layer; the original is kept, so that unmerging is exact."""
@@ -33,7 +40,7 @@ class Merging:
                 raise NotALinearMap(f"{self.methods[name].describe()} is not a map of the weight; keep it unmerged")
         self.check_unmerged()
         take_back(self.containers)
-        with at_hand(self.get_base_layer()):
+        with self.in_hand():
             self.catch_up(names)
             self._merge(names, safe_merge)
 
@@ -96,7 +103,7 @@ class Merging:
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        with at_hand(self.get_base_layer()):
+        with self.in_hand():
             self._place(self._original)
         self._original.clear()
         self.merged_adapters.clear()

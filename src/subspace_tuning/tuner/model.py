@@ -25,6 +25,7 @@ from subspace_tuning.tuner.follow import check_alone, follow, unfollow
 from subspace_tuning.tuner.layer import BASE, SubspaceLayer
 from subspace_tuning.tuner.names import Names, Unmatched
 from subspace_tuning.tuner.offload import keep_here
+from subspace_tuning.tuner.pieces import check_not_split
 from subspace_tuning.tuner.read import SubspaceRead, only_read, read_by
 from subspace_tuning.tuner.replace import Owners
 from subspace_tuning.tuner.room import Room
@@ -215,6 +216,7 @@ class SubspaceModel(BaseTuner):
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Put an adapter in place, everywhere or, when a layer refuses it, nowhere."""
         check_name(adapter_name)
+        check_not_split(model)
         self._room, self._unwrapped = Room(), []
         named = Names(model, self.peft_config[adapter_name])  # type: ignore[arg-type]
         try:

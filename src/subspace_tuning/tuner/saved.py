@@ -7,6 +7,7 @@ from typing import Any
 
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import _CHECKPOINT_PREFIX
 
 from subspace_tuning.method.parameters import within
 from subspace_tuning.tuner.layer import BASE, SubspaceLayer
@@ -26,7 +27,12 @@ def check_name(adapter: str) -> None:
 
 def named_layers(model: nn.Module, adapter: str) -> Iterator[tuple[str, SubspaceLayer]]:
     """The layers that an adapter sits on."""
-    return ((k, m) for k, m in model.named_modules() if isinstance(m, SubspaceLayer) and adapter in m.methods)
+    return ((k, m) for k, m in _named(model) if isinstance(m, SubspaceLayer) and adapter in m.methods)
+
+
+def _named(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """All modules by their names in a state: those of activation checkpointing's wrappers are not in it."""
+    return ((k.replace(_CHECKPOINT_PREFIX, ""), m) for k, m in model.named_modules())
 
 
 def each_as(held: dict[str, Tensor], head: str, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
@@ -72,7 +78,7 @@ def of_adapter(state: dict[str, Tensor], model: Any, adapter: str) -> dict[str, 
 
 def _belongings(model: nn.Module, adapter: str) -> Iterator[tuple[str, Tensor, tuple[int, ...]]]:
     """key, tensor and whole shape of all that is saved under an adapter's name."""
-    for path, module in model.named_modules():
+    for path, module in _named(model):
         path = path.removeprefix("_fsdp_wrapped_module.")
         if isinstance(module, SubspaceLayer) and adapter in module.methods:
             shapes = module.shapes(adapter)

@@ -15,7 +15,7 @@ class Conv1DWeight(LayerWeight):
 
     @staticmethod
     def size(layer: Any) -> tuple[int, int]:
-        return layer.weight.shape[0], layer.weight.shape[1]
+        return layer.nx, layer.nf
 
     def dense(self) -> Tensor:
         return self.layer.weight
