@@ -1,97 +1,87 @@
-"""Whether what was killed goes on as if nothing had been: each section kills something many times and compares bits.
+"""What happens when something goes wrong, tried many times: each section breaks one thing and tells what came of it.
 
 Usage, from the repository's root:
 
-    python benchmarks/reliability.py [SECTION]... [--kills 20] [--seed 0]
+    python benchmarks/reliability.py [SECTION]... [--kills 20] [--fuzz 300] [--steps 10000] [--rows 1000000] [--seed 0]
 
-Sections: train. A section is a function here that takes a folder, the number of kills and a source of random numbers,
-and returns what came of each; it ends with exit code 1 where anything came out otherwise.
+A section prints its rows as they come and keeps them in docs/data/reliability.json, from which docs/reliability.md is
+made; without a section all run. Commands run in processes forked from one that has imported everything (reliable/).
+Ends with exit code 1 where anything came out otherwise than it should.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import random
-import signal
-import subprocess
+import json
+import os
+import platform
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable
+import warnings
 from pathlib import Path
 
-import yaml
+os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "SUBSPACE_SVD_GB": "0"}
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import tiny
+from reliable import disks, fuzz, kills, many, same, sweeps, training
+from reliable.workplace import Asked, Section, Workplace
 
-SAME, OTHERWISE, STUCK = "as undisturbed", "other files", "cannot go on"
+from subspace_tuning.files.aside import write
+from subspace_tuning.pages.reliability import DATA
 
-
-def train(folder: Path, kills: int, dice: random.Random) -> list[str]:
-    """`subspace train` with `save_every: 2`, killed once at a random moment and started again."""
-    settings = [
-        {},
-        {"gradient_accumulation": 3, "batch_size": 6},
-        {"checkpoint": "best", "evaluate_every": 2, "early_stopping": 4},
-        {"group_by_length": False, "method": {"name": "lora", "r": 2, "init": "eva"}},
-    ]
-    calm: dict[int, tuple[dict[str, str], float]] = {}
-    came = []
-    for number in range(kills):
-        which = number % len(settings)
-        values = {"epochs": 6, "save_every": 2, "method": {"name": "lora", "r": 2}, **settings[which]}
-        if which not in calm:
-            began = time.perf_counter()
-            _subspace_train(tiny.recipe(folder, **values, output=str(folder / f"calm-{which}"))).wait()
-            calm[which] = fingerprint(folder / f"calm-{which}"), time.perf_counter() - began
-        undisturbed, seconds = calm[which]
-        out = folder / f"killed-{number}"
-        recipe = tiny.recipe(folder, **values, output=str(out))
-        process = _subspace_train(recipe)
-        time.sleep(dice.uniform(0.3, 1.0) * seconds)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        failed = _subspace_train(recipe).wait()
-        came.append(STUCK if failed else SAME if fingerprint(out) == undisturbed else OTHERWISE)
-    return came
-
-
-def _subspace_train(values: dict) -> subprocess.Popen:
-    recipe = Path(values["output"]).with_suffix(".yaml")
-    recipe.write_text(yaml.safe_dump(values))
-    command = [sys.executable, "-m", "subspace_tuning", "train", str(recipe)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def fingerprint(run: Path) -> dict[str, str]:
-    """The files of a finished run; of those that tell of time and place only that they are there."""
-    told = ("result.json", "metrics.jsonl", "config.yaml")
-    return {
-        str(path.relative_to(run)): "" if path.name in told else hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(run.rglob("*"))
-        if path.is_file()
-    }
-
-
-SECTIONS: dict[str, Callable[[Path, int, random.Random], list[str]]] = {"train": train}
+SECTIONS: dict[str, Section] = {
+    "train": training.train,
+    "stop": training.stop,
+    "kills": kills.kills,
+    "signals": kills.signals,
+    "breakdown": training.breakdown,
+    "clock": training.clock,
+    "together": training.together,
+    "sweep": sweeps.sweep,
+    "minilm": sweeps.minilm,
+    "disks": disks.disks,
+    "memory": disks.memory,
+    "fuzz": fuzz.fuzz,
+    "adapters": many.adapters,
+    "rows": many.rows,
+    "same": same.same,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all without any")
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=20, help="of each thing, and as many before a change of its files")
+    parser.add_argument("--fuzz", type=int, default=300, help="damaged inputs of each kind")
+    parser.add_argument("--steps", type=int, default=10_000, help="of adding, switching and deleting adapters")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of the large table")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    all_same = True
-    for name in asked.sections or SECTIONS:
-        with tempfile.TemporaryDirectory() as folder:
-            came = Counter(SECTIONS[name](Path(folder), asked.kills, random.Random(asked.seed)))
-        print(f"{name}: {came.total()} kills: " + ", ".join(f"{count} {what}" for what, count in came.items()))
-        all_same &= set(came) == {SAME}
-    sys.exit(not all_same)
+    given = vars(parser.parse_args())
+    sections = given.pop("sections") or list(SECTIONS)
+    ended = [run(name, Asked(**given)) for name in sections]  # all, whatever the first ones say
+    sys.exit(not all(ended))
+
+
+def run(name: str, asked: Asked) -> bool:
+    """Whether all came as it should; the section's rows are kept whatever they say."""
+    began, rows = time.perf_counter(), []
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory(prefix="reliability-") as folder:
+        for row in SECTIONS[name](Workplace(Path(folder)), asked):
+            rows.append({**vars(row), "came": dict(row.came)})
+            print(f"{name}: {row.what}: {dict(row.came)} {row.figures} {' | '.join(row.faults[:5])}", flush=True)
+    keep(name, {"seconds": round(time.perf_counter() - began), "seed": asked.seed, "rows": rows})
+    return not any(row["faults"] for row in rows)
+
+
+def keep(name: str, found: dict) -> None:
+    data = json.loads(DATA.read_text(encoding="utf-8")) if DATA.is_file() else {"sections": {}}
+    import torch
+
+    about = {"machine": f"{os.cpu_count()} cores, {platform.machine()}", "torch": torch.__version__}
+    held = data["sections"] | {name: found}
+    ordered = {name: held[name] for name in SECTIONS if name in held}
+    write(DATA, json.dumps(about | {"sections": ordered}, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

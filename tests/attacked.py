@@ -65,17 +65,19 @@ class Range:
     """A base model and one good adapter of each kind, in a folder, and the commands that are tried on them."""
 
     def __init__(self, home: Path):
-        self.home, self.good = home, home / "good"
-        recipe = tiny.recipe(home, method="lora")
+        self.home, self.good, self.run = home, home / "good", home / "run"
+        if not self.run.exists():
+            self._make(tiny.recipe(home, method="lora"))
+
+    def _make(self, recipe: dict) -> None:
         for name, config in ADAPTERS.items():
-            base = AutoModelForSequenceClassification.from_pretrained(home / "model")
+            base = AutoModelForSequenceClassification.from_pretrained(self.home / "model")
             model = get_peft_model(base, config)
             with torch.no_grad():
                 for parameter in model.parameters():
                     if parameter.requires_grad:
                         parameter.add_(torch.randn_like(parameter), alpha=0.1)
             model.save_pretrained(self.good / name, save_embedding_layers=False)
-        self.run = home / "run"
         self.run.mkdir()
         from subspace_tuning.run.recipe import make
 

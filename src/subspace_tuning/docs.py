@@ -1,5 +1,5 @@
-"""Writes the pages that are made: docs/methods.md, floor.md, choose.md, and the tables in README.md, strength.md
-and scale.md; and the tables of measured figures that the package carries. The pages of single methods are made as the
+"""Writes the pages that are made: docs/methods.md, floor.md, choose.md, the tables in README.md, strength.md, scale.md
+and reliability.md, and those of measured figures that the package carries. The pages of single methods are made as the
 site is built (docs/hooks.py).
 
     python -m subspace_tuning.docs      or      make docs
@@ -35,6 +35,7 @@ from subspace_tuning.pages.choose_words import CHINESE, ENGLISH
 from subspace_tuning.pages.ellipses import ellipses
 from subspace_tuning.pages.measured import measured_csv, predictors_csv, steps_csv
 from subspace_tuning.pages.method_page import Measured, method_page
+from subspace_tuning.pages.reliability import DATA, reliability_tables
 from subspace_tuning.pages.small import drawable, ellipse
 from subspace_tuning.tuner.shared import SCOPES
 
@@ -49,6 +50,7 @@ ELLIPSES = "docs/pictures/ellipses.svg"
 CHOOSE = {"docs/choose.md": ENGLISH, "docs/zh/choose.md": CHINESE}
 STRENGTH, RULES = "docs/strength.md", "<!-- rules -->"
 SCALE, ESTIMATES, FORETOLD = "docs/scale.md", "docs/data/estimate.json", "<!-- estimate -->"
+RELIABLE, TRIED = "docs/reliability.md", "<!-- reliability -->"
 GLUE, JUDGED = "docs/data/minilm_glue.csv", "docs/data/advise.json"
 CARRIED = "src/subspace_tuning/data"
 SEARCHED = "\\*"  # marks a learning rate that was searched for
@@ -167,6 +169,9 @@ def pages(root: Path) -> dict[Path, str]:
     if (root / ESTIMATES).is_file():
         scale = (root / SCALE).read_text(encoding="utf-8")
         made[root / SCALE] = with_table(scale, estimates_table(_read(root / ESTIMATES)), FORETOLD, SCALE)
+    if (root / DATA).is_file():
+        reliable = (root / RELIABLE).read_text(encoding="utf-8")
+        made[root / RELIABLE] = with_table(reliable, reliability_tables(_read(root / DATA)), TRIED, RELIABLE)
     if (root / STEPS).is_file():
         tensors = _read(root / TENSORS)["tensors"] if (root / TENSORS).is_file() else ()
         profiles = [_read(path) for path in sorted(root.glob(PROFILES))]

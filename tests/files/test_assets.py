@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import multiprocessing
+import os
 import sys
 import tarfile
 import threading
@@ -74,6 +76,20 @@ def test_two_fetches_at_once_end_in_one_whole_folder(published):
         thread.join()
     assert len(found) == 3
     assert [p.name for p in found[0].parent.iterdir()] == [found[0].name]
+
+
+def test_what_a_killed_fetch_left_goes_with_the_next(published):
+    dying = multiprocessing.get_context("fork").Process(target=fetch, args=(replace(published, prepare=_die),))
+    dying.start()
+    dying.join()
+    cache = fetching.cache_folder()
+    assert dying.exitcode == 9
+    assert len(list(cache.iterdir())) == 1
+    assert [fetch(published)] == list(cache.iterdir())
+
+
+def _die(content):
+    os._exit(9)
 
 
 def test_out_of_reach_says_what_to_do(published, tmp_path, monkeypatch):

@@ -90,19 +90,26 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises BadInput or RunFailed where it cannot be written.
     """
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = _name(path)
-        aside.mkdir()
-        try:
-            _sweep_up(aside)
+        with folder_aside(path) as aside:
             yield aside
             bring_to_disk(aside)
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             aside.rename(path)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
         _folder_to_disk(path.parent)
+
+
+@contextmanager
+def folder_aside(path: Path) -> Iterator[Path]:
+    """A folder beside a path to work in, gone at the end with what is still in it. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = _name(path)
+    aside.mkdir()
+    try:
+        _sweep_up(aside)
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def bring_to_disk(path: Path) -> None:

