@@ -1,6 +1,6 @@
-"""What commands on a checkpoint of 7B shape take: memory above the interpreter's own, and time.
+"""What commands on a checkpoint of 7B shape take: memory above the interpreter's own, and time of one core.
 
-    python benchmarks/big_checkpoint.py [--width 512] [--methods ssl,ia3,ssb,lora] [--folder DIR]
+    python benchmarks/big_checkpoint.py [--width 256] [--methods ssl,ia3,ssb,lora] [--folder DIR]
 
 Writes two models of Llama-2-7B's shape (32 blocks, 291 tensors, 32000 words, eight shards, bfloat16) at a shrunk width,
 4096 being the real one, and two LoRA adapters, one of them PEFT's own. Each command runs in a process of its own,
@@ -99,14 +99,14 @@ def measured(work: Callable[[], object], told: Path) -> None:
     torch.set_num_threads(1)
     torch.linalg.svd(torch.randn(64, 64))  # libraries that load late are the interpreter's own too
     memory.start()
-    own, begun = memory.peak_mb(), time.perf_counter()
+    own, begun = memory.peak_mb(), time.process_time()
     work()
-    told.write_text(json.dumps([memory.peak_mb() - own, time.perf_counter() - begun]))
+    told.write_text(json.dumps([memory.peak_mb() - own, time.process_time() - begun]))
     os._exit(0)
 
 
 def apart(work: Callable[[], object], told: Path) -> list[float]:
-    """Memory and seconds of some work, in a process of its own."""
+    """Memory and seconds of a core that some work takes, in a process of its own."""
     process = multiprocessing.get_context("fork").Process(target=measured, args=(work, told))
     process.start()
     process.join()
@@ -115,7 +115,7 @@ def apart(work: Callable[[], object], told: Path) -> list[float]:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--width", type=int, default=512)
+    options.add_argument("--width", type=int, default=256)
     options.add_argument("--methods", default="ssl,ia3,ssb,lora")
     options.add_argument("--folder", type=Path)
     chosen = options.parse_args()
@@ -128,7 +128,7 @@ def main() -> None:
         base = Checkpoint(home / "base")
         sizes = [2 * torch.Size(base.shape(key)).numel() / 2**20 for key in base.keys()]  # noqa: SIM118
         print(f"{len(sizes)} tensors, {sum(sizes):.0f} MB, the largest {max(sizes):.0f} MB\n")
-        print("| command | MB above the interpreter's own | minutes |\n|---|---|---|", flush=True)
+        print("| command | MB above the interpreter's own | minutes of one core |\n|---|---|---|", flush=True)
         for name, work in commands(home, chosen.methods.split(",")).items():
             peak, seconds = apart(work, home / "told.json")
             print(f"| `subspace {name}` | {peak:.0f} | {seconds / 60:.2f} |", flush=True)

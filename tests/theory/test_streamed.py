@@ -1,11 +1,14 @@
 """Exports, layer by layer, of a base in shards: what an export of the model in memory writes, and where it was."""
 
+import json
+
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from command import subspace
 from models import batch, bert, llama
 from subspace_tuning import SSB, LoRA, SubspaceConfig
 from subspace_tuning.convert.combine import combine
@@ -13,7 +16,7 @@ from subspace_tuning.convert.export import export
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.checkpoint import Checkpoint
 from subspace_tuning.methods import BitFit, DoRA
-from subspace_tuning.theory import streamed, streamed_work
+from subspace_tuning.theory import streamed_work
 from subspace_tuning.theory.streamed import written
 
 METHODS = {"lora": LoRA(r=2), "dora": DoRA(r=2), "ssb": SSB(), "after": SSB() | LoRA(r=2)}
@@ -119,4 +122,17 @@ def test_what_takes_more_than_a_layer_is_refused(home, tmp_path):
     written([tmp_path / "bias"], tmp_path / "out", "merged")
     export(tmp_path / "bias", tmp_path / "known", "merged")
     assert_as_in_memory(tmp_path / "out", tmp_path / "known", tmp_path / "bert")
-    assert streamed.NOT_COPIED
+
+
+def test_the_commands_say_what_was_kept(home, tmp_path):
+    words = ("--to", "merged", "--streamed")
+    code, out, _ = subspace("export", home / "lora", tmp_path / "one", *words)
+    assert code == 0
+    assert "exact but for rounding" in out
+    assert "logits" not in out
+    code, out, _ = subspace("combine", home / "lora", home / "ssb", "-o", tmp_path / "both", *words, "--json")
+    assert code == 0
+    assert json.loads(out)["logits"]["largest"] is None
+    code, _, err = subspace("export", home / "lora", tmp_path / "half", *words, "--strength", "0.5")
+    assert code == 2
+    assert "none of --scales, --strength" in err
