@@ -217,6 +217,23 @@ def test_the_page_fits_a_phone_in_the_colours_of_the_hour(browser, page_file, sc
         assert title == ink
 
 
+def test_tables_are_cards_on_a_phone_and_stay_tables_to_a_screen_reader(browser, page_file):
+    with browser.new_context(viewport={"width": 420, "height": 844}) as context:
+        page = context.new_page()
+        page.goto(page_file.as_uri())
+        page.wait_for_selector("html[data-ready]")
+        for name in ("claims", "tasks", "runs"):
+            ends = page.locator(f"#{name} .cards :is(th, td)").evaluate_all(
+                "cells => cells.map((cell) => cell.getBoundingClientRect().right)"
+            )
+            assert max(ends) <= 420
+        row = page.locator("#claims").get_by_role("row").nth(1)
+        assert row.get_by_role("rowheader").count() == 1
+        assert row.get_by_role("cell").count() == page.locator("#claims").get_by_role("columnheader").count() - 1
+        told = row.locator("td").evaluate_all("cells => cells.map((c) => getComputedStyle(c, '::before').content)")
+        assert told == ['"Verdict"', '"These runs"', '"The paper\'s"', '"Runs"']
+
+
 def test_what_can_be_reached_by_key_has_a_name(opened):
     nameless = opened.evaluate(
         """() => [...document.querySelectorAll("button, select, input, a[href], [tabindex='0']")]

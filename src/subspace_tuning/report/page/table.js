@@ -1,4 +1,5 @@
-// A table that is sorted by its headers, shown in pages and taken along as CSV.
+// A table that is sorted by its headers, shown in pages and taken along as CSV; on a narrow screen each row is a card. Roles
+// are said, because a browser forgets them where the style lays a table out in another way.
 
 /**
  * columns: {name, value(row), show(row) -> text or node, number, head: true for the row's header, wordy, csv: [[name, value(row)]]
@@ -7,17 +8,17 @@
  */
 function sortable({ caption, columns, file, page = 50, sort = null, down = false }) {
   let rows = [], at = 0, by = sort, descending = down;
-  const head = h("tr"), body = h("tbody"), told = h("span", { role: "status" });
+  const head = h("tr", { role: "row" }), body = h("tbody", { role: "rowgroup" }), told = h("span", { role: "status" });
   const before = h("button", { type: "button", onclick: () => turn(-1) }, "Previous");
   const after = h("button", { type: "button", onclick: () => turn(1) }, "Next");
   const csv = h("button", { type: "button", onclick: save }, "Download CSV");
-  const table = h("table", {}, h("caption", {}, caption), h("thead", {}, head), body);
-  const scroll = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption }, table);
+  const table = h("table", { role: "table" }, h("caption", {}, caption), h("thead", { role: "rowgroup" }, head), body);
+  const scroll = h("div", { class: "scroll cards", tabindex: 0, role: "region", "aria-label": caption }, table);
   const element = h("div", { class: "table" }, scroll, h("div", { class: "below" }, before, told, after, csv));
 
   columns.forEach((column, index) => {
     const button = h("button", { type: "button", onclick: () => sortBy(index) }, column.name);
-    head.append(h("th", { scope: "col", class: column.number && "number" }, button));
+    head.append(h("th", { scope: "col", role: "columnheader", class: column.number && "number" }, button));
   });
 
   function sortBy(index) {
@@ -46,10 +47,11 @@ function sortable({ caption, columns, file, page = 50, sort = null, down = false
   function draw() {
     [...head.children].forEach((cell, index) =>
       index === by ? cell.setAttribute("aria-sort", descending ? "descending" : "ascending") : cell.removeAttribute("aria-sort"));
-    body.replaceChildren(...sorted().slice(at, at + page).map((row) => h("tr", {}, columns.map((column) => {
+    body.replaceChildren(...sorted().slice(at, at + page).map((row) => h("tr", { role: "row" }, columns.map((column) => {
       const shown = (column.show ?? column.value)(row);
       const child = shown instanceof Node ? shown : known(shown) ? String(shown) : "–";
-      return h(column.head ? "th" : "td", { scope: column.head && "row", class: column.number ? "number" : column.wordy && "wordy" }, child);
+      const look = { class: column.number ? "number" : column.wordy && "wordy", "data-name": column.name };
+      return column.head ? h("th", { scope: "row", role: "rowheader", ...look }, child) : h("td", { role: "cell", ...look }, child);
     }))));
     const pages = rows.length > page;
     before.hidden = after.hidden = !pages;
