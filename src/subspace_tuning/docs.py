@@ -1,6 +1,6 @@
-"""Writes the pages that are made: docs/methods.md, floor.md, choose.md, the tables in README.md, strength.md, scale.md
-and reliability.md, and those of measured figures that the package carries. The pages of single methods are made as the
-site is built (docs/hooks.py).
+"""Writes the pages that are made: docs/methods.md, floor.md, choose.md, the tables in README.md, strength.md, scale.md,
+leaderboard.md and reliability.md, and those of measured figures that the package carries. The pages of single methods
+are made as the site is built (docs/hooks.py).
 
     python -m subspace_tuning.docs      or      make docs
 
@@ -37,6 +37,7 @@ from subspace_tuning.pages.measured import measured_csv, predictors_csv, steps_c
 from subspace_tuning.pages.method_page import Measured, method_page
 from subspace_tuning.pages.reliability import DATA, reliability_tables
 from subspace_tuning.pages.small import drawable, ellipse
+from subspace_tuning.study import leaderboard
 from subspace_tuning.tuner.shared import SCOPES
 
 PAGE, README, SCORES = "docs/methods.md", "README.md", "docs/data/method_table.json"
@@ -51,6 +52,7 @@ CHOOSE = {"docs/choose.md": ENGLISH, "docs/zh/choose.md": CHINESE}
 STRENGTH, RULES = "docs/strength.md", "<!-- rules -->"
 SCALE, ESTIMATES, FORETOLD = "docs/scale.md", "docs/data/estimate.json", "<!-- estimate -->"
 RELIABLE, TRIED = "docs/reliability.md", "<!-- reliability -->"
+LEADERBOARD, ENTRIES = "docs/leaderboard.md", "<!-- leaderboard -->"
 GLUE, JUDGED = "docs/data/minilm_glue.csv", "docs/data/advise.json"
 CARRIED = "src/subspace_tuning/data"
 SEARCHED = "\\*"  # marks a learning rate that was searched for
@@ -166,6 +168,8 @@ def pages(root: Path) -> dict[Path, str]:
     made = {root / PAGE: methods_page(*scores), root / README: with_table(readme, readme_table(), MARKER, README)}
     strength = (root / STRENGTH).read_text(encoding="utf-8")
     made[root / STRENGTH] = with_table(strength, rules_table(), RULES, STRENGTH)
+    board, shown = leaderboard.board(leaderboard.read(root / leaderboard.FOLDER)), (root / LEADERBOARD)
+    made[shown] = with_table(shown.read_text(encoding="utf-8"), board, ENTRIES, LEADERBOARD)
     if (root / ESTIMATES).is_file():
         scale = (root / SCALE).read_text(encoding="utf-8")
         made[root / SCALE] = with_table(scale, estimates_table(_read(root / ESTIMATES)), FORETOLD, SCALE)

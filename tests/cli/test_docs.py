@@ -47,7 +47,8 @@ CARRIED = [f"{docs.CARRIED}/{name}.csv" for name in ("measured", "steps", "predi
 
 
 @pytest.mark.parametrize(
-    "path", [docs.PAGE, docs.README, docs.FLOOR, docs.STRENGTH, docs.RELIABLE, *docs.CHOOSE, *CARRIED]
+    "path",
+    [docs.PAGE, docs.README, docs.FLOOR, docs.STRENGTH, docs.RELIABLE, docs.LEADERBOARD, *docs.CHOOSE, *CARRIED],
 )
 def test_the_committed_pages_are_what_the_registry_generates(path):
     assert (ROOT / path).read_text(encoding="utf-8") == docs.pages(ROOT)[ROOT / path], "run `make docs`"

@@ -18,6 +18,7 @@ from subspace_tuning.cli import (  # noqa: F401  each adds its commands
     export,
     fit,
     language,
+    leaderboard,
     methods,
     modules,
     pack,

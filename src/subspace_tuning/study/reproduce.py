@@ -182,18 +182,23 @@ def lines(table: pd.DataFrame) -> list[list[str]]:
 
 def run(wanted: Protocol, jobs: int | None, max_hours: float | None, say: Callable[[str], None]) -> bool:
     """Perform the missing runs on this machine; whether all of them came through."""
+    return perform(wanted.sweep(), jobs, max_hours, say)
+
+
+def perform(recipe: SweepRecipe, jobs: int | None, max_hours: float | None, say: Callable[[str], None]) -> bool:
+    """Perform what is missing of a sweep on this machine; whether all of it came through."""
     from subspace_tuning.sweep.pool import LocalPool, usual_jobs
     from subspace_tuning.sweep.sweep import Sweep
 
-    sweep = Sweep(wanted.sweep())
-    workers = jobs or usual_jobs(list(wanted.models.values()))
+    sweep = Sweep(recipe)
+    workers = jobs or usual_jobs(sorted({cell.some.model for cell in sweep.plan.cells}))
 
     def told(progress: Any, run: Any, ended: Any) -> None:
         if ended is not None:
             failed = f"  {ended.said}" if run.name in progress.failed else ""
             say(f"{progress.finished}/{progress.total}  {run.name}{failed}")
 
-    found = sweep.run(lambda: LocalPool(Path(wanted.output), workers), told, max_hours)
+    found = sweep.run(lambda: LocalPool(Path(recipe.output), workers), told, max_hours)
     if found.time_is_up:
         say("the time is up; the same command goes on where it stopped")
     return found.is_complete
