@@ -8,9 +8,9 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
-from torch import nn
 
 from model_types import ARCHITECTURES
+from quantised import BITSANDBYTES
 from subspace_tuning import SubspaceConfig
 from subspace_tuning.convert.export import export
 from subspace_tuning.files.checkpoint import Checkpoint
@@ -252,11 +252,26 @@ def test_exported(to, tmp_path):
     torch.testing.assert_close(read(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=1e-4)
 
 
-def test_on_a_quantised_fused_weight_a_slice_trains_and_refuses_to_merge():
-    from subspace_tuning.weights.slices import Fused, Slice, SliceWeight
-
-    layer = nn.Linear(6, 9)
-    whole = type("W", (), {"shape": (6, 9), "quantised": True})()
-    W = SliceWeight(Slice(layer, Fused(1, (("query", 3), ("key", 3), ("value", 3))), "key"), whole)
-    with pytest.raises(Unsupported, match="columns of a quantised weight"):
-        W.assign(torch.zeros(6, 3), None)
+@pytest.mark.parametrize("quantise", BITSANDBYTES)
+def test_on_a_quantised_fused_weight_a_slice_trains_and_refuses_to_merge(quantise):
+    """Columns that share their codes' scales with others cannot be written alone; nothing is touched."""
+    torch.manual_seed(0)
+    base, inputs = base_of("falcon"), ARCHITECTURES["falcon"].inputs()
+    for name in [n for n, _ in base.named_modules() if n.endswith("query_key_value")]:
+        base.set_submodule(name, quantise(base.get_submodule(name)))
+    base.requires_grad_(False)
+    plain = base(**inputs).logits
+    model = get_peft_model(base, SubspaceConfig(method="lora", r=2, target_modules=["query_key_value.key"])).eval()
+    torch.testing.assert_close(model(**inputs).logits, plain, atol=1e-3, rtol=1e-3)  # 8 bits multiply in half precision
+    model(**inputs).logits.square().mean().backward()
+    trained = {k: p for k, p in model.named_parameters() if p.requires_grad}
+    assert any(p.grad.abs().sum() > 0 for p in trained.values())
+    with torch.no_grad():
+        for p in trained.values():
+            p.add_(torch.randn_like(p), alpha=0.1)
+    moved = model(**inputs).logits
+    assert not torch.allclose(moved, plain, atol=1e-4)
+    for merge in (model.merge_adapter, model.merge_and_unload):
+        with pytest.raises(Unsupported, match="columns of a quantised weight"):
+            merge()
+        assert torch.equal(model(**inputs).logits, moved)
