@@ -74,6 +74,7 @@ def test_merging_into_tied_weights_is_the_adapted_model(make, seats, method, tmp
 
 
 ONE_PHI = [(make, seat) for make, seats in SEATS.items() for seat in seats if make is not models.t5]
+ONE_PHI += [(models.t5, "shared"), (models.t5, "lm_head")]  # embed_tokens are two, of the encoder and of the decoder
 
 
 @each(method=[LoRA(r=2), SSB(), DoRA(r=2)])
