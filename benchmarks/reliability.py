@@ -12,6 +12,7 @@ Ends with exit code 1 where anything came out otherwise than it should.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -41,7 +42,11 @@ SECTIONS: dict[str, Section] = {
     "minilm": sweeps.minilm,
     "disks": disks.disks,
     "memory": disks.memory,
-    "fuzz": fuzz.fuzz,
+    "fuzz-adapters": fuzz.section(fuzz.adapters),
+    "fuzz-recipes": fuzz.section(fuzz.recipes),
+    "fuzz-runs": fuzz.section(fuzz.run_folders),
+    "fuzz-data": fuzz.section(fuzz.data_files),
+    "fuzz-archives": fuzz.section(fuzz.archives),
     "adapters": many.adapters,
     "rows": many.rows,
     "same": same.same,
@@ -58,6 +63,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = vars(parser.parse_args())
     sections = given.pop("sections") or list(SECTIONS)
+    gc.collect()
+    gc.freeze()  # else each fork's own collections copy all that was imported
     ended = [run(name, Asked(**given)) for name in sections]  # all, whatever the first ones say
     sys.exit(not all(ended))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -69,8 +70,8 @@ def forked(
 ) -> Ended:
     """What comes of an action in a process of its own.
 
-    below: the folder whose changes are counted; limit: seconds after which it is killed as slow; elsewhere: note what
-    it writes outside of that folder, or runs.
+    below: the folder whose changes are counted; limit: seconds of the processor, and twenty times as many of the clock,
+    after which it is killed as slow; elsewhere: note what it writes outside of that folder, or runs.
     """
     return begun(action, below, blow, limit, elsewhere)()
 
@@ -84,17 +85,19 @@ def begun(
     began, before = time.perf_counter(), _resident()
     pid = os.fork()
     if pid == 0:
+        resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit) + 1))
         _child(action, below, blow, shared, said.fileno(), elsewhere)
 
     def ended() -> Ended:
-        is_slow, usage, status = _await(pid, began, blow, limit)
+        is_slow, usage, status = _await(pid, began, blow, 20 * limit)
+        code = os.waitstatus_to_exitcode(status)
         seconds = time.perf_counter() - began
         with said:
             said.seek(0)
             words = said.read().decode(errors="replace")
         changes, strayed = int.from_bytes(shared[:8], "little"), shared[8:].rstrip(b"\0").decode(errors="replace")
         peak = max(0, (usage.ru_maxrss << 10) - before)
-        return Ended(os.waitstatus_to_exitcode(status), words, seconds, changes, strayed, peak, is_slow)
+        return Ended(code, words, seconds, changes, strayed, peak, is_slow or code == -signal.SIGXCPU)
 
     return ended
 

@@ -94,6 +94,17 @@ ADAPTERS = {
     "road": (models.bert, peft.RoadConfig(variant="road_4", group_size=8, **SEQ)),
     "delora": (models.bert, peft.DeloraConfig(r=3, delora_lambda=4, rank_pattern={"value": 2}, **SEQ)),
 }
+BANK, FILLED = {"r": 3, "num_vectors": 6, "vector_length": 2}, {"r": 2, "theta_d_length": 48}
+AS_LORA = {
+    "vblora": (models.bert, peft.VBLoRAConfig(**BANK, **SEQ)),
+    "vblora_topk": (models.bert, peft.VBLoRAConfig(**BANK, save_only_topk_weights=True, **SEQ)),
+    "vblora_conv1d": (models.gpt2, peft.VBLoRAConfig(**BANK, target_modules=["c_attn"], fan_in_fan_out=True)),
+    "unilora": (models.bert, peft.UniLoraConfig(**FILLED, save_indices=True, **SEQ)),
+    "tinylora": (models.bert, peft.TinyLoraConfig(r=3, u=5, weight_tying=1.0, **SEQ)),
+    "tinylora_groups": (models.bert, peft.TinyLoraConfig(r=3, u=5, weight_tying=0.5, **SEQ)),
+    "tinylora_apart": (models.bert, peft.TinyLoraConfig(r=3, u=5, **SEQ)),
+}
+ADAPTERS |= AS_LORA
 
 
 def inputs(make=models.bert):
@@ -148,7 +159,7 @@ def test_the_imported_adapter_computes_what_pefts_does(made, tmp_path, name):
     assert relative(theirs.outputs(ours), theirs.logits) < 1e-5
 
 
-@pytest.mark.parametrize("name", [name for name in ADAPTERS if name != "boft"])  # PEFT holds each of its angles twice
+@pytest.mark.parametrize("name", sorted({*ADAPTERS} - {*AS_LORA, "boft"}))  # PEFT holds each of BOFT's angles twice
 def test_as_many_numbers_are_trained(made, tmp_path, name):
     theirs = made(name)
     count = {
@@ -251,6 +262,30 @@ def test_vera_projections_that_cannot_be_told_are_refused(tmp_path):
         read_peft(theirs.folder)
     with pytest.raises(BadInput, match="give the adapter's folder"):
         SubspaceConfig.from_peft(vera(["query"]))
+
+
+UNTOLD = {
+    "unilora": (peft.UniLoraConfig(**FILLED, **SEQ), "save_indices=True"),
+    "tinylora": (peft.TinyLoraConfig(r=3, u=5, save_projection=False, **SEQ), "save_projection=True"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Specified to not load tinylora_P:UserWarning")
+@pytest.mark.parametrize("name", UNTOLD)
+def test_what_layers_take_out_of_shared_numbers_must_be_in_the_file(name, tmp_path):
+    config, told = UNTOLD[name]
+    with pytest.raises(BadInput, match=told):
+        read_peft(Made(models.bert, config, tmp_path / "theirs").folder)
+    with pytest.raises(BadInput, match="give the adapter's folder"):
+        SubspaceConfig.from_peft(config)
+
+
+def test_projections_of_another_seed_tell_no_order(made):
+    theirs = made("tinylora_groups")
+    path = theirs.folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "projection_seed": 7}))
+    with pytest.raises(BadInput, match="do not follow from projection_seed"):
+        read_peft(theirs.folder)
 
 
 def test_a_scaled_convolution_input_is_refused(tmp_path):

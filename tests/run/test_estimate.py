@@ -15,7 +15,8 @@ from subspace_tuning.bench import measure
 from subspace_tuning.bench.contenders import FULL, make
 from subspace_tuning.bench.needs import OWN, Setting
 from subspace_tuning.cli.estimate import size_of
-from subspace_tuning.run.estimate import Subject, largest_batch
+from subspace_tuning.run.estimate import Subject, largest_batch, of_recipe
+from subspace_tuning.run.recipe import make as recipe_of
 
 SHAPE = {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 96}
 BERT = BertConfig(**SHAPE, vocab_size=300)
@@ -136,6 +137,15 @@ def test_training_says_it_first_and_warns(tmp_path, monkeypatch):
     code, _, err = subspace("train", *words_of(values), "--output", tmp_path / "run")
     assert code == 0
     assert err.index("warning: training needs about") >= 0
+
+
+@pytest.mark.parametrize(("use_fsdp", "sharding"), [("false", "ddp"), ("true", "fsdp")])
+def test_processes_of_a_run_have_their_share(tmp_path, monkeypatch, use_fsdp, sharding):
+    made = recipe_of(tiny.recipe(tmp_path, batch_size=12)).resolved()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", use_fsdp)
+    setting = of_recipe(made, [{"input_ids": [1] * 9}]).setting
+    assert (setting.batch, setting.processes, setting.sharding) == (3, 4, sharding)
 
 
 def warned(tmp_path):

@@ -11,7 +11,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from reliable import forks, fuzz, kills
 from reliable.workplace import Asked, Workplace
 
-ASKED = Asked(kills=2, fuzz=6, steps=0, rows=0, seed=11)
+ASKED = Asked(kills=2, fuzz=4, steps=0, rows=0, seed=11)
 
 
 @pytest.fixture(scope="module")
@@ -73,5 +73,5 @@ def fills(out):
 def test_what_an_input_must_not_do_is_seen(tmp_path, action, said):
     out = tmp_path / "out"
     out.mkdir()
-    ended = forks.forked(lambda: action(out), out, limit=1.0 if action is hangs else 60.0, elsewhere=True)
+    ended = forks.forked(lambda: action(out), out, limit=1.0 if action is hangs else 30.0, elsewhere=True)
     assert said in fuzz._unexpected(ended, 1 << 20)

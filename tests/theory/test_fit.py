@@ -12,8 +12,9 @@ from command import subspace
 from models import bert, gpt2, vit
 from subspace_tuning import METHODS, SSB, LoRA
 from subspace_tuning.algebra import Weight
+from subspace_tuning.files.checkpoint import Checkpoint
 from subspace_tuning.theory import captured_energy, optimal_scale, project
-from subspace_tuning.theory.fit import LayerFit
+from subspace_tuning.theory.fit import Fit, LayerFit, choose
 
 
 @pytest.fixture
@@ -131,6 +132,23 @@ def test_a_fit_goes_on_where_it_stopped(checkpoints, monkeypatch):
     again = fitted(checkpoints, "--methods", "ssl", out="twice")
     assert again["families"] == first["families"]
     assert 0 < len(seen) < 8
+
+
+def test_how_long_it_takes_is_told_of_one_layer_of_each_size(checkpoints, tmp_path, monkeypatch):
+    base, tuned = Checkpoint(checkpoints / "base"), Checkpoint(checkpoints / "tuned")
+    methods, told, done = choose(["ssl", "lora"], 2)[0], [], []
+    monkeypatch.setattr("subspace_tuning.theory.fit.project", lambda *a, **k: done.append(1) or project(*a, **k))
+    work = Fit(base, tuned, tmp_path)
+    report = work.run(methods, foretell=lambda seconds: told.append((seconds, len(done))))
+    ((left, begun),) = told
+    sizes = {place.size for place in report.places.places if place.size[0]}
+    assert begun == 2 * len(sizes) < len(done) == sum(len(family.fitted) for family in report.families)
+    assert left.keys() == {"ssl", "lora"}
+    assert all(report.seconds[family.method.describe()] > 0 for family in report.families)
+    again = Fit(base, tuned, tmp_path).run(methods, foretell=lambda seconds: told.append(seconds))
+    assert told[-1] == {}
+    assert again.seconds == {}
+    assert again.families == report.families
 
 
 def test_damaged_lines_are_computed_anew_and_said(checkpoints):

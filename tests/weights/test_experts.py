@@ -16,12 +16,14 @@ from mixtures import MODELS, mixture
 from subspace_tuning import SubspaceConfig
 from subspace_tuning.algebra import Live
 from subspace_tuning.method import Params, members
-from subspace_tuning.tuner.experts import SubspaceExperts
+from subspace_tuning.tuner.at_once import filled
 from subspace_tuning.tuner.penalty import penalty
 from subspace_tuning.weights import Unsupported
+from subspace_tuning.weights.experts import Unreadable
 
 SIZES = {"hidden_size": 14, "intermediate_size": 10, "num_local_experts": 4, "num_hidden_layers": 1}
 FUSED = ("gate_up_proj", "down_proj")
+NAMES = [f"experts.{name}" for name in FUSED]
 
 
 class Mixture(nn.Module):
@@ -63,8 +65,7 @@ def sits(case, net):
 
 
 def tuned(case, net, dtype=torch.float64, **values):
-    names = [f"experts.{name}" for name in FUSED]
-    config = case.config(target_modules=names, init_weights=False, **values)
+    config = case.config(target_modules=NAMES, init_weights=False, **values)
     return get_peft_model(net.to(dtype), config, autocast_adapter_dtype=False).eval()
 
 
@@ -147,8 +148,7 @@ def test_a_checkpoint_gives_the_same_output_and_a_start_changes_nothing(case, ne
     torch.testing.assert_close(again(x), model(x), rtol=1e-5, atol=1e-5)
     with again.disable_adapter():
         assert torch.equal(again(x), plain(x))
-    names = [f"experts.{name}" for name in FUSED]
-    fresh = get_peft_model(copy.deepcopy(plain), case.config(target_modules=names)).eval()
+    fresh = get_peft_model(copy.deepcopy(plain), case.config(target_modules=NAMES)).eval()
     torch.testing.assert_close(fresh(x), plain(x), rtol=1e-4, atol=1e-5)
 
 
@@ -220,7 +220,7 @@ def test_real_mixtures_compute_merged_what_they_compute_unmerged(name, how):
     net = mixture(name, how)
     ids, before = torch.randint(4, 40, (2, 7)), {k: v.clone() for k, v in net.state_dict().items()}
     plain = net(input_ids=ids).logits
-    config = SubspaceConfig(method="ssb|dora", r=2, target_parameters=[f"experts.{name}" for name in FUSED])
+    config = SubspaceConfig(method="ssb|dora", r=2, target_parameters=NAMES)
     model = get_peft_model(net, config).eval()
     torch.testing.assert_close(model(input_ids=ids).logits, plain, rtol=1e-3, atol=1e-4)
     for p in model.parameters():
@@ -267,22 +267,54 @@ def test_adapters_beside_each_other_do_not_mix():
 
 @each(case=[c for c in CASES if sits(c, gpt_oss())])
 def test_experts_at_once_are_experts_one_by_one(case, monkeypatch):
-    """Where no gradient is asked for; above that share of the weight's numbers, parameters are not stacked."""
+    """Outputs and gradients; above that share of W's numbers, an equation is computed expert by expert."""
     model, x, found = tuned(case, gpt_oss("batched_mm")), rows(), []
-    for share in (1e-9, 1e9):
-        monkeypatch.setattr("subspace_tuning.tuner.mixed.SHARE", share)
-        with torch.inference_mode():
-            found.append(model(x))
-    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for share in (-1, 1e9):
+        monkeypatch.setattr("subspace_tuning.tuner.at_once.SHARE", share)
+        y = model(x)
+        found.append([y, *torch.autograd.grad(y.square().sum(), trained)])
+    for one_by_one, at_once in zip(*found, strict=True):
+        torch.testing.assert_close(at_once, one_by_one, rtol=1e-9, atol=1e-9)
 
 
-def test_grouped_products_take_experts_at_once(monkeypatch):
+def filled_calls(monkeypatch):
+    seen = []
+    monkeypatch.setattr("subspace_tuning.tuner.experts.filled", lambda *args: seen.append(1) or filled(*args))
+    return seen
+
+
+@pytest.mark.parametrize("method", ["lora", "ssb|lora"])
+def test_grouped_products_take_experts_at_once(method, monkeypatch):
+    """In training too; two adapters are as one."""
     net = mixture("mixtral", "grouped_mm", hidden_size=64, intermediate_size=64)
-    model = get_peft_model(net, SubspaceConfig(method="ssb|lora", r=2, init_weights=False)).eval()
-    ids, seen, at_once = torch.randint(4, 40, (2, 7)), [], SubspaceExperts._at_once
-    monkeypatch.setattr(SubspaceExperts, "_at_once", lambda *args: seen.append(1) or at_once(*args))
+    model = get_peft_model(net, SubspaceConfig(method=method, init_weights=False, target_parameters=NAMES)).train()
+    model.add_adapter("other", SubspaceConfig(method="ssb", init_weights=False, target_parameters=NAMES))
+    model.base_model.set_adapter(["default", "other"])
+    ids, seen = torch.randint(4, 40, (2, 7)), filled_calls(monkeypatch)
     y = model(input_ids=ids).logits
-    assert not seen
-    with torch.inference_mode():
-        torch.testing.assert_close(model(input_ids=ids).logits, y, rtol=1e-3, atol=1e-4)
     assert len(seen) == 4
+    monkeypatch.setattr("subspace_tuning.tuner.at_once.FEW", 0)
+    torch.testing.assert_close(model(input_ids=ids).logits, y, rtol=1e-3, atol=1e-4)
+    assert len(seen) == 4
+
+
+def test_while_all_experts_are_at_work_there_is_no_W_to_read():
+    layer = tuned(CASES[0], gpt_oss()).base_model.model.experts.gate_up_proj
+    whole, reads_W = torch.ones(4, 1), Live(layer.frozen.dense)
+    with pytest.raises(Unreadable):
+        layer.lanes.all([whole], [whole], reads_W)
+    assert torch.equal(layer.frozen.dense(), layer.base_layer.weight[0])
+
+
+def test_nothing_of_the_size_of_a_weight_is_kept_where_experts_are_at_once():
+    """No dense change of any expert, and no gradient of one."""
+    net = mixture("mixtral", "grouped_mm", hidden_size=64, intermediate_size=64)
+    model = get_peft_model(net, SubspaceConfig(method="lora", r=4, init_weights=False, target_parameters=NAMES)).train()
+    fused, kept = model.base_model.model.model.layers[0].mlp.experts.gate_up_proj.base_layer, []
+    size = fused.weight.numel()
+    frozen = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        model(input_ids=torch.randint(4, 40, (1, 5))).logits.sum().backward()
+    made = [t.numel() for t in kept if t.untyped_storage().data_ptr() not in frozen]
+    assert max(made) < size / 2

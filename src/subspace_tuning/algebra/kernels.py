@@ -25,6 +25,7 @@ ROWS = 128  # of a block that stays in cache while two tensors are multiplied an
 FAR_FROM_ZERO = 1 / 64  # of scales: what they make of x stays far above the least numbers of half precision
 AS_GOOD = 2.0  # how many times the norm of x d, column by column, that of the bias may be for x to follow from x d + b
 THIN = 64  # columns
+MANY = 128  # rows
 traced_for = ContextVar("traced_for", default="cpu")  # the device that tensors without numbers stand for
 
 
@@ -52,12 +53,12 @@ def added_product(x: Tensor, M: Tensor, bias: Tensor | None, scale: float = 1.0)
 
 def _added_product(x: Tensor, M: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     n, m = M.shape
-    rows = x.reshape(-1, n)
     if bias is not None:
-        return torch.addmm(bias.reshape(-1, m), rows, M, alpha=scale).view(bias.shape)
-    # processors multiply thin matrices from the left several times faster than from the right
-    y = (M.T @ rows.T).T if m < THIN else rows @ M
-    return (y if scale == 1.0 else scale * y).view(*x.shape[:-1], m)
+        return torch.addmm(bias.reshape(-1, m), x.reshape(-1, n), M, alpha=scale).view(bias.shape)
+    # some processors multiply thin matrices several times faster from the left
+    from_left = m < THIN and x.numel() > MANY * n
+    y = (M.T @ x.reshape(-1, n).T).T.view(*x.shape[:-1], m) if from_left else x @ M
+    return y if scale == 1.0 else scale * y
 
 
 def _no_view(y: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ class Product(Expr):
         self.chain: tuple[Expr, ...] = tuple(flat)
         self.scale: float = scale
         self.shape = (flat[0].shape[0], flat[-1].shape[1])
+        self._still: tuple[int, Plan] | None = None  # the order for so many rows, where nothing is trained
 
     @property
     def own_bias(self) -> Tensor | None:
@@ -55,11 +56,14 @@ class Product(Expr):
         return self.scale * y if bias is None else once(partial(torch.add, alpha=self.scale), bias, y, like=y)
 
     def _plan(self, x: Any) -> Plan:
-        training = torch.is_grad_enabled() and self.trainable > 0
         if torch.compiler.is_compiling() or len(self.chain) == 1:
             return Plan.left_to_right(len(self.chain))
-        tokens = math.prod(x.shape[:-1])
-        return cheapest_order(tokens, tuple(f.as_factor(training) for f in self.chain), training)
+        tokens, training = math.prod(x.shape[:-1]), torch.is_grad_enabled() and self.trainable > 0
+        if training:
+            return cheapest_order(tokens, tuple(f.as_factor(True) for f in self.chain), True)
+        if self._still is None or self._still[0] != tokens:  # word by word nothing changes, and each microsecond counts
+            self._still = tokens, cheapest_order(tokens, tuple(f.as_factor(False) for f in self.chain), False)
+        return self._still[1]
 
     def _run(self, plan: Plan, x: Any, bias: Tensor | None) -> Tensor:
         if plan.leaf == 0:

@@ -47,6 +47,10 @@ class Written:
         Path | None,
         typer.Option(help="A file with a text a line, for the comparison of logits; built-in ones without it."),
     ] = None
+    streamed: Annotated[
+        bool,
+        typer.Option("--streamed", help="Layer by layer, with the base left on disk; logits are not compared."),
+    ] = False
     imports: Imports = None
     as_json: AsJson = False
 
@@ -101,6 +105,13 @@ def export(
     from subspace_tuning.convert.export import export as write
 
     o = options
+    if o.streamed:
+        if scales != "weight" or strength != 1 or dry_run or o.probe or o.to == "peft":
+            raise BadInput(
+                "--streamed goes with --to lora or merged, and none of --scales, --strength, --dry-run, --probe"
+            )
+        tell(_streamed([adapter], out, o), out, o.as_json)
+        return
     made = write(adapter, out, o.to, o.wanted(), o.base, o.texts(), scales, strength, dry_run)
     if dry_run and not o.as_json:
         _tell_layers(made)
@@ -139,6 +150,11 @@ def combine(
     o = options
     w, t = _numbers("weights", weights), _numbers("strength", strength)
     t = t * len(adapters) if t is not None and len(t) == 1 else t
+    if o.streamed:
+        if t is not None or o.probe:
+            raise BadInput("--streamed goes with none of --strength and --probe")
+        tell(_streamed(adapters, out, o, weights=w, how=how), out, o.as_json)
+        return
     tell(write(adapters, out, o.to, w, how, o.wanted(), o.base, o.texts(), t), out, o.as_json)
 
 
@@ -177,6 +193,14 @@ def diff(
     typer.echo(", ".join(f"{count} {state}" for state, count in counts.items() if count))
 
 
+def _streamed(adapters: list[Path], out: Path, o: Written, **how: Any) -> Certificate:
+    from subspace_tuning.cli.progress import counted
+    from subspace_tuning.theory.streamed import written
+
+    with counted("writing") as tick:
+        return written(adapters, out, o.to, o.wanted(), o.base, tick=tick, **how)
+
+
 def _tell_layers(c: Certificate) -> None:
     for name, layer in c.layers.items():
         codes = "" if layer.codes is None else f"{layer.codes:8.1%} of the codes changed"
@@ -195,8 +219,12 @@ def tell(c: Certificate, out: Path | None, as_json: bool) -> None:
     typer.echo(
         f"{len(c.layers)} layers, {size}{kind}: relative error {c.error:.2g}, {c.largest_error:.2g} at most "
         f"({c.worst_layer})\n"
-        f"logits on {c.probe}: {c.logits.largest:.2g} apart at most, {c.logits.mean:.2g} on average "
-        f"(the adapter moves them by {c.moved.mean:.2g})\n"
+        + (
+            f"logits on {c.probe}: {c.logits.largest:.2g} apart at most, {c.logits.mean:.2g} on average "
+            f"(the adapter moves them by {c.moved.mean:.2g})\n"
+            if c.probe
+            else ""
+        )
         + (
             f"scales in {len(folded)} of {len(c.norms)} norms; certificate.json says why not in others\n"
             if c.norms

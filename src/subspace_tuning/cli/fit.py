@@ -11,6 +11,8 @@ from subspace_tuning.cli.command import command, print_json
 from subspace_tuning.cli.methods import AsJson
 from subspace_tuning.errors import BadInput, few
 
+SAID = 60.0  # seconds from which it is told beforehand how long a fit takes
+
 
 @command(
     "fit",
@@ -72,7 +74,7 @@ def fit(
     if work.damaged:
         typer.echo(f"{work.damaged} damaged lines of {work.folder / 'layers.jsonl'}: computed anew", err=True)
     with counted("fitting") as tick:
-        report = dataclasses.replace(work.run(chosen, layers, kept, tick), refused=refused)
+        report = dataclasses.replace(work.run(chosen, layers, kept, tick, _foretell), refused=refused)
     if not any(family.fitted for family in report.families) and (changed := report.places.left_out):
         raise BadInput(f"what changed from {base} to {finetuned} is of no layer that was to be fitted: {few(changed)}")
     if save is not None:
@@ -81,16 +83,24 @@ def fit(
     if as_json:
         print_json(report.to_data())
         return
-    typer.echo(f"{'':18}{'captured':>9}{'parameters':>12}{'permille':>9}{'a million':>10}{'s*':>7}{'layers':>8}")
+    columns = f"{'captured':>9}{'parameters':>12}{'permille':>9}{'a million':>10}{'s*':>7}{'layers':>8}{'minutes':>9}"
+    typer.echo(" " * 18 + columns)
     for f in report.families:
         if f.fitted:
+            minutes = report.seconds.get(f.method.describe(), 0.0) / 60
             typer.echo(
                 f"{f.method.name:18}{f.captured_energy:9.4f}{f.parameters:12,}{f.permille:9.3f}"
-                f"{1e6 * f.per_parameter:10.2f}{f.scale:7.3f}{len(f.fitted):8}"
+                f"{1e6 * f.per_parameter:10.2f}{f.scale:7.3f}{len(f.fitted):8}{minutes:9.2f}"
             )
     for text in _notes(report):
         typer.echo(text)
     typer.echo(f"\ncaptured: 1 - |W* - phi(W)|^2 / |W* - W|^2; a million: captured for 10^6 parameters\n{work.folder}")
+
+
+def _foretell(seconds: dict[str, float]) -> None:
+    if sum(seconds.values()) > SAID:
+        each = ", ".join(f"{name} {taken / 60:.1f}" for name, taken in sorted(seconds.items(), key=lambda p: -p[1]))
+        typer.echo(f"about {sum(seconds.values()) / 60:.1f} minutes to go: {each}", err=True)
 
 
 def _notes(report):

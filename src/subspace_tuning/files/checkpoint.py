@@ -41,6 +41,11 @@ class Checkpoint:
     def keys(self) -> list[str]:
         return sorted(self._file)
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """Where each tensor is."""
+        return self._file
+
     def shape(self, key: str) -> tuple[int, ...]:
         return self._size[key]
 

@@ -20,6 +20,7 @@ from subspace_tuning.bench.needs import DTYPES, Needs, Setting, needs
 from subspace_tuning.bench.trace import Batch, Trace
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.optim import check
+from subspace_tuning.run import processes
 from subspace_tuning.run.pretrained import config_of, usual_heads
 from subspace_tuning.run.recipe import HEAD, NONE, Recipe
 from subspace_tuning.tasks.language import LENGTH
@@ -108,14 +109,15 @@ def of_recipe(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> Needs | None
     method = recipe.method if recipe.is_plain else partial(config_of, recipe)
     optimizer = str(recipe.trainer.get("optim") or check(recipe.optimizer)[0])
     setting = Setting(
-        batch=recipe.batch_size or 1,
+        batch=processes.share_of(recipe.batch_size or 1, "batch_size"),
         length=max((len(row["input_ids"]) for row in rows if "input_ids" in row), default=recipe.max_length or LENGTH),
         dtype=recipe.dtype or next((name for name, dtype in DTYPES.items() if dtype == config.dtype), "fp32"),
         autocast=recipe.bf16,
         optimizer="sgd" if "sgd" in optimizer else "adamw8bit" if "8bit" in optimizer else "adamw",
         gradient_checkpointing=recipe.gradient_checkpointing,
         gradient_accumulation=recipe.gradient_accumulation,
-        processes=int(os.environ.get("WORLD_SIZE", 1)),
+        processes=processes.count(),
+        sharding="fsdp" if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" else "ddp",
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
     return Subject(config, method, task.head).at(setting)

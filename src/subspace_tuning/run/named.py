@@ -57,6 +57,11 @@ class Named:
         self._keys = {today(key): key for key in checkpoint.keys() if key not in held}  # noqa: SIM118
 
     @property
+    def keys_of(self) -> dict[str, str]:
+        """Names of tensors that are one of the checkpoint's -> its key there."""
+        return self._keys
+
+    @property
     def name(self) -> str:
         return self.checkpoint.name
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,97 +27,11 @@ from subspace_tuning.files.checkpoint import Checkpoint
 from subspace_tuning.linalg.svd import rank_of_energy
 from subspace_tuning.method import Composition, Method, registry
 from subspace_tuning.methods.extend.lora import Factored
+from subspace_tuning.theory.fitted import Family, LayerFit, Report
 from subspace_tuning.theory.places import Place, Places, shared
 from subspace_tuning.theory.project import project
 
 Tensors = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class LayerFit:
-    """One method on one layer; ``skipped`` says why it has no fit there, and the numbers are then zero."""
-
-    whole: float = 0.0  # ||W* - W||^2
-    left: float = 0.0  # ||W* - phi(W)||^2
-    parameters: int = 0
-    scale: float = 1.0  # s* (eq. 20)
-    r: int | None = None
-    skipped: str = ""
-
-    @property
-    def captured_energy(self) -> float:
-        return 1 - self.left / self.whole if self.whole else 1.0
-
-
-@dataclass(frozen=True)
-class Family:
-    """One method on all layers; ``total`` numbers of the base model are what per mille refers to."""
-
-    method: Method
-    layers: dict[str, LayerFit]
-    total: int
-
-    @property
-    def fitted(self) -> dict[str, LayerFit]:
-        return {name: fit for name, fit in self.layers.items() if not fit.skipped}
-
-    @property
-    def captured_energy(self) -> float:
-        whole = sum(fit.whole for fit in self.fitted.values())
-        return 1 - sum(fit.left for fit in self.fitted.values()) / whole if whole else 1.0
-
-    @property
-    def parameters(self) -> int:
-        return sum(fit.parameters for fit in self.fitted.values())
-
-    @property
-    def permille(self) -> float:
-        return 1000 * self.parameters / self.total
-
-    @property
-    def per_parameter(self) -> float:
-        return self.captured_energy / self.parameters if self.parameters else 0.0
-
-    @property
-    def scale(self) -> float:
-        """s* of the layers, each weighted by its ||W* - W||^2."""
-        whole = sum(fit.whole for fit in self.fitted.values())
-        return sum(fit.scale * fit.whole for fit in self.fitted.values()) / whole if whole else 1.0
-
-    def to_data(self) -> dict[str, Any]:
-        layers = {}
-        for name, f in self.fitted.items():
-            layers[name] = {"captured_energy": f.captured_energy, "parameters": f.parameters, "scale": f.scale}
-            layers[name] |= {} if f.r is None else {"r": f.r}
-        return {
-            "name": self.method.name,
-            "method": self.method.describe(),
-            "captured_energy": self.captured_energy,
-            "parameters": self.parameters,
-            "permille": self.permille,
-            "captured_energy_per_parameter": self.per_parameter,
-            "scale": self.scale,
-            "layers": layers,
-            "skipped": {name: f.skipped for name, f in self.layers.items() if f.skipped},
-        }
-
-
-@dataclass(frozen=True)
-class Report:
-    families: list[Family]
-    places: Places
-    unchanged: list[str]  # layers in which W* = W
-    refused: dict[str, str]  # method -> why it cannot be fitted at all
-
-    def to_data(self) -> dict[str, Any]:
-        return {
-            "families": [family.to_data() for family in self.families],
-            "tied": self.places.tied,
-            "missing": self.places.missing,
-            "unchanged": self.unchanged,
-            "left_out": self.places.left_out,
-            "refused": self.refused,
-        }
 
 
 def choose(names: Iterable[str] | None, rank: int | None) -> tuple[list[Method], dict[str, str]]:
@@ -154,6 +68,7 @@ class Fit:
         self.damaged = 0  # lines that say nothing; what they said is computed anew
         self._done = self._read()
         self._ranks: dict[str, int] = {}  # by module, that capture the energy
+        self._seconds: dict[str, float] = {}  # by method, that fits took
 
     @classmethod
     def named(cls, base: Checkpoint, tuned: Checkpoint, energy: float | None = None) -> Fit:
@@ -167,9 +82,14 @@ class Fit:
         layers: str | None = None,
         keep: Method | None = None,
         tick: Callable[[int], None] = lambda total: None,
+        foretell: Callable[[dict[str, float]], None] = lambda seconds: None,
     ) -> Report:
-        """Fit every method to every layer; the parameters of ``keep`` stay in the folder."""
+        """Fit every method to every layer; the parameters of ``keep`` stay in the folder.
+
+        foretell: is told how long each method will take, once one layer of each size is done.
+        """
         places = shared(self.base, self.tuned, layers)
+        foretell(self._foretold(places, methods, keep))
         found: dict[Method, dict[str, LayerFit]] = {method: {} for method in methods}
         unchanged = []
         for place in places.places:
@@ -182,13 +102,30 @@ class Fit:
             tick(len(places.places))
         families = [Family(method, fits, self.base.total) for method, fits in found.items()]
         families.sort(key=lambda family: -family.captured_energy)
-        report = Report(families, places, unchanged, {})
+        report = Report(families, places, unchanged, {}, dict(self._seconds))
         write(self.folder / "result.json", json.dumps(report.to_data(), indent=2) + "\n")
         return report
 
     def values(self, method: Method, place: str) -> Tensors:
         """The kept parameters of a method on a layer."""
         return load_file(self._kept(method, place))
+
+    def _foretold(self, places: Places, methods: list[Method], keep: Method | None) -> dict[str, float]:
+        """Seconds that are left for each method, as they were on one layer of each size that changed."""
+        left: dict[str, float] = {}
+        taken: dict[tuple[str, Any], float] = {}
+        for place in places.places:
+            for method in (m for m in methods if _seated(m, place)):
+                size = (method.describe(), place.size)
+                if self._key(place, method) in self._done or self._key(place, None) in self._done:
+                    continue
+                if size not in taken:
+                    before = self._seconds.get(method.describe(), 0.0)
+                    if self._layer(places, place, [method], keep) is not None:
+                        taken[size] = self._seconds.get(method.describe(), 0.0) - before
+                else:
+                    left[method.name] = left.get(method.name, 0.0) + taken[size]
+        return left
 
     def _layer(
         self, places: Places, place: Place, methods: list[Method], keep: Method | None
@@ -201,9 +138,13 @@ class Fit:
         if missing and self._key(place, None) not in self._done:
             W, W_star = place.read(places.base), place.read(places.tuned)
             for method in missing if _differ(W, W_star) else [None]:
+                begun = time.perf_counter()
                 at = None if method is None else self._ranked(method, places, place)
                 fit = None if at is None or method is None else self._fitted(place, method, at, W, W_star, keep)
                 self._write(place, method, fit)
+                if method is not None:
+                    told = method.describe()
+                    self._seconds[told] = self._seconds.get(told, 0.0) + time.perf_counter() - begun
         if self._key(place, None) in self._done:
             return None
         return {method: self._done[self._key(place, method)] for method in methods}
@@ -269,26 +210,13 @@ class Fit:
             try:
                 data = json.loads(line)
                 key = data.pop("key")
-                done[key] = LayerFit(**{f: _KINDS[f](value) for f, value in data.items()})
+                done[key] = LayerFit.of(data)
                 good.append(line)
             except (ValueError, TypeError, KeyError, AttributeError):
                 self.damaged += 1
         if self.damaged or (lines and not lines[-1].endswith(b"\n")):
             write(self._lines, b"".join(line.rstrip(b"\n") + b"\n" for line in good))
         return done
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is no number")
-    return value
-
-
-_KINDS: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("whole", "left", "parameters", "scale"), _number),
-    "r": lambda value: None if value is None else int(_number(value)),
-    "skipped": str,
-}
 
 
 def _seated(method: Method, place: Place) -> bool:

@@ -3,56 +3,27 @@
 The equation is built once, and reads the parameters of the expert that is at work. Rows come sorted by expert. Each
 expert's are taken up to W (phi is cut there), meet W together in the product that the module itself would compute, and
 go on from their part of it. Nothing of W's size is formed but where a method declares it, for one expert at a time.
-Where no gradient is asked for and many experts have a few rows each, thin equations of all are computed at once.
+Where many experts have a few rows each, thin equations of all are computed at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from subspace_tuning.algebra import Live, Weight
+from subspace_tuning.algebra import Live
 from subspace_tuning.method import Method, Params, members
+from subspace_tuning.tuner.at_once import Lanes, Own, few, filled, thin
 from subspace_tuning.tuner.layer import Share, SubspaceLayer
-from subspace_tuning.tuner.mixed import STACK, finished, meets, stackable
 from subspace_tuning.tuner.reading import Reading, Route
 from subspace_tuning.tuner.start import Started, start
 from subspace_tuning.weights import LayerWeight, Part, Unsupported
-from subspace_tuning.weights.experts import Experts, ExpertWeight, apart, stacked
-
-FEW, FILLED = 24, 4  # rows an expert, and times the rows when filled up: beyond, experts are as fast one by one
-
-
-class Read(RuntimeError):
-    """Raised where an equation reads W itself, and so the W of one expert after the other."""
-
-
-class Unread(Weight):
-    """W of no expert in particular, for equations that only let rows meet it."""
-
-    def __init__(self, W: Weight):
-        self.W, self.shape = W, W.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.W.dtype
-
-    @property
-    def own_bias(self) -> Tensor | None:
-        return None
-
-    def dense(self) -> Tensor:
-        raise Read
-
-    def product(self, x: Any) -> Tensor:
-        raise Read
-
-    forward = product
+from subspace_tuning.weights.experts import Experts, ExpertWeight, Unreadable, apart, stacked
 
 
 class SubspaceExperts(SubspaceLayer):
@@ -63,7 +34,7 @@ class SubspaceExperts(SubspaceLayer):
         self._frozen = ExpertWeight(base_layer)
         self._beneath = ExpertWeight(base_layer, biased=False)
         self._bias = None if base_layer.bias is None else Live(partial(getattr, self._frozen, "own_bias"))
-        self._apart: dict[int, tuple[Tensor, ...]] | None = None  # parameters by expert, during one forward
+        self.lanes = Lanes(self._frozen)
 
     @property
     def fused(self) -> Experts:
@@ -135,25 +106,8 @@ class SubspaceExperts(SubspaceLayer):
 
     def params(self, adapter: str, training: bool = False) -> Params:
         """The parameters and constants of an adapter as phi reads them: those of the expert that is at work."""
-        live = {k: Live(partial(self._own, group, k)) for group in self.held(adapter) for k in group}
+        live = {k: Own(group, k, self.lanes) for group in self.held(adapter) for k in group}
         return Params(live, training)
-
-    def _own(self, group: Any, name: str) -> Tensor:
-        all_of_them, at = group[name], self._frozen.at
-        if self._apart is None:
-            return all_of_them[at]
-        key = id(all_of_them)
-        if key not in self._apart:
-            self._apart[key] = all_of_them.unbind(0)  # its gradient is put together once, not once an expert
-        return self._apart[key][at]
-
-    @contextmanager
-    def _taken_apart(self) -> Iterator[None]:
-        self._apart = {}
-        try:
-            yield
-        finally:
-            self._apart = None
 
     def forward(  # type: ignore[override]
         self, x: Tensor, routes: list[Route], product: Callable[[Tensor, Tensor], Tensor], **kwargs: Any
@@ -171,14 +125,15 @@ class SubspaceExperts(SubspaceLayer):
         made = self.tuned(adapters, self.training)
         if made.E is made.W:
             return product(x, self.fused.weight)
-        with self._taken_apart():
+        with self.lanes.taken_apart():
             return self._routed(x, routes or [Route(0, 0, 0)], product, adapters)
 
     def _routed(self, x: Tensor, routes: list[Route], product: Callable[..., Tensor], adapters: list[str]) -> Tensor:
         made, halves = self.tuned(adapters, self.training), self.halves(adapters)
-        if len(adapters) == 1 and self._few(routes) and stackable(self, adapters[0], self.fused.count):
-            with suppress(Read):
-                return self._at_once(x, routes, product, adapters[0])
+        noisy = self.training and any(self.methods[adapter].noisy for adapter in adapters)
+        if halves is not None and not noisy and few(routes) and thin(halves, *made.W.shape):
+            with suppress(Unreadable):
+                return filled(self, x, routes, product, adapters)
         rows = [x[route.start : route.stop] for route in routes]
         rest = x[routes[-1].stop :]  # rows that belong to no expert here
         experts = [route.expert for route in routes]
@@ -193,28 +148,6 @@ class SubspaceExperts(SubspaceLayer):
         both = zip(rows, parts, self.each(experts), strict=True)
         return torch.cat([*(halves.finish(own, part, None) for own, part, _ in both), y[routes[-1].stop :]])
 
-    @staticmethod
-    def _few(routes: list[Route]) -> bool:
-        """Whether many experts have few rows each, and filled up to those of the busiest not many more."""
-        lengths, count = [r.stop - r.start for r in routes], len(routes)
-        return count >= STACK and sum(lengths) <= FEW * count and count * max(lengths) <= FILLED * sum(lengths)
-
-    def _at_once(self, x: Tensor, routes: list[Route], product: Callable[..., Tensor], adapter: str) -> Tensor:
-        method, W, where = self.at_work(adapter), Unread(self._beneath), x.device
-        experts = torch.tensor([r.expert for r in routes], device=where)
-        first, last = (
-            torch.tensor(ends, device=where).unsqueeze(1) for ends in zip(*(r[1:] for r in routes), strict=True)
-        )
-        at = first + torch.arange(int((last - first).max()), device=where)  # (experts, rows of the busiest)
-        own = at < last
-        at = torch.minimum(at, last - 1)
-        values = {k: v[experts] for k, v in self.values(adapter).items()}
-        rows, rest = x[at], x[routes[-1].stop :]
-        z = torch.cat([torch.vmap(partial(meets, method, W))(values, rows)[own], rest])
-        y = product(z, self.fused.weight)
-        done = torch.vmap(partial(finished, method, W, biased=False))(values, rows, y[at])
-        return torch.cat([done[own], y[routes[-1].stop :]])
-
     def biases(self) -> Tensor:
         """(e, m): the biases, tuned."""
         adapters = self.working()
@@ -222,7 +155,7 @@ class SubspaceExperts(SubspaceLayer):
         if b is self._bias or b is None:
             assert self.fused.bias is not None
             return self.fused.bias
-        with self._taken_apart():
+        with self.lanes.taken_apart():
             return torch.stack([b.now() for _ in self.each()]).to(self.frozen_weight.dtype)
 
     def weights(self, adapters: list[str]) -> Tensor:

@@ -48,6 +48,8 @@ def from_folder(folder: str | Path) -> tuple[Kind, Source]:
     folder = Path(folder)
     kind, source = _kind_of(read_config(folder), str(folder / CONFIG))
     weights = read_tensors(folder)
+    if kind.prepared is not None:
+        weights = dict(kind.prepared(source._replace(weights=weights)))
     for key, value in weights.items():
         if value.dtype not in REAL:
             raise BadInput(f"{key} of the adapter {folder} is stored as {value.dtype}, which PEFT trains nothing in")

@@ -54,7 +54,7 @@ class Held(nn.Module):
     @property
     def containers(self: Any) -> list[nn.ModuleDict]:
         """What holds numbers of adapters."""
-        return [self.subspace_params, self.subspace_constants, self.subspace_stored, *self._home]
+        return [*(self._modules[f"subspace_{kind}"] for kind in ("params", "constants", "stored")), *self._home]
 
     def values(self: Any, adapter: str) -> dict[str, Tensor]:
         """The parameters, constants and stored numbers of an adapter, by name."""

@@ -95,6 +95,12 @@ class SubspaceLayer(Held, Merging, Dial, Apart, BaseTunerLayer):
         self._disable_adapters = False
         self.was_read = False
 
+    def get_base_layer(self) -> nn.Module:
+        layer: Any = self._modules["base_layer"]
+        while "base_layer" in layer._modules:
+            layer = layer._modules["base_layer"]
+        return layer
+
     @property
     def frozen(self) -> LayerWeight:
         """The frozen layer as W."""
@@ -258,6 +264,8 @@ class SubspaceLayer(Held, Merging, Dial, Apart, BaseTunerLayer):
             return self.base_layer(x, *args, **kwargs)
         if args or kwargs:
             raise TypeError(f"a tuned layer takes its input only, got further arguments {args} {kwargs}")
+        if not self.rivals():
+            return self.tuned_forward(x, active)
         self.check_alone(active)
         with self.whole():
             return self.tuned_forward(x, active)
@@ -272,11 +280,13 @@ class SubspaceLayer(Held, Merging, Dial, Apart, BaseTunerLayer):
 
     def tuned_forward(self, x: Tensor, adapters: list[str]) -> Tensor:
         """x -> x phi(W) + b by these adapters."""
-        self.check_read(adapters)
+        if self.unread:
+            self.check_read(adapters)
         take_back(self.containers)
         W, E, b, after = self.tuned(adapters, self.training)
-        with at_hand(self.get_base_layer()):
-            self.catch_up(adapters)
+        with at_hand(W.layer):
+            if self.unstarted:
+                self.catch_up(adapters)
             y = W.meet(x, E, None if b is None else b.now())
             return W.finish(y if after is None else after.apply(y))
 

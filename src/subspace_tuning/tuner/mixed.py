@@ -94,8 +94,8 @@ def _groups(layer: Seats, names: Sequence[str]) -> list[Group]:
     return found
 
 
-def stackable(layer: Seats, name: str, weights: int = 1) -> bool:
-    """Whether the parameters of an adapter, of so many weights, are worth being computed at once, stacked."""
+def stackable(layer: Seats, name: str) -> bool:
+    """Whether the parameters of an adapter are worth being computed at once, stacked."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or layer.training:
         return False
     W, E, _, after = layer.tuned([name])
@@ -103,7 +103,7 @@ def stackable(layer: Seats, name: str, weights: int = 1) -> bool:
     if layer.halves([name]) is None or not all(isinstance(leaf, Weight | Dense | Diag) for leaf in leaves):
         return False
     n, m = W.shape
-    return SHARE * sum(t.numel() for group in layer.held(name) for t in group.values()) <= weights * n * m
+    return SHARE * sum(t.numel() for group in layer.held(name) for t in group.values()) <= n * m
 
 
 def _in_order(groups: list[Group]) -> bool:
@@ -153,9 +153,9 @@ def meets(method: Method, W: Weight, values: dict[str, Tensor], x: Tensor) -> Te
     return halves(method.phi(W, Params(values)), W).meets_W(x)
 
 
-def finished(method: Method, W: Weight, values: dict[str, Tensor], x: Tensor, y: Tensor, biased: bool = True) -> Tensor:
+def finished(method: Method, W: Weight, values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
     """x phi(W), with the bias unless it is somebody else's, given what W makes of ``meets``."""
     p = Params(values)
-    out = halves(method.phi(W, p), W).finish(x, y, method.bias(W.own_bias, p) if biased else None)
+    out = halves(method.phi(W, p), W).finish(x, y, method.bias(W.own_bias, p))
     after = method.output(W.shape[1], p)
     return out if after is None else after.apply(out)

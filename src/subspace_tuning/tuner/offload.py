@@ -7,22 +7,27 @@ W is held in memory while an equation is at work on it; the parameters, which ar
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from accelerate.hooks import remove_hook_from_module
 from torch import nn
 
+from subspace_tuning.weights.slices import Slice
+
+HERE = nullcontext()
+
+
+def at_hand(layer: nn.Module) -> AbstractContextManager[None]:
+    """Within this, an offloaded layer holds its weight, however often it is called; what was written is kept."""
+    layer = layer.host if isinstance(layer, Slice) else layer
+    hook = vars(layer).get("_hf_hook")
+    return _at_hand(layer, hook) if getattr(hook, "offload", False) else HERE
+
 
 @contextmanager
-def at_hand(layer: nn.Module) -> Iterator[None]:
-    """Within this, an offloaded layer holds its weight, however often it is called; what was written is kept."""
-    layer = getattr(layer, "host", layer)
-    hook: Any = getattr(layer, "_hf_hook", None)
-    if not getattr(hook, "offload", False):
-        yield
-        return
+def _at_hand(layer: nn.Module, hook: Any) -> Iterator[None]:
     away = any(p.is_meta for p in layer.parameters(recurse=False))  # else somebody else has brought it
     if away:
         hook.pre_forward(layer)
@@ -53,6 +58,6 @@ def _put_away(layer: nn.Module, hook: Any, brought: dict[str, nn.Parameter]) -> 
 def take_back(containers: list[nn.ModuleDict]) -> None:
     """Bring the parameters of methods back that were offloaded with the model."""
     for container in containers:
-        for module in container.children():
-            if hasattr(module, "_hf_hook"):
+        for module in container._modules.values():
+            if "_hf_hook" in vars(module):
                 remove_hook_from_module(module)

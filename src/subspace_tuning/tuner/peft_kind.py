@@ -49,6 +49,7 @@ class Kind(NamedTuple):
     dropped: frozenset[str] = frozenset()  # names of tensors that follow from the config
     whole: Callable[[Method], Mapping[str, str]] = _as_they_are  # parameter -> what PEFT holds, if W leads from it
     layers: tuple[type[nn.Module], ...] = ()  # on which the two are equal, where that is not all that PEFT takes
+    prepared: Callable[[Source], Tensors] | None = None  # tensors -> those that the names are of, where these follow
 
 
 def turned(name: str, t: Tensor, method: Method) -> Tensor:

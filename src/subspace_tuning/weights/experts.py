@@ -17,13 +17,19 @@ from torch.nn import functional as F
 from subspace_tuning.weights.layer import REAL, LayerWeight
 
 
+class Unreadable(RuntimeError):
+    """Raised where W is read while all experts are at work at once."""
+
+
 class Experts(nn.Module):
-    """weight: (e, n, m) where ``turned``, else (e, m, n); bias: (e, m) or None; ``at``: the expert that is at work."""
+    """weight: (e, n, m) where ``turned``, else (e, m, n); bias: (e, m) or None; ``at``: the expert that is at work,
+    None where all are.
+    """
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None = None, turned: bool = False):
         super().__init__()
         self.weight, self.bias, self.turned = weight, bias, turned
-        self.at = 0
+        self.at: int | None = 0
         self.among: tuple[str, ...] = ()  # the parameters that its module had, in their order
 
     @property
@@ -53,7 +59,10 @@ class ExpertWeight(LayerWeight):
 
     @property
     def at(self) -> int:
-        return self.layer.at if self.one is None else self.one
+        at: int | None = self.layer.at if self.one is None else self.one
+        if at is None:
+            raise Unreadable("an equation reads W of one expert while all are at work")
+        return at
 
     @staticmethod
     def size(layer: Any) -> tuple[int, int]:
