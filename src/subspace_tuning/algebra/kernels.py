@@ -57,7 +57,11 @@ def _added_product(x: Tensor, M: Tensor, bias: Tensor | None, scale: float) -> T
         return torch.addmm(bias.reshape(-1, m), x.reshape(-1, n), M, alpha=scale).view(bias.shape)
     # some processors multiply thin matrices several times faster from the left
     from_left = m < THIN and x.numel() > MANY * n
-    y = (M.T @ x.reshape(-1, n).T).T.view(*x.shape[:-1], m) if from_left else x @ M
+    if from_left or not x.is_contiguous():
+        rows = x.reshape(-1, n)
+        y = ((M.T @ rows.T).T if from_left else rows @ M).view(*x.shape[:-1], m)
+    else:
+        y = x @ M
     return y if scale == 1.0 else scale * y
 
 
