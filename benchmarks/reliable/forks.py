@@ -22,7 +22,8 @@ from typing import Any
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink")
 RUNS = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-KILLED, SLOW = -signal.SIGKILL, "slow"
+KILLED = -signal.SIGKILL
+DEVICES = ("/dev/null", "/dev/tty", "/dev/fd/", "/dev/shm/sem.", "/dev/shm/torch_", "/proc/")
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class _Watch:
 
     def __init__(self, below: Path, blow: Blow, shared: mmap.mmap, elsewhere: bool):
         self.below, self.blow, self.shared, self.elsewhere = str(below), blow, shared, elsewhere
-        self.count, self.allowed = 0, (str(below), os.path.join(tempfile.gettempdir(), "tmp"), "/dev/", "/proc/")
+        self.count, self.allowed = 0, (str(below), os.path.join(tempfile.gettempdir(), "tmp"), *DEVICES)
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
         if event in CHANGES or (event == "open" and isinstance(args[2], int) and args[2] & WRITES):

@@ -203,7 +203,7 @@ def run_folders(home: Workplace) -> tuple[Damage, Commands]:
         "combine": subspace("combine", home.ssb, run, "--out", out / "both"),
         "results": subspace("results", folder),
         "report": subspace("report", folder, "-o", out / "page.html"),
-        "train": subspace("train", run / "config.yaml", "max_steps=1", f"output={run}"),
+        "train": subspace("train", run / "config.yaml", f"output={run}"),
     }
 
 
