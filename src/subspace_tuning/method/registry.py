@@ -40,7 +40,10 @@ class NotLoaded(UnknownMethod):
 
 
 def register(name: str) -> Callable[[_Class], _Class]:
-    """Class decorator: make a method known under a name, in configs, recipes, checkpoints and on the command line."""
+    """Class decorator: make a method known under a name, in configs, recipes, checkpoints and on the command line.
+
+    Raises ValueError where another class has the name.
+    """
 
     def add(cls: _Class) -> _Class:
         known = METHODS.get(name)

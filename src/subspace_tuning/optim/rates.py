@@ -45,7 +45,7 @@ def lora_plus(
 ) -> Optimizer:
     """LoRA+: lr for A and ratio lr for B, which starts at zero; lr for whatever is no factor.
 
-    Source: arXiv:2402.12354.
+    Raises BadInput for a ratio that is not above 0, and a model without factors. Source: arXiv:2402.12354.
     """
     if not ratio > 0:
         raise BadInput(f"lora_plus: ratio is a number above 0, the rate of B over that of A; got {ratio!r}")

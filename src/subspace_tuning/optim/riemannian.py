@@ -24,8 +24,9 @@ def riemannian(
 ) -> Optimizer:
     """An optimiser of any kind on preconditioned gradients.
 
-    G_A (B B^T + damping I)^{-1} and (A^T A + damping I)^{-1} G_B for A in R^{n x r}, B in R^{r x m}. Source:
-    arXiv:2402.02347.
+    G_A (B B^T + damping I)^{-1} and (A^T A + damping I)^{-1} G_B for A in R^{n x r}, B in R^{r x m}. Raises
+    BadInput for a negative damping, a model without factors or with sharded ones, and, at a step, for a closure.
+    Source: arXiv:2402.02347.
     """
     if not damping >= 0:
         raise BadInput(f"riemannian: damping is a number >= 0, got {damping!r}")

@@ -1,0 +1,58 @@
+"""The page of the API has every public name, and every name says what it is, what it raises and where it is from."""
+
+import ast
+import importlib
+import inspect
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from subspace_tuning import Method
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+MODULES = {name: importlib.import_module(name) for name in re.findall(r"^::: (\S+)$", PAGE, re.M)}
+NAMES = [(module, name) for module, found in MODULES.items() for name in found.__all__]
+CALLED = [(m, n) for m, n in NAMES if inspect.isfunction(getattr(MODULES[m], n))]
+DATA = [(m, n) for m, n in NAMES if not callable(getattr(MODULES[m], n))]
+
+
+def test_the_public_modules_are_on_the_page():
+    assert set(MODULES) == {"subspace_tuning", "subspace_tuning.optim", "subspace_tuning.testing"}
+    assert len(NAMES) == len(set(NAMES)) > 40
+
+
+@pytest.mark.parametrize(("module", "name"), [n for n in NAMES if n not in DATA], ids=lambda x: x)
+def test_a_name_says_what_it_is(module, name):
+    told = inspect.getdoc(getattr(MODULES[module], name))
+    assert told
+    assert told.split("\n")[0].rstrip(":").strip()
+    assert not told.startswith(f"{name}(")  # what a dataclass says of itself
+
+
+@pytest.mark.parametrize(("module", "name"), DATA, ids=lambda x: x)
+def test_data_are_told_on_the_page(module, name):
+    assert f"`{name}`" in PAGE
+
+
+@pytest.mark.parametrize(("module", "name"), CALLED, ids=lambda x: x)
+def test_a_function_says_what_it_raises(module, name):
+    function = inspect.unwrap(getattr(MODULES[module], name))
+    body = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    raised = {
+        node.exc.func.id for node in ast.walk(body) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+    }
+    told = inspect.getdoc(function)
+    assert [error for error in raised if error not in told] == []
+
+
+def test_a_method_says_its_shapes_and_source():
+    methods = [getattr(MODULES["subspace_tuning"], name) for name in MODULES["subspace_tuning"].__all__]
+    for method in (
+        m for m in methods if inspect.isclass(m) and issubclass(m, Method) and m.__name__ not in ("Method",)
+    ):
+        told = inspect.getdoc(method)
+        assert "phi(" in told.split("\n")[0]
+        assert "Source: arXiv:" in told
