@@ -27,6 +27,12 @@ demo: setup  ## fine-tune a real model on real data by eleven methods (QUICK=1: 
 test: setup  ## run the whole test suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+test-lowest:  ## run the laws and the bridge with the oldest versions that are promised
+	test -x build/lowest/bin/python || $(PYTHON) -m venv build/lowest
+	$(PYTHON) .ci/lowest.py > build/lowest/constraints.txt
+	build/lowest/bin/python -m pip install --quiet --constraint build/lowest/constraints.txt --editable '.[study]' pytest hypothesis
+	build/lowest/bin/python -m pytest tests/methods tests/tuner tests/optim tests/run
+
 check: setup  ## format, lint, types, directions of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -49,4 +55,4 @@ hooks: setup  ## run `make check` before every commit
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo test check format docs site hooks clean
+.PHONY: help setup demo test test-lowest check format docs site hooks clean

@@ -13,7 +13,9 @@ from subspace_tuning import METHODS
 from subspace_tuning.docs import site_nav, site_pages
 
 ROOT = Path(__file__).parents[1]
-OWN = {name: name for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")}  # pages beside docs/
+OWN = {
+    name: name for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+}  # pages beside docs/
 OWN |= {"README.md": "index.md", "README.zh.md": "zh/index.md"}
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?(?=\))")

@@ -1,0 +1,96 @@
+"""What is released: wheel and sdist of the package alone, versions promised, licences, a notebook that runs."""
+
+import importlib.util
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import page_home
+from command import subspace
+from subspace_tuning.files import assets
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "versions.md").read_text(encoding="utf-8")
+
+
+def script(path):
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Wheel and sdist, built without a network in a copy of what git would give."""
+    folder = tmp_path_factory.mktemp("release")
+    for name in ("src", "tests"):
+        kept = shutil.ignore_patterns("__pycache__", "*.egg-info", "fixtures")
+        shutil.copytree(ROOT / name, folder / name, ignore=kept)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "Makefile"):
+        shutil.copy(ROOT / name, folder / name)
+    code = "from setuptools import build_meta as b; b.build_sdist('out'); b.build_wheel('out')"
+    (folder / "out").mkdir()
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
+    return folder / "out"
+
+
+def test_a_wheel_holds_the_package_and_nothing_else(built):
+    (wheel,) = built.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"subspace_tuning"}
+    kinds = {name: Path(name).suffix for name in names if ".dist-info" not in name}
+    assert set(kinds.values()) == {".py", ".typed", ".csv", ".html", ".js", ".css", ""} - {""}
+    assert [name for name in names if "/test_" in name or "/tests/" in name] == []
+    package = ROOT / "src" / "subspace_tuning"
+    ours = {f"subspace_tuning/{path.relative_to(package).as_posix()}" for path in package.rglob("*.py")}
+    assert ours <= set(names)
+    assert sum(info.file_size for info in zipfile.ZipFile(wheel).infolist()) < 3e6
+
+
+def test_a_source_archive_holds_no_tests(built):
+    (archive,) = built.glob("*.tar.gz")
+    with tarfile.open(archive) as held:
+        parts = {name.split("/")[1] for name in held.getnames() if "/" in name}
+    assert parts == {"src", "pyproject.toml", "README.md", "LICENSE", "PKG-INFO", "setup.cfg"}
+
+
+def test_the_oldest_versions_are_those_of_the_ranges():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    found = script(".ci/lowest.py").lowest(text)
+    assert {"torch==2.6", "transformers==5.20", "peft==0.21"} <= set(found)
+    assert len({line.partition("==")[0] for line in found}) == len(found) > 15
+
+
+def test_every_dependency_has_its_licence_on_the_page():
+    rows = dict(re.findall(r"^\| `([\w.-]+)` \| ([^|]*) \|", PAGE, re.M))
+    assert set(rows) == set(script("benchmarks/licences.py").required()), "run `python benchmarks/licences.py`"
+    assert [name for name, licence in rows.items() if not licence.strip() or "GPL" in licence] == []
+
+
+def test_the_notebooks_cells_run(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setattr(assets, "fetch", page_home.carried(tmp_path / "carried"))
+    monkeypatch.chdir(home)
+    cells = json.loads((ROOT / "docs" / "first_steps.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert code[0].startswith("%pip install")
+    space = {"__name__": "notebook"}
+    for cell in code[1:]:
+        if cell.startswith("!subspace"):
+            status, printed, err = subspace(*shlex.split(cell)[1:])
+            assert status == 0, err
+            assert "clever" in printed
+        else:
+            exec(compile(cell, "first_steps.ipynb", "exec"), space)
+    assert set(space["results"]) == {"ssb", "lora"}
+    assert space["plain"].config.num_labels == 2
