@@ -29,7 +29,7 @@ from subspace_tuning.cli import app  # noqa: F401  everything that the command i
 from subspace_tuning.convert.diff import diff
 from subspace_tuning.convert.from_peft import import_peft
 from subspace_tuning.files.checkpoint import Checkpoint
-from subspace_tuning.theory.analyze import analyze
+from subspace_tuning.theory.analyze import Look, analyze
 from subspace_tuning.theory.fit import Fit, choose
 from subspace_tuning.theory.streamed import written
 
@@ -68,7 +68,7 @@ def write(folder: Path, width: int, change: float) -> None:
             tensors[names[i]] = W.to(torch.bfloat16)
         save_file(tensors, folder / file, {"format": "pt"})
         index |= dict.fromkeys(tensors, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
 
 
 def adapters(home: Path) -> None:
@@ -90,7 +90,7 @@ def commands(home: Path, methods: list[str]) -> dict[str, Callable[[], object]]:
         "export --streamed --to lora": lambda: written([ours], home / "lora", "lora"),
         "combine --streamed --to merged": lambda: written([ours, theirs], home / "both", "merged", weights=[0.7, 0.3]),
         "diff": lambda: diff(base, tuned),
-        "analyze": lambda: analyze(ours, str(base)),
+        "analyze --scales ''": lambda: analyze(ours, str(base), look=Look(scales=())),
         "import": lambda: import_peft(theirs, home / "imported", str(base)),
     }
 
@@ -110,6 +110,8 @@ def apart(work: Callable[[], object], told: Path) -> list[float]:
     process = multiprocessing.get_context("fork").Process(target=measured, args=(work, told))
     process.start()
     process.join()
+    if process.exitcode:
+        raise SystemExit(f"a command ended with code {process.exitcode}")
     return json.loads(told.read_text())
 
 

@@ -15,6 +15,7 @@ from subspace_tuning.files.checkpoint import Checkpoint
 from subspace_tuning.run.named import Named
 from subspace_tuning.run.skeleton import skeleton
 
+BLOCK = 1 << 20  # numbers that are compared at a time, in double precision
 STATES = ("same", "changed", "reshaped", "only in A", "only in B")
 
 
@@ -58,11 +59,14 @@ def _between(name: str, A: Named, B: Named) -> Difference:
     shape = tuple(first.shape)
     if not first.is_floating_point() or not second.is_floating_point():
         return Difference(name, "same" if torch.equal(first, second) else "changed", shape)
-    for told, value in ((A, first), (B, second)):
-        if not value.double().isfinite().all():
-            raise BadInput(f"{name} of {told.name} holds NaN or infinite numbers, which compare with nothing")
-    gap, size = second.double() - first.double(), first.double().norm().item()
-    norm = gap.norm().item()
-    relative = norm / size if size else float(norm > 0)
-    largest = gap.abs().max().item() if gap.numel() else 0.0
+    size = norm = largest = 0.0
+    for pair in zip(first.flatten().split(BLOCK), second.flatten().split(BLOCK), strict=True):
+        a, b = (part.double() for part in pair)
+        for told, value in ((A, a), (B, b)):
+            if not value.isfinite().all():
+                raise BadInput(f"{name} of {told.name} holds NaN or infinite numbers, which compare with nothing")
+        gap = b - a
+        size, norm = size + a.square().sum().item(), norm + gap.square().sum().item()
+        largest = max(largest, gap.abs().max().item()) if gap.numel() else largest
+    relative = (norm / size) ** 0.5 if size else float(norm > 0)
     return Difference(name, "changed" if norm else "same", shape, relative, largest)
