@@ -119,7 +119,7 @@ def run_command(words):
 
 
 def run_ours(words):
-    words = words[: words.index(">")] if ">" in words else words
+    words, to = (words[: words.index(">")], words[-1]) if ">" in words else (words, None)
     verb = words[0]
     if verb in LONG or "--serve" in words:
         words = [*[word for word in words if word != "--serve"][:2], "--help"]
@@ -131,6 +131,8 @@ def run_ours(words):
     code, printed, err = subspace(*words, *([] if enough[0] in (None, *words) else enough))
     assert code == 0, f"{' '.join(words)}: {err}"
     assert printed.strip() or verb == "data", words
+    if to:
+        Path(to).write_text(printed, encoding="utf-8")
 
 
 def names(path):

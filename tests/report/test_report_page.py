@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import studies
+from subspace_tuning.errors import BadInput
 from subspace_tuning.report.build import Source
 from subspace_tuning.report.serve import server
 from subspace_tuning.run.recipe import make, override
@@ -258,6 +259,22 @@ def test_an_open_page_follows_the_sweep(browser, tmp_path, monkeypatch):
         studies.put(tmp_path, second)
         page.wait_for_function("() => document.querySelectorAll('#runs tbody tr').length === 2", timeout=60_000)
         running.shutdown()
+
+
+def test_what_was_said_before_training_stands_beside_what_came_of_it(browser, tmp_path):
+    studies.write(tmp_path / "runs", 2, tasks=("rte",), models=("roberta-base",), seeds=1)
+    short = [{"method": [{"name": "ssb"}, {"name": "lora", "r": 2}], "parameters": 1234, "reasons": ["fits", HOSTILE]}]
+    (tmp_path / "advice.json").write_text(json.dumps({"words": ["Take it."], "short_list": short}))
+    told = {"weights": 3_000_000_000, "peak": 4_000_000_000, "logits": 0, "trained": 1234, "flops": 2e12}
+    (tmp_path / "estimate.json").write_text(json.dumps({"estimate": told}))
+    source = Source(tmp_path / "runs", advice=tmp_path / "advice.json", estimate=tmp_path / "estimate.json")
+    (tmp_path / "report.html").write_text(source.build())
+    with quietly(browser, tmp_path / "report.html") as page:
+        assert texts(page, "#advice tbody tr > *") == ["ssb|lora(r=2)", "1,234", f"fits; {HOSTILE}"]
+        assert texts(page, "#estimate tbody tr > *") == ["weights", "3", "peak", "4"]
+    (tmp_path / "advice.json").write_text("{}")
+    with pytest.raises(BadInput, match="advice lacks 'short_list'"):
+        source.build()
 
 
 def test_what_was_forgotten_is_drawn_and_told(browser, tmp_path):

@@ -45,6 +45,18 @@ class Setting:
                 raise BadInput(f"{name} is one of {', '.join(values)}, got {getattr(self, name)!r}")
 
 
+PARTS = {  # of the bytes, in words
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "states of the optimiser",
+    "activations": "activations kept for the backward pass",
+    "logits": "logits",
+    "exchange": "exchanged between processes",
+    "own": "the process itself, or the card's context",
+    "peak": "peak",
+}
+
+
 @dataclass(frozen=True)
 class Needs:
     """Bytes of one process. The peak is below their sum: gradients come as activations go."""

@@ -16,16 +16,6 @@ if TYPE_CHECKING:
     from subspace_tuning.bench.needs import Needs
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-PARTS = {
-    "weights": "weights",
-    "gradients": "gradients",
-    "optimizer": "states of the optimiser",
-    "activations": "activations kept for the backward pass",
-    "logits": "logits",
-    "exchange": "exchanged between processes",
-    "own": "the process itself, or the card's context",
-    "peak": "peak",
-}
 Count = Annotated[int, typer.Option(min=1)]
 
 
@@ -130,6 +120,8 @@ def _data(n: Needs, tflops: float | None) -> dict[str, Any]:
 
 
 def _show(n: Needs, tflops: float | None) -> None:
+    from subspace_tuning.bench.needs import PARTS
+
     s = n.setting
     typer.echo(f"batch {s.batch} x {s.length}; {n.trained:,} of {n.parameters:,} parameters are trained")
     for name, told in PARTS.items():

@@ -30,6 +30,8 @@ def report(
     floor: Annotated[
         Path | None, typer.Option(help="What `subspace bench step --output` wrote, for the distance from the floor.")
     ] = None,
+    advice: Annotated[Path | None, typer.Option(help="What `subspace advise --json` printed before training.")] = None,
+    estimate: Annotated[Path | None, typer.Option(help="What `subspace estimate --json` printed.")] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Follow a running sweep in the browser instead.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="With --serve; 0 takes any that is free.")] = 8765,
 ) -> None:
@@ -42,7 +44,7 @@ def report(
     from subspace_tuning.files.aside import write
     from subspace_tuning.report.build import Source
 
-    made_of = Source(source, title, floor)
+    made_of = Source(source, title, floor, advice, estimate)
     if serve:
         if not source.exists():
             raise BadInput(f"there is no {source} to watch; start the sweep first, or give its output folder")

@@ -23,6 +23,8 @@ class Source:
     path: Path
     title: str | None = None
     floor: Path | None = None  # what `subspace bench step --output` wrote
+    advice: Path | None = None  # what `subspace advise --json` printed
+    estimate: Path | None = None  # what `subspace estimate --json` printed
 
     @property
     def folder(self) -> Path:
@@ -35,7 +37,7 @@ class Source:
 
     def build(self, version: str = "", analyzed: int = 0, tick: Callable[[int], None] = lambda total: None) -> str:
         """The page. Raises BadInput where no run is finished."""
-        from subspace_tuning.report import study
+        from subspace_tuning.report import beforehand, study
         from subspace_tuning.report.page import page
         from subspace_tuning.report.pictures import pictures
 
@@ -44,6 +46,8 @@ class Source:
         made = datetime.now().astimezone().strftime("on %Y-%m-%d at %H:%M")
         drawn = pictures(self.folder, runs, analyzed, tick) if analyzed else []
         shown = study.tell(runs, title, made, self.standing(), self._floor(), drawn)
+        shown["advice"] = beforehand.advice(beforehand.read(self.advice, "subspace advise --json"))
+        shown["estimate"] = beforehand.estimate(beforehand.read(self.estimate, "subspace estimate --json"))
         return page(shown, study.behind_clicks(self.folder, runs), version)
 
     def standing(self) -> dict:

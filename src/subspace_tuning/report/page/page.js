@@ -15,6 +15,8 @@ const SECTIONS = [
   ["cost", "Time and memory", () => [chart(cost("seconds_per_step", "seconds a step")), chart(cost("peak_memory_mb", "peak memory, GB", 1 / 1024))]],
   ["floor", "Distance from the floor", () => DATA.floor ? chart(floor) : h("p", {}, "These results do not say how far a step is from the least it can cost. ", h("code", {}, "subspace bench step --output floor.json"), " measures it, and ", h("code", {}, "subspace report … --floor floor.json"), " shows it here.")],
   ["spectra", "Spectra and subspaces", () => DATA.pictures.length ? DATA.pictures.map((p) => h("figure", {}, h("img", { src: p.src, alt: p.alt, loading: "lazy" }), h("figcaption", {}, p.title))) : h("p", {}, "No run was looked into; ", h("code", {}, "subspace report … --analyze 2"), " adds the spectra and subspaces of two.")],
+  ...(DATA.advice ? [["advice", "Said before training", () => advised()]] : []),
+  ...(DATA.estimate ? [["estimate", "What a step was said to need", () => estimated()]] : []),
   ["runs", "All runs", () => tabled(allRuns())],
   ...(DATA.failed.length ? [["failed", "Failed runs", () => failures()]] : []),
 ];
@@ -24,6 +26,24 @@ function failures() {
     { name: "Run", head: true, value: (row) => row.run }, { name: "Error", value: (row) => row.error },
   ] });
   table.fill(DATA.failed);
+  return table.element;
+}
+
+function advised() {
+  const table = sortable({ caption: "The short list, the first first", columns: [
+    { name: "Method", head: true, value: (row) => row.method }, { name: "Trained", number: true, value: (row) => row.parameters, show: (row) => row.parameters.toLocaleString("en") },
+    { name: "Why", wordy: true, value: (row) => row.why },
+  ] });
+  table.fill(DATA.advice.short);
+  return [...DATA.advice.words.map((said) => h("p", {}, said)), table.element];
+}
+
+function estimated() {
+  const { rows, trained, flops } = DATA.estimate;
+  const table = sortable({ caption: `${trained.toLocaleString("en")} trained parameters, ${number(flops / 1e12)} 10^12 FLOPs a step`, columns: [
+    { name: "What", head: true, value: (row) => row.what }, { name: "GB", number: true, value: (row) => row.bytes / 1e9, show: (row) => number(row.bytes / 1e9) },
+  ] });
+  table.fill(rows);
   return table.element;
 }
 
