@@ -5,6 +5,7 @@ accelerate shards models on accelerators only; here it is told that the processe
 
 import json
 import os
+import signal
 import socket
 from multiprocessing import get_context
 from unittest.mock import patch
@@ -15,8 +16,9 @@ from accelerate.state import AcceleratorState, DistributedType
 from safetensors.torch import load_file
 from test_resume import Cut
 from torch.distributed.fsdp import CPUOffloadPolicy
+from transformers import TrainerCallback
 
-from subspace_tuning.errors import BadInput
+from subspace_tuning.errors import BadInput, Interrupted
 from subspace_tuning.run.processes import Even
 from subspace_tuning.run.recipe import make
 from subspace_tuning.run.train import run
@@ -62,14 +64,28 @@ class Sharding(AcceleratorState):
                 fsdp_plugin.cpu_offload = CPUOffloadPolicy(pin_memory=False)  # only an accelerator could pin it
 
 
+class Asked(TrainerCallback):
+    """The second process is asked to end in its second step."""
+
+    def __init__(self, rank):
+        self.rank = rank
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if self.rank == 1 and state.global_step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def made(home, name, **changes):
+    usual = {"log_every": 1, "epochs": 1, "group_by_length": False, "output": str(home / name)}
+    return make(recipe(home, **usual | changes))
+
+
 def trained(home, name, cut, **changes):
     """A run to its end, or until it is cut."""
-    usual = {"log_every": 1, "epochs": 1, "group_by_length": False, "output": str(home / name)}
-    made = make(recipe(home, **usual | changes))
     if not cut:
-        return run(made)
+        return run(made(home, name, **changes))
     with pytest.raises(KeyboardInterrupt):
-        run(made, callbacks=[Cut("on_step_end", 3)])
+        run(made(home, name, **changes), callbacks=[Cut("on_step_end", 3)])
     return None
 
 
@@ -85,6 +101,9 @@ def work(rank, port, home):
                 AcceleratorState._reset_state()
                 done = trained(home, name, cut=among[-1] is ONE, **changes)
                 told[name] = done and [done.score, done.trainable, done.resumed_from_step]
+        AcceleratorState._reset_state()
+        with pytest.raises(Interrupted, match=r"saved as .*checkpoint-2"):
+            run(made(home, "asked", **LORA), callbacks=[Asked(rank)])
         for name, (changes, wrap, _) in REFUSED.items():
             with patch.dict(os.environ, wrap):
                 AcceleratorState._reset_state()
@@ -159,6 +178,13 @@ def test_two_processes_come_to_what_one_comes_to(home, told, name):
         resumed = 2 if len(among) > 1 else 0
         assert told[0][name] == told[1][name] == [pytest.approx(alone.score, abs=near), alone.trainable, resumed]
     assert not (home / name / "checkpoints").exists()
+
+
+def test_a_signal_to_one_ends_all_with_one_checkpoint(home, told):
+    done = trained(home, "asked", cut=False, **LORA)
+    trained(home, "never asked", cut=False, **LORA)
+    assert done.resumed_from_step == 2
+    torch.testing.assert_close(weights(home / "asked"), weights(home / "never asked"), rtol=0, atol=1e-3)
 
 
 def test_files_are_the_same(home, told):
