@@ -31,9 +31,11 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:.*acts between steps of training:UserWarning")
 
 
-def pytest_collection_finish():
+@pytest.fixture(autouse=True, scope="module")
+def _settled():
+    """accelerate collects garbage after every training, and would look at all that earlier modules have left."""
     gc.collect()
-    gc.freeze()  # accelerate collects after every training, and would look at thousands of tests each time
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

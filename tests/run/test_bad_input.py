@@ -226,7 +226,7 @@ def test_loss_that_is_no_number(home, tmp_path):
 )
 @pytest.mark.parametrize("method", ["ssb", "full"])
 def test_full_disk(home, tmp_path, monkeypatch, error, method):
-    def write_half(trainer, recipe, folder):
+    def write_half(trainer, recipe, folder, *_):
         (folder / "model.safetensors").write_bytes(b"half")
         raise error
 
