@@ -12,7 +12,6 @@ from subspace_tuning.files.figure import save
 from subspace_tuning.files.markdown import table
 
 Line = dict[str, Any]
-FRAME = ("floor", "full")  # what no one asks for
 TOLD = 3.0  # milliseconds
 HEADER = (
     "contender",
@@ -116,7 +115,7 @@ def _rows(data: dict[str, Any]) -> str:
 
 
 def _llama(data: dict[str, Any]) -> str:
-    methods = ",".join(c["name"] for c in data["contenders"] if c["source"] == "ours" and c["name"] not in FRAME)
+    methods = ",".join(c["name"] for c in data["contenders"] if c["source"] == "ours")
     made = f"subspace bench step llama --batch 4 --methods {methods} --output docs/data/step_llama.json"
     told = "RMSNorm, SwiGLU, grouped queries. The loss over the vocabulary keeps most of the floor's bytes. "
     return "\n## At the shape of a language model\n\n" + told + _about(data, made) + _rows(data)
