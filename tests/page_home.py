@@ -8,12 +8,13 @@ import numpy as np
 import yaml
 from peft import LoraConfig, get_peft_model
 from PIL import Image
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import studies
 import tiny
 import tiny_lm
 import tiny_pictures
+from subspace_tuning import SubspaceConfig
 from subspace_tuning.files import assets
 from subspace_tuning.run.recipe import make
 from subspace_tuning.run.train import run
@@ -118,6 +119,9 @@ def build(folder: Path) -> Path:
     shutil.copytree(assets.dinov2_small(), folder / "google/vit-base-patch16-224")
     tiny_lm.model(hidden_size=64, intermediate_size=128).save_pretrained(folder / "a-model")  # sizes of 4-bit blocks
     tiny_lm.tokenizer().save_pretrained(folder / "a-model")
+    for name in ("chat-adapter", "style-adapter"):  # without a head of their own
+        writes = AutoModelForCausalLM.from_pretrained(folder / "a-model")
+        get_peft_model(writes, SubspaceConfig(method="lora", r=2, init_weights=False)).save_pretrained(folder / name)
     shutil.copy(folder / "roberta-base/config.json", folder / "path/to/config.json")
     shutil.copy(folder / "roberta-base/config.json", folder / "config.json")
     theirs = AutoModelForSequenceClassification.from_pretrained(folder / "base-model")
