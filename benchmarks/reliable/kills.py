@@ -20,7 +20,7 @@ from subspace_tuning.files.fetch import Package, fetch
 from subspace_tuning.linalg.store import Store, keeping, whole_svd
 
 from .forks import KILLED, Blow, Ended, forked
-from .workplace import SAME, Asked, Row, Workplace, aside, emptied, held, subspace
+from .workplace import SAME, TOLD, Asked, Row, Workplace, aside, emptied, held, subspace
 
 BEFORE = "an older page"
 
@@ -81,7 +81,7 @@ def struck(home: Workplace, name: str, writer: Writer, asked: Asked, number: sig
     calm = trial.calm()
     row = Row(name, asked.blows)
     row.figures = f"{calm.seconds:.1f} s, {calm.changes} changes" + "".join(
-        f"; {told} tells of time" for told in trial.told
+        f"; {told} tells of time" for told in trial.moved
     )
     for turn in range(asked.kills):
         at = {"seconds": dice.uniform(0, calm.seconds)} if turn % 2 else {"change": dice.randint(1, calm.changes)}
@@ -99,7 +99,7 @@ class Trial:
 
     def __init__(self, writer: Writer, place: Path, number: int):
         self.writer, self.place, self.number = writer, place, number
-        self.told: tuple[str, ...] = ()
+        self.told: tuple[str, ...] = TOLD
 
     def calm(self) -> Ended:
         """Twice undisturbed; files that differ between the two are from then on compared by their names."""
@@ -110,7 +110,8 @@ class Trial:
             if ended.code:
                 raise RuntimeError(f"fails undisturbed: {ended.said[-1000:]}")
             states.append(held(self.place))
-        self.told = tuple(sorted({Path(p).name for p in states[0] if states[0][p] != states[1].get(p)}))
+        self.moved = sorted({Path(p).name for p in states[0] if states[0][p] != states[1].get(p)} - {*TOLD})
+        self.told = (*TOLD, *self.moved)
         self.new = held(self.place, self.told)
         return ended
 

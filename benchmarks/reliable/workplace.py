@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from subspace_tuning.run.recipe import make
 from .forks import forked
 
 TOLD = ("result.json", "metrics.jsonl", "config.yaml", "log.txt")  # of time and place: that they are there
+DATE = re.compile(rb"\d{4}-\d\d-\d\d at \d\d:\d\d")
 SAME = "as undisturbed"
 
 
@@ -121,17 +123,27 @@ def emptied(place: Path) -> Path:
 
 
 def held(place: Path, but: tuple[str, ...] = TOLD) -> dict[str, str]:
-    """All files below a folder; of those that tell of time and place only that they are there."""
+    """All files below a folder; of those that tell of time and place only that they are there.
+
+    Left out: claims on a run, whose owner is dead and which hold nobody up.
+    """
     return {
         str(path.relative_to(place)): "" if path.name in but else hashlib.sha256(_content(path)).hexdigest()
         for path in sorted(place.rglob("*"))
-        if path.is_file()
+        if path.is_file() and ".claim" not in path.parts
     }
 
 
 def _content(path: Path) -> bytes:
-    """A file's bytes; of safetensors with the entries of the header in order, which their library draws at random."""
+    """A file's bytes, but for what tells of time: the date in a page, the order of lines of work done side by side.
+
+    Of safetensors with the entries of the header in order, which their library draws at random.
+    """
     held = path.read_bytes()
+    if path.name == "layers.jsonl":
+        return b"".join(sorted(held.splitlines(keepends=True)))
+    if path.suffix == ".html":
+        return DATE.sub(b"", held)
     end = 8 + int.from_bytes(held[:8], "little")
     if path.suffix == ".safetensors" and end < len(held):
         with suppress(ValueError):
