@@ -7,16 +7,20 @@ from pathlib import Path
 from subspace_tuning.files.markdown import table, with_table
 
 PAGE, MARKER = Path("docs/versions.md"), "<!-- licences -->"
+PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
 
 def required() -> dict[str, list[str]]:
-    """Each package that is named, with the extras that ask for it."""
+    """Each package that pyproject.toml names, with the extras that ask for it."""
+    text = PROJECT.read_text(encoding="utf-8")
+    lines = text[text.index("\ndependencies = [") : text.index("[project.scripts]")].splitlines()
     found: dict[str, set[str]] = {}
-    for line in metadata.requires("subspace-tuning") or []:
-        name = re.match(r"[\w.-]+", line)[0].lower()
-        extra = re.search(r"""extra == ["']([\w-]+)""", line)
-        found.setdefault(name, set()).add(extra[1] if extra else "library")
-    found.pop("subspace-tuning", None)
+    section = ""
+    for line in lines:
+        section = begun[1] if (begun := re.match(r"([\w-]+) = \[", line)) else section
+        for name in re.findall(r'"([A-Za-z][\w.-]*)(?:\[[^\]]*\])?(?=[<>="])', line):
+            found.setdefault(name.lower(), set()).add("library" if section == "dependencies" else section)
+    found = {name: extras for name, extras in found.items() if not name.startswith(("subspace", "py.typed", "src"))}
     return {name: sorted(extras) for name, extras in sorted(found.items())}
 
 
@@ -25,7 +29,8 @@ def licence(name: str) -> str:
     listed = [c.rpartition(" :: ")[2] for c in said.get_all("Classifier") or () if c.startswith("License ::")]
     file = next((f for f in metadata.files(name) or () if f.name.upper().startswith("LICENSE")), None)
     text = file.locate().read_text(encoding="utf-8") if file else ""
-    family = "BSD License" if "Redistribution and use in source and binary forms" in text else text[:60].strip()
+    bsd = "Redistribution and use in source and binary forms" in text
+    family = "BSD License" if bsd else text.strip().partition("\n")[0]
     return said.get("License-Expression") or ", ".join(listed) or said.get("License") or family
 
 

@@ -235,6 +235,17 @@ def test_tables_are_cards_on_a_phone_and_stay_tables_to_a_screen_reader(browser,
         assert told == ['"Verdict"', '"These runs"', '"The paper\'s"', '"Runs"']
 
 
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (420, "dark")])
+def test_axe_finds_nothing(browser, page_file, width, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="the dev extra has axe-playwright-python")
+    with browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme) as context:
+        page = context.new_page()
+        page.goto(page_file.as_uri())
+        page.wait_for_selector("html[data-ready]")
+        found = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+        assert {each["id"]: [node["html"][:120] for node in each["nodes"][:3]] for each in found} == {}
+
+
 def test_what_can_be_reached_by_key_has_a_name(opened):
     nameless = opened.evaluate(
         """() => [...document.querySelectorAll("button, select, input, a[href], [tabindex='0']")]

@@ -32,7 +32,7 @@ const plotly = () => (plotlyRead ??= unpacked("plotly").blob().then((code) => ne
  * says is read out in its place, head and rows are its table, note stands below, empty says why there is nothing to draw.
  */
 function chart(make) {
-  const plot = h("div", { class: "plot", role: "img" }), missing = h("p", { class: "missing", hidden: true }), note = h("figcaption");
+  const plot = h("div", { class: "plot", role: "img", "aria-label": "A chart that is drawn as it comes into sight" }), missing = h("p", { class: "missing", hidden: true }), note = h("figcaption");
   const table = h("details", { class: "alternative" }, h("summary", {}, "The same as a table"));
   const element = h("figure", {}, plot, missing, note, table);
   const mine = { element, plot, near: false, stale: true, draw };
