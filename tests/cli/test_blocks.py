@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate.commands.config.config_args import ClusterConfig
+from accelerate.commands.launch import launch_command_parser
 from peft import get_peft_model
+from torch.distributed.run import get_args_parser
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import page_home
@@ -43,6 +46,7 @@ ELSEWHERE = {  # blocks that a test of their own runs
 FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.M | re.S)
 COMMAND = re.compile(r"^ {4}((?:subspace|make|python|pip) .*)$", re.M)  # a command in an indented block
 OUTPUT = {"export": 1, "merge": 1, "surgery": 1}  # which argument is a folder that must be new
+LAUNCHERS = {"torchrun": get_args_parser, "accelerate": launch_command_parser}
 SHORT = {  # what is enough of a command that takes long
     "train": ["max_steps=2", "eval_samples=16"],
     "fit": ["--methods", "ssb,lora"],
@@ -113,6 +117,10 @@ def run_command(words):
     elif tool == "python":
         script = (ROOT / words[0]).read_text(encoding="utf-8")
         assert all(f'"{word}"' in script for word in words if word.startswith("--"))
+    elif tool in LAUNCHERS:  # launched in one process: see tests/run/test_several_processes.py
+        asked = LAUNCHERS[tool]().parse_args(words[words[0] == "launch" :])
+        assert (asked.module, asked.training_script) == (True, "subspace_tuning")
+        run_ours(asked.training_script_args)
     else:
         assert tool == "subspace", f"{tool}: mark what is not run as text"
         run_ours(words)
@@ -165,15 +173,14 @@ def test_the_blocks_run(path, home):
             space = space or {"__name__": "page", **names(path)}
             exec(compile(code, path, "exec"), space)
         elif language == "yaml":
+            Path("page.yaml").write_text(code, encoding="utf-8")
             values = yaml.safe_load(code)
-            make(values) if "method" in values else read_sweep_of(code)
+            if "distributed_type" in values:
+                assert ClusterConfig.from_yaml_file("page.yaml")
+            else:
+                assert make(values) if "method" in values else read_sweep(Path("page.yaml")).methods
         else:
             pytest.fail(f"{path}: a block in {language or 'no language'} is neither run nor marked as text")
-
-
-def read_sweep_of(code):
-    Path("sweep.yaml").write_text(code, encoding="utf-8")
-    assert read_sweep(Path("sweep.yaml")).methods
 
 
 def test_what_runs_elsewhere_is_run_there():
