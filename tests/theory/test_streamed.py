@@ -112,6 +112,15 @@ def test_interrupted_work_goes_on(home, tmp_path, monkeypatch, to):
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+def test_unfinished_work_that_is_damaged_is_begun_anew(home, tmp_path):
+    known = written([home / "lora"], tmp_path / "known")
+    damaged = tmp_path / ".again.unfinished"
+    damaged.mkdir()
+    (damaged / "work").write_bytes(b"\xff{")
+    assert written([home / "lora"], tmp_path / "again").to_json() == known.to_json()
+    assert not damaged.exists()
+
+
 def test_what_takes_more_than_a_layer_is_refused(home, tmp_path):
     bert().save_pretrained(tmp_path / "bert")
     model = type(bert()).from_pretrained(tmp_path / "bert")

@@ -149,9 +149,9 @@ class Done:
 def beside(out: Path, digest: str) -> Iterator[tuple[Path, Done]]:
     """The folder of unfinished work; another work's is begun anew."""
     folder = out.with_name(f".{out.name}.unfinished")
-    mark = folder / "work.json"
-    if folder.is_dir() and (not mark.is_file() or json.loads(mark.read_text()) != digest):
+    mark = folder / "work"
+    if folder.is_dir() and (not mark.is_file() or mark.read_bytes() != digest.encode()):
         shutil.rmtree(folder)
-    write(mark, json.dumps(digest))
+    write(mark, digest)
     yield folder, Done(folder / DONE)
     shutil.rmtree(folder, ignore_errors=True)
