@@ -51,6 +51,8 @@ SECTIONS: dict[str, Section] = {
     "rows": many.rows,
     "same": same.same,
 }
+FUZZ = {name: ("fuzz",) for name in SECTIONS if name.startswith("fuzz")}
+COUNTED = {"minilm": (), "disks": (), "same": (), "adapters": ("steps",), "rows": ("rows",)} | FUZZ  # else kills
 
 
 def main() -> None:
@@ -77,7 +79,8 @@ def run(name: str, asked: Asked) -> bool:
         for row in SECTIONS[name](Workplace(Path(folder)), asked):
             rows.append({**vars(row), "came": dict(row.came)})
             print(f"{name}: {row.what}: {dict(row.came)} {row.figures} {' | '.join(row.faults[:5])}", flush=True)
-    keep(name, {"seconds": round(time.perf_counter() - began), "seed": asked.seed, "rows": rows})
+    counts = {count: getattr(asked, count) for count in COUNTED.get(name, ("kills",))}
+    keep(name, {"seconds": round(time.perf_counter() - began), "seed": asked.seed, "counts": counts, "rows": rows})
     return not any(row["faults"] for row in rows)
 
 

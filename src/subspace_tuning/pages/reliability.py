@@ -19,7 +19,9 @@ def reliability_tables(data: dict[str, Any]) -> str:
 
 def _section(name: str, held: dict[str, Any]) -> str:
     rows = [(row["what"], row["tried"], *_ends(row["came"]), row["figures"]) for row in held["rows"]]
-    command = f"`python benchmarks/reliability.py {name} --seed {held['seed']}`, {held['seconds'] / 60:.1f} minutes"
+    counts = "".join(f" --{name} {count}" for name, count in held["counts"].items())
+    line = f"python benchmarks/reliability.py {name}{counts} --seed {held['seed']}"
+    command = f"`{line}`, {held['seconds'] / 60:.1f} minutes"
     return f"### {name}\n\n{command}\n\n{table(HEADER, rows)}"
 
 
