@@ -123,14 +123,11 @@ def emptied(place: Path) -> Path:
 
 
 def held(place: Path, but: tuple[str, ...] = TOLD) -> dict[str, str]:
-    """All files below a folder; of those that tell of time and place only that they are there.
-
-    Left out: claims on a run, whose owner is dead and which hold nobody up.
-    """
+    """All files below a folder; of those that tell of time and place only that they are there."""
     return {
         str(path.relative_to(place)): "" if path.name in but else hashlib.sha256(_content(path)).hexdigest()
         for path in sorted(place.rglob("*"))
-        if path.is_file() and ".claim" not in path.parts
+        if path.is_file()
     }
 
 

@@ -89,6 +89,16 @@ class Claims:
         return True if moved else None
 
 
+def is_left(folder: Path) -> bool:
+    """Whether a claim is there of whose owner nobody here can say that it lives: dead, or gone before it was clear."""
+    try:
+        text = (folder / CLAIM / "owner").read_text(encoding="utf-8")
+    except OSError:
+        return (folder / CLAIM).is_dir()
+    owner = Owner.parse(text)
+    return owner is None or (owner.is_here and not owner.runs())
+
+
 @contextmanager
 def held(folder: Path, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
     """Nobody else is at a folder within this. Raises Held where another process or thread is.

@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from subspace_tuning.errors import BadInput, writing
+from subspace_tuning.errors import BadInput, RunFailed, writing
 from subspace_tuning.files.aside import is_aside, whole_folder, write
 from subspace_tuning.files.checkpoint import trained
-from subspace_tuning.files.claims import CLAIM, held
+from subspace_tuning.files.claims import CLAIM, held, is_left
 from subspace_tuning.run.recipe import Recipe, make, read
 
 
@@ -127,6 +127,7 @@ class RunFolder:
         self.check(None if again else recipe)
         done = None if again else self._finished(recipe, say)
         if done is not None:
+            self.tidy()
             yield done
             return
         with held(self.path, say):
@@ -136,6 +137,13 @@ class RunFolder:
             if done is None:
                 self.open(recipe)
             yield done
+
+    def tidy(self) -> None:
+        """Of a finished run: remove what a process left that ended while it cleared up."""
+        claimed = (self.path / CLAIM).exists()  # by a living one, who clears up himself, unless it is left
+        if is_left(self.path) if claimed else self.checkpoints.exists():
+            with suppress(BadInput, RunFailed, OSError), held(self.path):
+                shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def _finished(self, recipe: Recipe, say: Callable[[str], None]) -> Result | None:
         done = self.result()

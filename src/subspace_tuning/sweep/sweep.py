@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.aside import write
+from subspace_tuning.run.folder import RunFolder
 from subspace_tuning.sweep.engine import Listed, Progress, Source, TimeIsUp, work_off
 from subspace_tuning.sweep.plan import Cell, Plan, Run
 from subspace_tuning.sweep.pool import Pool
@@ -137,6 +138,8 @@ class Sweep:
             raise BadInput(f"the sweep's output {folder} is a file; name a folder")
         folder.mkdir(parents=True, exist_ok=True)
         write(folder / "sweep.yaml", self.recipe.dump())
+        for path in folder.glob("*/*/result.json"):
+            RunFolder(path.parent).tidy()
 
 
 def _stage(name: str, runs: list[Run], total: int) -> Stage:

@@ -62,6 +62,8 @@ def _perform(run: Run, runner: Runner) -> Outcome:
         with _logged(run.folder / "log.txt"):
             done = runner(run)
         (run.folder / "error.txt").unlink(missing_ok=True)
+    else:
+        folder.tidy()
     return Outcome("finished", score=done.score, seconds=done.seconds)
 
 
