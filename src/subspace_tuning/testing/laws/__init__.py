@@ -2,6 +2,7 @@
 
 from subspace_tuning.testing.laws import (
     composing,
+    corners,
     counting,
     decay,
     degenerate,
@@ -23,6 +24,7 @@ from subspace_tuning.testing.laws import (
 
 __all__ = [
     "composing",
+    "corners",
     "counting",
     "decay",
     "degenerate",

@@ -24,6 +24,11 @@ def outputs_of_zeros(W: Tensor) -> Tensor:
     return W
 
 
+def inputs_of_zeros(W: Tensor) -> Tensor:
+    """Features that the layer does not look at."""
+    return outputs_of_zeros(W.T).T
+
+
 def equal_singular_values(W: Tensor) -> Tensor:
     U, _, Vt = torch.linalg.svd(W, full_matrices=False)
     return U @ Vt
@@ -33,7 +38,7 @@ def rank_one(W: Tensor) -> Tensor:
     return torch.outer(W[:, 0], W[0])
 
 
-@law(where=sits, first=1, weight=[zeros, outputs_of_zeros, equal_singular_values, rank_one])
+@law(where=sits, first=1, weight=[zeros, outputs_of_zeros, inputs_of_zeros, equal_singular_values, rank_one])
 def degenerate_weights_train(case: Case, kind: Kind, weight: Callable[[Tensor], Tensor]) -> None:
     """The adapter starts as the identity, and training goes down, not out of all bounds."""
 
