@@ -10,146 +10,33 @@ page; a study that is not finished is said to be so.
 """
 
 import argparse
-import json
-from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
+from kept_runs import Kept, as_data, committed, counted, lines, restored, taken_up
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.aside import write
 from subspace_tuning.files.markdown import table, with_table
 from subspace_tuning.files.plain import read_object
-from subspace_tuning.run.folder import Result, RunFolder
-from subspace_tuning.run.recipe import NONE, Recipe, make
+from subspace_tuning.run.recipe import NONE
 from subspace_tuning.study.language import gain_per_parameter, verdicts
 from subspace_tuning.study.reproduce import plain
 from subspace_tuning.study.retention import judgements, told
 from subspace_tuning.study.statistics import ARM, Arm, averages, finals, shares, summary
-from subspace_tuning.sweep.plan import FINAL, RATE, TUNING, Candidate, Plan, Run
+from subspace_tuning.sweep.plan import FINAL, TUNING, Plan
 from subspace_tuning.sweep.recipe import read_sweep
-from subspace_tuning.sweep.results import runs_below, tabulated
-from subspace_tuning.sweep.tuning import best
-from subspace_tuning.version import VERSION
 
 STUDIES = {"ARC-Easy": Path("recipes/lm_study.yaml"), "OpenBookQA": Path("recipes/lm_study_openbookqa.yaml")}
 PAGE, DATA, MARKER = Path("docs/language_models.md"), Path("docs/data/lm_study"), "<!-- lm study -->"
 OTHER_SET = {"multiple_choice_openbookqa": "other_set", "multiple_choice_ARC_Easy": "other_set"}
-DECISIVE = ("torch", "transformers", "peft")  # versions that a sweep's runs go by
-Kept = dict[str, tuple[Recipe, Result]]  # by the name of a run: FINAL/... or TUNING/...
 
 
-def planned(plan: Plan) -> dict[str, Run]:
-    """The digest of every recipe that a study may come to run -> that run."""
-    runs = (run for cell in plan.cells for run in plan.tuning_runs(cell) + plan.final_runs(cell, cell.candidates))
-    return {run.recipe.digest(): run for run in runs}
-
-
-def on_disk(folder: Path) -> Kept:
-    """The finished runs of a sweep's folder."""
-    found = {}
-    for path in runs_below(folder):
-        run = RunFolder(path)
-        if (result := run.result()) is not None:
-            recipe = run.recipe()
-            found[name_of(recipe, result)] = recipe, result
-    return found
-
-
-def name_of(recipe: Recipe, result: Result) -> str:
-    """The same for a run wherever it was made."""
-    return f"{TUNING if result.hold_out else FINAL}/{recipe.digest()}"
-
-
-def committed(data: dict, study: str) -> Kept:
-    """The runs that the data holds: what all configs share is said once."""
-    held = data.get(study, {"shared": {}, "runs": []})
-    runs = [(make(held["shared"] | run["config"]), Result(**run["result"])) for run in held["runs"]]
-    return {name_of(*run): run for run in runs}
-
-
-def as_data(runs: Kept) -> dict:
-    """What ``committed`` reads, without what is as usual in every recipe."""
-    usual = make({}).model_dump(mode="json")
-    dumped = [recipe.model_copy(update={"output": None}).model_dump(mode="json") for recipe, _ in runs.values()]
-    configs = [{k: v for k, v in config.items() if k not in usual or usual[k] != v} for config in dumped]
-    first = configs[0] if configs else {}
-    shared = {k: v for k, v in first.items() if all(k in c and c[k] == v for c in configs)}
-    own = [{k: v for k, v in config.items() if k not in shared} for config in configs]
-    results = [asdict(result) for _, result in runs.values()]
-    return {"shared": shared, "runs": [{"config": c, "result": r} for c, r in zip(own, results, strict=True)]}
-
-
-def lines(data: dict) -> str:
-    """JSON with a line a run."""
-    studies = [
-        f'{json.dumps(study)}: {{"shared": {json.dumps(own["shared"])},\n"runs": ['
-        + ",\n".join(json.dumps(run) for run in own["runs"])
-        + "]}"
-        for study, own in data["studies"].items()
-    ]
-    return f'{{"verdicts": {json.dumps(data["verdicts"])},\n"studies": {{{", ".join(studies)}}}}}\n'
-
-
-def restore(kept: Kept, plan: Plan) -> tuple[int, int]:
-    """Write result folders where the sweep looks for them; how many, and how many were made by other versions.
-
-    The folder's name is that of today: a recipe may have got keys since, whose defaults change nothing.
-    """
-    here = {"subspace-tuning": VERSION} | {name: version(name) for name in DECISIVE}
-    written = others = 0
-    for recipe, result in kept.values():
-        if any(of(result.versions.get(name, "")) != of(there) for name, there in here.items()):
-            others += 1
-            continue
-        run = Run.of(recipe, TUNING if result.hold_out else FINAL, plan.folder)
-        if not run.is_finished:
-            write(run.folder / "config.yaml", run.recipe.dump())
-            again = replace(result, config_hash=run.recipe.digest())
-            write(run.folder / "result.json", again.to_json() + "\n")
-            written += 1
-    return written, others
-
-
-def of(version: str) -> str:
-    """Builds of one version for other devices count as the same."""
-    return version.partition("+")[0]
-
-
-def counted(runs: Kept, plan: Plan, study: str) -> pd.DataFrame:
-    """The planned runs as a table, the set as task; finals of the candidate that tuning chose alone."""
-    chosen, known = choices(runs, plan), planned(plan)
-    for cell in plan.cells:
-        left = tuple(c for c in cell.candidates if c != chosen.get(cell.label, c))
-        for run in plan.final_runs(cell, left) if left else ():
-            del known[run.recipe.digest()]
-    own = {name: run for name, run in runs.items() if run[0].digest() in known}
-    frame = tabulated({name: result for name, (_, result) in own.items()}).assign(task=study)
-    for field in tuned(plan)[1:]:
-        frame[field] = [getattr(own[name][0], field) for name in frame["run"]]
+def alike(runs: Kept, plan: Plan, study: str) -> pd.DataFrame:
+    """The planned runs, the set as task, with one name for the judgement of the other set."""
+    frame = counted(runs, plan, study)
     names = {c: c.replace(old, new) for c in frame for old, new in OTHER_SET.items() if c.endswith(old)}
-    return frame.rename(columns=names).reset_index(drop=True)
-
-
-def tuned(plan: Plan) -> list[str]:
-    """The fields that some contender tunes, the learning rate first."""
-    return list(dict.fromkeys([RATE, *(key for cell in plan.cells for c in cell.candidates for key, _ in c)]))
-
-
-def choices(runs: Kept, plan: Plan) -> dict[str, Candidate]:
-    """What the tuning runs that are there choose for each contender."""
-    came_to = {recipe.digest(): result.score for recipe, result in runs.values() if result.hold_out}
-    found = {}
-    for cell in plan.cells:
-        scores: dict[Candidate, list[float | None]] = {}
-        tried = [c for c in cell.candidates for _ in plan.sweep.tuning.seeds]
-        for candidate, run in zip(tried, plan.tuning_runs(cell), strict=True):
-            if run.recipe.digest() in came_to:
-                scores.setdefault(candidate, []).append(came_to[run.recipe.digest()])
-        if (chosen := best(scores)) is not None:
-            found[cell.label] = chosen
-    return found
+    return frame.rename(columns=names)
 
 
 # the outcome as markdown
@@ -289,12 +176,10 @@ def main() -> None:
     kept = {study: committed(data.get("studies", {}), study) for study in STUDIES}
     if given.restore:
         for study, plan in plans.items():
-            written, others = restore(kept[study], plan)
-            told = f"; {others} were made by other versions, and the sweep runs them again" if others else ""
-            print(f"{plan.folder}: {written} runs written{told}")
+            print(restored(kept[study], plan))
         return
-    runs = {study: kept[study] | (on_disk(folder) if folder.is_dir() else {}) for study, folder in folders.items()}
-    tables = [counted(runs[study], plan, study) for study, plan in plans.items()]
+    runs = {study: taken_up(kept[study], folder) for study, folder in folders.items()}
+    tables = [alike(runs[study], plan, study) for study, plan in plans.items()]
     frame = pd.concat([part for part in tables if len(part)] or tables, ignore_index=True)
     page = with_table(PAGE.read_text(encoding="utf-8"), outcome(frame, plans), MARKER, str(PAGE))
     found = [plain(verdict) for verdict in verdicts(frame)] if (frame["kind"] == FINAL).any() else []

@@ -1,8 +1,8 @@
 """The studies of a language model go on in pieces: what was run is kept, and restored where a sweep looks for it."""
 
 import dataclasses
-import importlib.util
 import json
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,21 +17,20 @@ from subspace_tuning.sweep.sweep import Sweep
 from subspace_tuning.version import VERSION
 
 ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "benchmarks"))
+
+import kept_runs  # noqa: E402
+import lm_study  # noqa: E402
+import minilm_long  # noqa: E402
+from minilm_glue import outcome  # noqa: E402
+
 SOME = next(made_up(1)).result
 LEVEL = {"none": (0.5, 0.0), "full": (0.6, 0.2), "lora(r=8)": (0.59, 0.05), "ssb": (0.58, 0.01), "oft": (0.57, 0.001)}
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("lm_study", ROOT / "benchmarks" / "lm_study.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def plans(script):
-    return {study: Plan(read_sweep(ROOT / recipe)) for study, recipe in script.STUDIES.items()}
+def plans():
+    return {study: Plan(read_sweep(ROOT / recipe)) for study, recipe in lm_study.STUDIES.items()}
 
 
 def result(run):
@@ -49,14 +48,14 @@ def result(run):
 
 
 @pytest.fixture(scope="module")
-def kept(script, plans):
+def kept(plans):
     """For each study all runs of five contenders, with finals at every rate, as where a grid was extended."""
     found = {}
     for study, plan in plans.items():
         cells = [cell for cell in plan.cells if cell.label in LEVEL]
         finals = [run for cell in cells for run in plan.final_runs(cell, cell.candidates[-2:])]
         runs = [*(run for cell in cells for run in plan.tuning_runs(cell)), *finals]
-        found[study] = {script.name_of(run.recipe, result(run)): (run.recipe, result(run)) for run in runs}
+        found[study] = {kept_runs.name_of(run.recipe, result(run)): (run.recipe, result(run)) for run in runs}
     return found
 
 
@@ -69,17 +68,17 @@ def test_both_studies_are_fair_and_alike(plans):
     assert one.cells[0].some.max_steps == other.cells[0].some.max_steps
 
 
-def test_kept_runs_are_restored_and_not_run_again(script, plans, kept, tmp_path, monkeypatch):
+def test_kept_runs_are_restored_and_not_run_again(plans, kept, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study, plan = "ARC-Easy", plans["ARC-Easy"]
-    read = script.committed(json.loads(script.lines({"verdicts": [], "studies": {
-        name: script.as_data(own) for name, own in kept.items()
+    read = kept_runs.committed(json.loads(kept_runs.lines({"verdicts": [], "studies": {
+        name: kept_runs.as_data(own) for name, own in kept.items()
     }}))["studies"], study)  # fmt: skip
     assert {name: result for name, (_, result) in read.items()} == {n: r for n, (_, r) in kept[study].items()}
-    written, others = script.restore(read, plan)
+    written, others = kept_runs.restore(read, plan)
     assert (written, others) == (len(read), 0)
-    assert script.restore(read, plan) == (0, 0)
-    sweep = Sweep(read_sweep(ROOT / script.STUDIES[study]))
+    assert kept_runs.restore(read, plan) == (0, 0)
+    sweep = Sweep(read_sweep(ROOT / lm_study.STUDIES[study]))
     assert {s.name: s.finished for s in sweep.stages()} == {"tuning": 12, "final": 3}, "no rate is chosen yet"
     for cell in sweep.plan.cells:
         if cell.label in LEVEL and cell.takes_steps:
@@ -89,24 +88,24 @@ def test_kept_runs_are_restored_and_not_run_again(script, plans, kept, tmp_path,
             )
     assert len(gather(plan.folder)) == len(read)
     assert RunFolder(next(plan.folder.glob("final/*ssb*"))).recipe().method_label == "ssb"
-    assert script.name_of(*next(iter(script.on_disk(plan.folder).values()))) in read
+    assert kept_runs.name_of(*next(iter(kept_runs.on_disk(plan.folder).values()))) in read
 
 
-def test_runs_of_other_versions_are_not_restored(script, plans, kept, tmp_path, monkeypatch):
+def test_runs_of_other_versions_are_not_restored(plans, kept, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name, (recipe, result) = next(iter(kept["ARC-Easy"].items()))
     older = dataclasses.replace(result, versions=result.versions | {"torch": "1.0"})
-    assert script.restore({name: (recipe, older)}, plans["ARC-Easy"]) == (0, 1)
+    assert kept_runs.restore({name: (recipe, older)}, plans["ARC-Easy"]) == (0, 1)
     assert not plans["ARC-Easy"].folder.exists()
 
 
-def test_the_outcome_of_an_unfinished_study(script, plans, kept):
+def test_the_outcome_of_an_unfinished_study(plans, kept):
     import pandas as pd
 
-    frame = pd.concat([script.counted(kept[study], plan, study) for study, plan in plans.items()])
+    frame = pd.concat([lm_study.alike(kept[study], plan, study) for study, plan in plans.items()])
     finals = frame[frame["kind"] == FINAL]
     assert finals.groupby(["task", "label"])["learning_rate"].nunique().max() == 1, "one rate a contender"
-    told = script.outcome(frame, plans)
+    told = lm_study.outcome(frame, plans)
     assert "ARC-Easy: **not finished**" in told
     assert "12 of 57 tuning runs" in told
     assert "`lora(r=2)`" in next(line for line in told.splitlines() if "Not judged yet" in line)
@@ -116,14 +115,31 @@ def test_the_outcome_of_an_unfinished_study(script, plans, kept):
     assert "the lowest" in told or "the highest" in told
     assert "bits per byte editorials, the base before training: ARC-Easy study 1.6000" in told
     assert "SSB reaches 99 % of full fine-tuning" in told
-    nothing = script.outcome(frame.iloc[:0], plans)
+    nothing = lm_study.outcome(frame.iloc[:0], plans)
     assert "0 of 60 final runs" in nothing
     assert "###" not in nothing
 
 
-def test_what_a_recipe_does_not_plan_does_not_count(script, plans, kept):
+def test_what_a_recipe_does_not_plan_does_not_count(plans, kept):
     study = "ARC-Easy"
     name, (recipe, result) = next(iter(kept[study].items()))
     longer = recipe.model_copy(update={"max_steps": 7})
-    assert len(script.counted({name: (longer, result)}, plans[study], study)) == 0
-    assert len(script.counted({}, plans[study], study)) == 0
+    assert len(lm_study.alike({name: (longer, result)}, plans[study], study)) == 0
+    assert len(lm_study.alike({}, plans[study], study)) == 0
+
+
+def test_a_study_of_two_tasks_is_kept_and_told_alike(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = Plan(read_sweep(ROOT / minilm_long.RECIPE))
+    cells = [cell for cell in plan.cells if cell.label in ("full", "ssb")]
+    assert {len(plan.tuning_runs(cell)) for cell in plan.cells} == {4}
+    runs = [run for cell in cells for run in plan.tuning_runs(cell) + plan.final_runs(cell, cell.candidates[-2:])]
+    own = [(r.recipe, dataclasses.replace(result(r), task=r.recipe.task, hold_out=r.kind != FINAL)) for r in runs]
+    frame = kept_runs.counted({kept_runs.name_of(*run): run for run in own}, plan)
+    chosen = frame[frame["kind"] == FINAL].groupby(["task", "label"])["learning_rate"]
+    assert set(chosen.nunique()) == {1}, "each task has a choice of its own"
+    assert set(frame["task"]) == {"sst2", "stsb"}
+    told = outcome(frame, minilm_long.wanted(plan))
+    assert "**Not finished**" in told
+    assert f"{len(frame[frame['kind'] != FINAL])} of 72 tuning" in told
+    assert "SSB reaches 99 % of full fine-tuning" in told
