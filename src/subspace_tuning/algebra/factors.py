@@ -36,7 +36,9 @@ class Dense(Leaf):
         return self.M
 
     def apply(self, x: Any, bias: Tensor | None = None, scale: float = 1.0) -> Tensor:
-        M = self.M.to(x.dtype)
+        M = now(self.numbers)
+        if M.dtype != x.dtype:
+            M = M.to(x.dtype)
         if isinstance(x, Tensor):
             return added_product(x, M, bias, scale)
         return plus(x @ M if scale == 1.0 else scale * (x @ M), bias)

@@ -25,7 +25,7 @@ ROWS = 128  # of a block that stays in cache while two tensors are multiplied an
 FAR_FROM_ZERO = 1 / 64  # of scales: what they make of x stays far above the least numbers of half precision
 AS_GOOD = 2.0  # how many times the norm of x d, column by column, that of the bias may be for x to follow from x d + b
 THIN = 64  # columns
-MANY = 128  # rows
+MANY, FEW = 128, 16  # rows
 traced_for = ContextVar("traced_for", default="cpu")  # the device that tensors without numbers stand for
 
 
@@ -42,7 +42,7 @@ def _scaled(x: Tensor, d: Tensor, bias: Tensor | None) -> Tensor:
 
 def added_product(x: Tensor, M: Tensor, bias: Tensor | None, scale: float = 1.0) -> Tensor:
     """bias + scale x M; x: (..., n), M: (n, m), bias: (m,) or (..., m) or None."""
-    if torch.is_autocast_enabled(x.device.type):
+    if _any_autocast() and torch.is_autocast_enabled(x.device.type):
         x, M = (t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, M))
     whole = bias if bias is not None and bias.dim() > 1 and bias.dtype == x.dtype else None
     trained = M.requires_grad and torch.is_grad_enabled()
@@ -53,16 +53,22 @@ def added_product(x: Tensor, M: Tensor, bias: Tensor | None, scale: float = 1.0)
 
 def _added_product(x: Tensor, M: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     n, m = M.shape
+    few = x.numel() <= FEW * n
     if bias is not None:
+        if few and x.dtype == torch.float32:  # less to say to torch; in half precision the sum would be rounded twice
+            return torch.add(bias, x @ M, alpha=scale)
         return torch.addmm(bias.reshape(-1, m), x.reshape(-1, n), M, alpha=scale).view(bias.shape)
     # some processors multiply thin matrices several times faster from the left
     from_left = m < THIN and x.numel() > MANY * n
-    if from_left or not x.is_contiguous():
+    if from_left or not (few or x.is_contiguous()):
         rows = x.reshape(-1, n)
         y = ((M.T @ rows.T).T if from_left else rows @ M).view(*x.shape[:-1], m)
     else:
         y = x @ M
     return y if scale == 1.0 else scale * y
+
+
+_any_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
 
 
 def _no_view(y: Tensor) -> Tensor:

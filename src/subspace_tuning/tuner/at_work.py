@@ -18,6 +18,8 @@ class Strengths:
         self._meanwhile: dict[str, list[float]] = {}
 
     def of(self, adapter: str) -> float:
+        if not self._set and not self._meanwhile:
+            return 1.0
         return self._set.get(adapter, 1.0) * math.prod(self._meanwhile.get(adapter, ()))
 
     def set(self, adapter: str, t: float) -> None:

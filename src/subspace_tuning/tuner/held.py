@@ -14,7 +14,8 @@ from subspace_tuning.tuner.start import Started, start
 
 
 def _read(held: Any, name: str) -> Tensor:
-    return held[name]
+    value = held._parameters.get(name)  # a container is slow to ask, and each word asks each layer
+    return held[name] if value is None else value
 
 
 class Held(nn.Module):
@@ -54,7 +55,8 @@ class Held(nn.Module):
     @property
     def containers(self: Any) -> list[nn.ModuleDict]:
         """What holds numbers of adapters."""
-        return [*(self._modules[f"subspace_{kind}"] for kind in ("params", "constants", "stored")), *self._home]
+        own = self._modules
+        return [own["subspace_params"], own["subspace_constants"], own["subspace_stored"], *self._home]
 
     def values(self: Any, adapter: str) -> dict[str, Tensor]:
         """The parameters, constants and stored numbers of an adapter, by name."""

@@ -251,9 +251,11 @@ class SubspaceLayer(Held, Merging, Dial, Apart, BaseTunerLayer):
 
     def working(self) -> list[str]:
         """The adapters that change what the frozen weight does."""
-        if self.disable_adapters and self.merged:
-            self.unmerge()
-        return [] if self.disable_adapters or self.merged else [a for a in self.active_adapters if a in self.methods]
+        if self.merged_adapters:
+            if self._disable_adapters:
+                self.unmerge()
+            return []
+        return [] if self._disable_adapters else [a for a in self.active_adapters if a in self.methods]
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         adapter_names = kwargs.pop("adapter_names", None)

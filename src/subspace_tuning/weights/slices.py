@@ -227,7 +227,9 @@ def seat_of(host: nn.Module) -> nn.Module:
 
 def tuned_slices(host: nn.Module) -> list[Any]:
     """The tuned layers that sit on slices of a fused one."""
-    layers: list[Any] = [child for child in seat_of(host)._modules.values() if isinstance(child, BaseTunerLayer)]
+    if not (beneath := seat_of(host)._modules):
+        return []
+    layers: list[Any] = [child for child in beneath.values() if isinstance(child, BaseTunerLayer)]
     return [layer for layer in layers if isinstance(layer.get_base_layer(), Slice)]
 
 
