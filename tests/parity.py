@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import peft
 import torch
-from peft import PeftConfig, get_peft_model
+from peft import KasaConfig, PeftConfig, get_peft_model
 from torch import Tensor, nn
 
 from subspace_tuning import IA3, SSL, LoRA, SubspaceConfig, build
@@ -279,6 +279,13 @@ PAIRS = [
         partial(peft.AdaLoraConfig, init_r=3, target_r=2, lora_alpha=5, total_step=10),
         ADALORA,
         (*LINEAR, *UNDILATED),
+    ),
+    Pair(
+        "kasa",
+        build("kasa", {"r": 3, "alpha": 5, "beta": 0.0, "gamma": 0.0}),  # PEFT's are for the caller to add
+        lora(kasa_config=KasaConfig()),
+        {**LORA, "d": ("lora_diag", flat)},
+        LINEAR,
     ),
     Pair(
         "vera", build("vera", {"r": 5}), partial(peft.VeraConfig, r=5), VERA, share=share_vera, origins=from_d_initial

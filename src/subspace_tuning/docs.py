@@ -74,17 +74,8 @@ Read off each method, or tried out on a small weight:
 LEFT_OUT = """\
 ## Left out
 
-Their equations do not begin at phi(W) = W, so that taking the adapter off, or its strength to 0, would not give W back:
-
-- **KaSA** (arXiv:2412.06071) takes the r smallest singular values off W before it trains. Training a product with a
-  diagonal in their place, without taking anything off, is `trilora` with `init: milora`.
-- **LoftQ** (arXiv:2310.08659) starts at the difference between W and its quantised form, which is there to make up for
-  it; a quantised base no longer holds W either.
-- **LoRA-One** (arXiv:2502.01235) starts with a step along the gradient. Its directions without that step are near those
-  of `init: lora_ga`.
-
-Others:
-
+- **LoftQ** (arXiv:2310.08659) starts at the difference between W and its quantised form, and a quantised base no longer
+  holds W.
 - **LN tuning** (arXiv:2312.11420) trains the gains of norms, which are no weights in R^{n x m}; the biases of norms are
   trained by `bitfit`.
 - **Bat**, MiSS's variant W + (W + I) D block by block, has a dense gradient: every block of outputs turns the inputs by
@@ -208,6 +199,8 @@ def _section(e: Entry) -> str:
     fields = ", ".join(f"`{name} = {value!r}`" for name, value in e.fields.items())
     told = [f"### {e.name}\n", f"    {first.rstrip('.')}\n", f"{rest.strip()}\n"]
     told += [f"Fields: {fields}.\n"] if fields else []
+    if (at := METHODS[e.name]().starts_at) != "W":
+        told.append(f"Before training phi(W) is {at}.\n")
     if shared := METHODS[e.name]().shared:
         told.append(f"Shared: {', '.join(f'`{k}` by {SCOPES[of]}' for k, of in shared.items())}.\n")
     if relations := relations_of(e.name):

@@ -61,6 +61,7 @@ ADAPTERS = {
     "pissa": (models.bert, lora(init_lora_weights="pissa")),
     "olora": (models.bert, lora(init_lora_weights="olora")),
     "dora": (models.bert, lora(use_dora=True, rank_pattern={"value": 2})),
+    "kasa": (models.bert, lora(kasa_config=peft.KasaConfig(beta=1e-3), rank_pattern={"value": 2})),
     "dora_embedding": (models.bert, lora(use_dora=True, target_modules=["word_embeddings", "query"])),
     "dora_convolution": (models.vit, lora(use_dora=True, target_modules=["projection", "fc1"], task_type=None)),
     "dora_conv1d": (

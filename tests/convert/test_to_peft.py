@@ -28,6 +28,7 @@ NAMED = {  # ours -> the type of PEFT's that is written
     "trilora": (models.bert, {"method": "trilora", "r": 2}, "LORA"),
     "vera_of_each_shape": (models.bert, {"method": "vera", "r": 4}, "LORA"),  # with its exact factors
     "dora": (models.bert, {"method": "dora", "r": 2, "rank_pattern": {"value": 3}}, "LORA"),
+    "kasa": (models.bert, {"method": "kasa", "r": 2, "rank_pattern": {"value": 3}}, "LORA"),
     "dora_vit": (models.vit, {"method": "dora", "r": 2, "target_modules": ["projection", "fc1"]}, "LORA"),
     "ia3_output": (models.bert, {"method": "ia3_output"}, "IA3"),
     "ia3_without_biases": (models.llama, {"method": "ia3"}, "IA3"),
@@ -118,8 +119,8 @@ def test_what_is_written_computes_the_same_without_us(elsewhere, name):
     assert json.loads((place / "theirs" / "adapter_config.json").read_text())["peft_type"] == NAMED[name][2]
 
 
-THERE_AND_BACK = ["lora", "dora", "ia3_output", "adalora", "vera", "oft", "loha", "lokr", "hira", "oft_by_terms"]
-THERE_AND_BACK += ["c3a", "miss", "gralora", "fourierft", "waveft"]
+THERE_AND_BACK = ["lora", "dora", "kasa", "ia3_output", "adalora", "vera", "oft", "loha", "lokr", "hira"]
+THERE_AND_BACK += ["oft_by_terms", "c3a", "miss", "gralora", "fourierft", "waveft"]
 THERE_AND_BACK += ["boft", "road"]  # not HRA, whose start is taken off on loading, nor DeLoRA's 15 + delta, rounded
 
 

@@ -72,6 +72,12 @@ def test_known_differences_are_real(name):
     assert max(relative(ours[key], want) for key, want in theirs.items()) > 1e-3, reason
 
 
+def test_kasas_penalty_is_pefts_on_one_layer():
+    pair = next(pair for pair in PAIRS if pair.title == "kasa")
+    both = Both.of(pair._replace(ours=pair.ours.with_fields(beta=1e-4, gamma=1e-3)), BY_NAME["linear"])
+    torch.testing.assert_close(penalty(both.ours), both.theirs.base_model._get_kasa_loss())
+
+
 def test_adaloras_penalty_and_steps_with_it_are_pefts():
     pair = next(pair for pair in PAIRS if pair.title == "adalora")
     pair = pair._replace(ours=pair.ours.with_fields(orthogonality=0.5))

@@ -18,7 +18,7 @@ from subspace_tuning.run.recipe import make
 from subspace_tuning.run.train import run
 
 SMALL = {"tokens": 3, "h": 8, "r": 2, "init_r": 3}
-FROM_DATA = [{"name": "lora", "init": init} for init in ("eva", "lora_ga", "corda")]
+FROM_DATA = [{"name": "lora", "init": init} for init in ("eva", "lora_ga", "lora_one", "corda")]
 
 
 def small(name):

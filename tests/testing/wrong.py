@@ -60,6 +60,12 @@ class StartsElsewhere(Sound):
         return {"A": kaiming(m, self.r), "B": normal(self.r, m, std=1.0)}
 
 
+class OnlySaysThatItStartsElsewhere(Sound):
+    breaks = {"a_start_that_is_told_is_not_W"}
+
+    starts_at = "elsewhere"
+
+
 class HasADeadParameter(Sound):
     breaks = (
         MOVED

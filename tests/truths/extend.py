@@ -13,15 +13,16 @@ def started(f, W, p=()):
     """s A0 B0, what the product is at first and what is taken away from it."""
     if "A0" in p:  # a start that was found in data
         return lora_scale(f) * p["A0"] @ p["B0"]
-    if f.init == "orthogonal":  # W projected on its first r rows, which is what r steps of Gram and Schmidt leave
+    init = getattr(f, "init", "milora")
+    if init == "orthogonal":  # W projected on its first r rows, which is what r steps of Gram and Schmidt leave
         rows = W[: f.r]
         return lora_scale(f) * W @ rows.T @ torch.linalg.solve(rows @ rows.T, rows)
-    if f.init in ("pissa", "milora"):  # W projected on eigenvectors of its smaller Gram matrix
+    if init in ("pissa", "milora"):  # W projected on eigenvectors of its smaller Gram matrix
         wide = W.shape[0] <= W.shape[1]
         _, vectors = torch.linalg.eigh(W @ W.T if wide else W.T @ W)
-        E = vectors[:, -f.r :] if f.init == "pissa" else vectors[:, : f.r]
+        E = vectors[:, -f.r :] if init == "pissa" else vectors[:, : f.r]
         return E @ E.T @ W if wide else W @ E @ E.T
-    if f.init == "loram":
+    if init == "loram":
         A0, B0 = start(f, W)
         return lora_scale(f) * A0 @ B0
     return 0.0
@@ -29,7 +30,7 @@ def started(f, W, p=()):
 
 def factors(f, W, p):
     """A and B as they stand: the trained numbers, on top of a start that is not nothing."""
-    A0, B0 = (0, 0) if f.init in ("kaiming", "eva") else (p["A0"], p["B0"]) if "A0" in p else start(f, W)
+    A0, B0 = (0, 0) if f.init in ("kaiming", "eva", "lora_one") else (p["A0"], p["B0"]) if "A0" in p else start(f, W)
     return A0 + p["A"], B0 + p["B"]
 
 
@@ -83,6 +84,12 @@ def flora(f, W, b, p):
     return W + lora_scale(f) * (A @ B + torch.einsum("nr,rs,sm->nm", A, p["M"], B)) - started(f, W, p), b
 
 
+def kasa(f, W, b, p):
+    """The r smallest terms by the projection on eigenvectors of W's smaller Gram matrix."""
+    noise = started(f, W) if "frozen" not in p else started(f, p["frozen"])
+    return W - noise + lora_scale(f) * torch.einsum("nr,r,rm->nm", p["A"], p["d"], p["B"]), b
+
+
 def lora_n(f, x, W, b, p):
     return x @ W + (0 if b is None else b) + lora_scale(f) * (x @ p["A"]).relu() @ p["B"]
 
@@ -100,7 +107,7 @@ def flora_n(f, x, W, b, p):
     )
 
 
-TRUTHS = {"lora": lora, "trilora": trilora, "flora": flora}
+TRUTHS = {"lora": lora, "trilora": trilora, "flora": flora, "kasa": kasa}
 ON_ROWS = {"lora+mpc_n": lora_n, "trilora+mpc_n": trilora_n, "flora+mpc_n": flora_n}
 VARIANTS = {
     "lora": [
@@ -112,8 +119,10 @@ VARIANTS = {
         {"r": 3, "alpha": 4.0, "init": "milora"},
         {"r": 3, "init": "eva"},
         {"r": 3, "init": "lora_ga", "dropout": 0.5},
+        {"r": 3, "init": "lora_one"},
         {"r": 3, "init": "corda"},
     ],
     "trilora": [{"r": 4}, {"r": 2, "dropout": 0.5}, {"r": 3, "init": "pissa"}],
+    "kasa": [{"r": 3}, {"r": 2, "alpha": 3.0, "beta": 0.0, "gamma": 0.0, "dropout": 0.5}],
     "flora": [{"r": 4}, {"r": 2, "dropout": 0.5}, {"r": 3, "init": "orthogonal"}],
 }

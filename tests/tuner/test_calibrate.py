@@ -166,6 +166,18 @@ def test_lora_ga_moves_first_along_the_gradient():
     torch.testing.assert_close(first, c * c * best)
 
 
+def test_lora_one_starts_a_step_down_the_gradient():
+    """Along its r first singular directions, the first of them by s sqrt(m) / 128; without the adapter W is back."""
+    layer, x, W, p = one_layer(LoRA(r=2, init="lora_one"))
+    y = (x @ W + layer.base_layer.bias).detach().requires_grad_()
+    (dy,) = torch.autograd.grad((y.view(20, 5, 10) - 1).square().flatten(1).sum(1).mean(), y)
+    U, S, Vt = torch.linalg.svd(x.T @ dy, full_matrices=False)
+    step = 8 * 10**0.5 / 128 * U[:, :2] @ torch.diag(S[:2] / S[0]) @ Vt[:2]
+    torch.testing.assert_close(layer.tuned(["default"]).E.dense(), W - step)
+    assert set(p) == {"A", "B"}
+    torch.testing.assert_close(p["A"].norm(dim=0), p["B"].norm(dim=1))
+
+
 def test_corda_starts_where_the_outputs_on_the_data_are_largest():
     layer, x, W, p = one_layer(LoRA(r=3, init="corda"))
     C = x.T @ x / len(x)

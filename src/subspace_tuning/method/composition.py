@@ -66,6 +66,10 @@ class Composition(Method):
         return next((f.no_decay for f in self.members if f.no_decay), "")
 
     @property
+    def starts_at(self) -> str:  # type: ignore[override]
+        return next((f.starts_at for f in self.members if f.starts_at != "W"), "W")
+
+    @property
     def noisy(self) -> bool:  # type: ignore[override]
         return any(f.noisy for f in self.members)
 

@@ -57,6 +57,7 @@ class Method(ABC):
     noisy: ClassVar[bool] = False  # True where training draws random numbers, dropout apart
     wide: ClassVar[bool] = False  # True where the rank r may exceed n and m
     rebuilds: ClassVar[bool] = False  # True where training forms a dense n x m gradient, because nothing cheaper exists
+    starts_at: ClassVar[str] = "W"  # what phi(W) is before training
     no_decay: ClassVar[str] = ""  # why weight decay would not lead phi(W) back to W; "" where it does
     pairs: ClassVar[tuple[tuple[str, str], ...]] = (("A", "B"),)  # factors that phi multiplies, if they are trained
     shared: ClassVar[Mapping[str, str]] = {}  # parameter -> the layers that share it: of one "shape", "kind"; "model"

@@ -123,6 +123,7 @@ class Constrained(Method):
     rebuilds = property(lambda self: self.method.rebuilds)  # type: ignore[assignment]
     shared = property(lambda self: self.method.shared)  # type: ignore[assignment]
     calibration = property(lambda self: self.method.calibration)  # type: ignore[assignment]
+    starts_at = property(lambda self: self.method.starts_at)  # type: ignore[assignment]
     no_decay = property(lambda self: self.method.no_decay)  # type: ignore[assignment]
     on_step = property(lambda self: self.method.on_step)  # type: ignore[assignment]
     needs_total = property(lambda self: self.method.needs_total)  # type: ignore[assignment]

@@ -15,6 +15,7 @@ from subspace_tuning.methods.extend.flora import FLoRA
 from subspace_tuning.methods.extend.fourierft import FourierFT
 from subspace_tuning.methods.extend.gralora import GraLoRA
 from subspace_tuning.methods.extend.houlsby import Houlsby
+from subspace_tuning.methods.extend.kasa import KaSA
 from subspace_tuning.methods.extend.loha import LoHa
 from subspace_tuning.methods.extend.lokr import LoKr
 from subspace_tuning.methods.extend.lora import LoRA
@@ -84,6 +85,7 @@ __all__ = [
     "HiRA",
     "Houlsby",
     "IA3Output",
+    "KaSA",
     "LieRA",
     "LoHa",
     "LoKr",

@@ -34,7 +34,7 @@ SHARED = (  # read by every type, as they are
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
 )
 REAL = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
-COMPARED = {"init_lora_weights", "init_weights", "eva_config", "lora_ga_config", "corda_config"}  # of no type of ours
+COMPARED = {"init_lora_weights", "init_weights", *(f"{name}_config" for name in ("eva", "lora_ga", "corda", "kasa"))}
 OF_NO_EFFECT = {"peft_type", "peft_version", "auto_mapping", "inference_mode", "fan_in_fan_out", "runtime_config"}
 
 

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from subspace_tuning.errors import BadInput
+from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.method import Method
+from subspace_tuning.method.registry import build
 from subspace_tuning.methods import IA3 as IA3Method
-from subspace_tuning.methods import SSL, AdaLoRA, DoRA, IA3Output, LoRA, VeRA
+from subspace_tuning.methods import SSL, AdaLoRA, DoRA, IA3Output, KaSA, LoRA, VeRA
 from subspace_tuning.methods.extend.starts import STARTS
 from subspace_tuning.methods.projections import projection_pair
 from subspace_tuning.tuner.peft_as_lora import AS_LORA
@@ -53,14 +54,24 @@ def _lora(source: Source) -> dict[str, Any]:
         "rank_stabilized": config.get("use_rslora", False),
         "dropout": config.get("lora_dropout", 0.0),
     }
-    method = (DoRA if config.get("use_dora") else LoRA)(**values, init=SUBTRACTED.get(start, "kaiming"))
+    if (kasa := config.get("kasa_config")) is not None:
+        made = _kasa(kasa, values)
+    else:
+        made = (DoRA if config.get("use_dora") else LoRA)(**values, init=SUBTRACTED.get(start, "kaiming"))
     patterns = {key: dict(config.get(key) or {}) for key in ("rank_pattern", "alpha_pattern")}
-    return {"method": method, **patterns}
+    return {"method": made, **patterns}
+
+
+def _kasa(said: Any, values: dict[str, Any]) -> Method:
+    if not isinstance(said, Mapping) or set(said) - {"beta", "gamma"}:
+        raise BadInput(f"kasa_config has beta and gamma, got {said!r}")
+    with as_bad_input():
+        return build(KaSA.name, {**values, **said})
 
 
 def _whole(method: Method) -> dict[str, str]:
     """What is trained here is how far factors are from where they start, and magnitudes from the norms of W."""
-    factors = {"A": "whole_A", "B": "whole_B"} if cast(LoRA, method).init in STARTS else {}
+    factors = {"A": "whole_A", "B": "whole_B"} if getattr(method, "init", "") in STARTS else {}
     return factors | ({"delta": "m"} if isinstance(method, DoRA) else {})
 
 
@@ -70,12 +81,14 @@ FACTORS = {"lora_A": "A", "lora_B": "B", "lora_embedding_A": "A", "lora_embeddin
 def _as_lora(methods: Mapping[str, Any]) -> dict[str, Any]:
     """Scales are written as alpha / r, whether or not they came about so."""
     kinds = {type(method) for method in methods.values()}
-    if len(kinds) > 1 or any(m.init != "kaiming" for m in methods.values()):
+    if len(kinds) > 1 or any(getattr(m, "init", "kaiming") != "kaiming" for m in methods.values()):
         raise Unequal("PEFT's LORA takes its start off the base weight as it loads, where it takes it off at all")
     r, rank_pattern = ranks(methods)
     alpha, alpha_pattern = scales(methods, lambda method: method.s * method.r)
     values = {"r": r, "lora_alpha": alpha, "rank_pattern": rank_pattern, "alpha_pattern": alpha_pattern}
-    return {**values, "use_dora": kinds == {DoRA}, "lora_dropout": next(iter(methods.values())).dropout}
+    first = next(iter(methods.values()))
+    values |= {"use_dora": kinds == {DoRA}, "lora_dropout": first.dropout}
+    return values | ({"kasa_config": {"beta": first.beta, "gamma": first.gamma}} if kinds == {KaSA} else {})
 
 
 LORA = Kind(
@@ -84,11 +97,12 @@ LORA = Kind(
     frozenset(
         {"r", "lora_alpha", "use_rslora", "use_dora", "lora_dropout", "rank_pattern", "alpha_pattern"}
         | {"init_lora_weights", "eva_config", "lora_ga_config", "corda_config", "megatron_core", "target_parameters"}
+        | {"kasa_config"}
     ),
-    {**FACTORS, "lora_magnitude_vector": "delta"},
+    {**FACTORS, "lora_magnitude_vector": "delta", "lora_diag": "d"},
     "lora_",
     _transposed,
-    (LoRA, DoRA),
+    (LoRA, DoRA, KaSA),
     _as_lora,
     back,
     whole=_whole,

@@ -79,17 +79,21 @@ class Factored(LowRank):
     def calibration(self) -> tuple[str, ...]:  # type: ignore[override]
         return (DATA_STARTS[self.init].asks,) if self.init in DATA_STARTS else ()
 
+    @property
+    def starts_at(self) -> str:  # type: ignore[override]
+        return "W, a step down the gradient" if self.init == "lora_one" else "W"
+
     def calibrated(self, W: Weight, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if self.init not in DATA_STARTS:
             return {}
         start = DATA_STARTS[self.init]
         A0, B0 = start.factors(W.dense(), found[start.asks], self.r, self.s)
-        if start.nothing:
+        if start.plain:
             return {"A": A0, "B": B0}
         return {"A": torch.zeros_like(A0), "B": torch.zeros_like(B0), "A0": A0, "B0": B0}
 
     def stored(self, n: int, m: int) -> dict[str, Start]:
-        if self.init not in DATA_STARTS or DATA_STARTS[self.init].nothing:
+        if self.init not in DATA_STARTS or DATA_STARTS[self.init].plain:
             return {}
         return {"A0": zeros(n, self.r), "B0": zeros(self.r, m)}
 
