@@ -65,7 +65,10 @@ _NOT_OURS = {
     errno.EEXIST: "a file is where a folder should be",
 }
 _NO_SPACE = ("No space left on device", "PytorchStreamWriter failed writing", "os error 28")
-_NO_MEMORY = ("could not create a primitive", "bad_alloc", "bad allocation", "out of memory", "can't allocate memory")
+_NO_MEMORY = (
+    *("could not create a primitive", "bad_alloc", "bad allocation", "out of memory", "can't allocate memory"),
+    *("failed to map segment from shared object", "can't start new thread"),
+)
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -86,14 +89,26 @@ def is_disk_full(error: BaseException) -> bool:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error, or what caused it, says that memory ran out; oneDNN and torch say so in words only."""
-    return any(isinstance(e, MemoryError) or any(said in str(e) for said in _NO_MEMORY) for e in chain(error))
+    return any(
+        isinstance(e, MemoryError)
+        or (isinstance(e, OSError) and e.errno == errno.ENOMEM)
+        or any(said in str(e) for said in _NO_MEMORY)
+        for e in chain(error)
+    )
 
 
 def told(error: BaseException, path: object = None) -> BadInput | RunFailed | None:
-    """The one sentence for an error of the disk that a program cannot mend, or None for another error.
+    """The one sentence for an error of disk or memory that a program cannot mend, or None for another error.
 
     path: what was being written; the error's own file name without it.
     """
+    sentence = _of_disk(error, path)
+    if sentence is None and is_out_of_memory(error):
+        return RunFailed("memory ran out; what helps: other programs closed, fewer rows or layers at once, --streamed")
+    return sentence
+
+
+def _of_disk(error: BaseException, path: object) -> BadInput | RunFailed | None:
     if is_disk_full(error):
         named = path or next((e.filename for e in chain(error) if isinstance(e, OSError) and e.filename), "a file")
         return RunFailed(f"the disk is full: {named} could not be written; free some space and run it again")
@@ -117,7 +132,7 @@ def writing(path: object) -> Iterator[None]:
     except (BadInput, RunFailed):
         raise
     except Exception as error:
-        sentence = told(error, path)
+        sentence = _of_disk(error, path)
         if sentence is None or not _is_about(error, path):
             raise
         raise sentence from error

@@ -123,6 +123,32 @@ def test_a_holder_that_is_killed_lets_go(tmp_path):
         pass
 
 
+def test_without_a_thread_to_beat_a_folder_is_held_all_the_same(tmp_path, monkeypatch):
+    """Where memory is short a thread may never begin; nobody waits for it."""
+    for start in (lambda work, given: 0, _no_thread):
+        monkeypatch.setattr(claims._thread, "start_new_thread", start)
+        with held(tmp_path), pytest.raises(Held), held(tmp_path):
+            pass
+        assert list(tmp_path.iterdir()) == []
+
+
+def _no_thread(work, given):
+    raise RuntimeError("can't start new thread")
+
+
+def test_a_heart_beats_while_a_folder_is_held_and_not_after(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "BEAT", 0.01)
+    with held(tmp_path):
+        heart = tmp_path / ".claim" / f"{Owner.me().mark}.alive"
+        heart.unlink()
+        until = time.monotonic() + 10
+        while not heart.exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        assert heart.exists()
+    time.sleep(0.05)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_dead_holder_elsewhere_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "PATIENCE", 0.2)
     (tmp_path / ".claim").mkdir()

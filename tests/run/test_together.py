@@ -136,6 +136,9 @@ def test_an_output_that_cannot_be(home, tmp_path, place):
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory"),
+        ImportError("_fitpack.so: failed to map segment from shared object"),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        RuntimeError("can't start new thread"),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -149,6 +152,14 @@ def test_memory_that_runs_out_names_what_helps(home, tmp_path, error):
     for knob in ("batch_size (16)", "gradient_accumulation (1)", "max_length", "gradient_checkpointing: true"):
         assert knob in str(caught.value)
     assert "bf16" not in str(caught.value), "it is set already"
+
+
+def test_a_command_that_memory_runs_out_of_says_so(home, tmp_path, monkeypatch):
+    run(make(values_of(home, tmp_path, max_steps=1)))
+    monkeypatch.setattr("subspace_tuning.run.merged.Predictor", lambda *_, **__: bytearray(1 << 60))
+    code, _, err = subspace("merge", tmp_path / "run", tmp_path / "out")
+    assert code == 1
+    assert "error: memory ran out; what helps" in err
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ dead when it was not for ``PATIENCE``. Only changes count, so that nobody's cloc
 
 from __future__ import annotations
 
+import _thread
 import shutil
 import threading
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from subspace_tuning.errors import BadInput, writing
+from subspace_tuning.errors import BadInput, RunFailed, writing
 from subspace_tuning.files.owner import Owner
 
 BEAT, PATIENCE = 20.0, 300.0  # seconds
@@ -121,14 +122,14 @@ def held(folder: Path, say: Callable[[str], None] = lambda text: None) -> Iterat
                 say(f"{folder} belongs to a process on another machine; waiting to see whether it lives")
                 told = True
             time.sleep(min(1.0, PATIENCE / 10))
-        done = threading.Event()
-        thread = threading.Thread(target=_beat, args=(claims, done), daemon=True)
-        thread.start()
+        done, beating = threading.Event(), threading.Lock()
+        with suppress(RuntimeError):  # no thread is to be had: on this machine the process itself is looked up
+            in_background(lambda: _beat(claims, done, beating))
         try:
             yield
         finally:
-            done.set()
-            thread.join()
+            with beating:
+                done.set()
             with suppress(OSError), FileLock(claims.folder / _LOCK):
                 shutil.rmtree(claims.folder, ignore_errors=True)
     finally:
@@ -136,10 +137,16 @@ def held(folder: Path, say: Callable[[str], None] = lambda text: None) -> Iterat
             _held.discard(place)
 
 
-def _beat(claims: Claims, done: threading.Event) -> None:
+def in_background(work: Callable[[], None]) -> None:
+    """In a thread that nobody waits for. Raises RuntimeError where there is none to be had."""
+    _thread.start_new_thread(work, ())  # Thread.start() waits for ever for one that memory was too short for
+
+
+def _beat(claims: Claims, done: threading.Event, beating: threading.Lock) -> None:
     while not done.wait(BEAT):
-        with suppress(OSError, BadInput):
-            claims.beat()
+        with beating, suppress(OSError, BadInput, RunFailed):
+            if not done.is_set():
+                claims.beat()
 
 
 def _heart(owner: Owner) -> str:

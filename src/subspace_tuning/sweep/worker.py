@@ -7,7 +7,6 @@ import importlib
 import os
 import shutil
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any, Literal
 
 from subspace_tuning.errors import BadInput, RunFailed, is_disk_full
 from subspace_tuning.files.aside import write
-from subspace_tuning.files.claims import BEAT, Claims, Held
+from subspace_tuning.files.claims import BEAT, Claims, Held, in_background
 from subspace_tuning.run.folder import Result, RunFolder
 from subspace_tuning.sweep.plan import Run
 
@@ -126,4 +125,4 @@ def keep_alive(claims: Claims, parent: Any = None) -> None:
                 claims.beat()
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    in_background(watch)
