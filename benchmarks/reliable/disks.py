@@ -122,7 +122,7 @@ def memory(home: Workplace, asked: Asked) -> Iterator[Row]:
         recipe = home.recipe("memory", home.home / f"memory-{number}", epochs=1, method="full", batch_size=96)
         ended = forked(_limited(subspace("train", recipe), int(4e8 * number / asked.kills)), home.home)
         aborted = ended.code == -signal.SIGABRT and "memory allocation of" in ended.said
-        if ended.is_slow or not aborted and (ended.trace or ended.code not in (0, 1, 2)):
+        if ended.is_slow or (not aborted and (ended.trace or ended.code not in (0, 1, 2))):
             row.fault(f"ended by {ended.code}: {ended.trace or ended.said[-200:]}")
         elif (after := forked(subspace("train", recipe), home.home)).code:
             row.fault(f"does not go on once there is memory: {after.trace or after.said[-200:]}")
