@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from cases import each
-from subspace_tuning.algebra import BlockDiag, Pairs
+from subspace_tuning.algebra import BlockDiag, Pairs, Weight
 from subspace_tuning.methods import BOFT, HRA, OFT, RoAd
 from subspace_tuning.methods.reconstruct.oft import turns
 from subspace_tuning.testing.cases import Case, tuned, tuned_layer, values_of
 from subspace_tuning.testing.kinds import KINDS
+from subspace_tuning.theory import Search, project
 
 LINEAR = KINDS[0]
 
@@ -40,6 +41,15 @@ def test_reflections_come_in_pairs():
     with pytest.raises(ValueError, match="r is even, got r=3"):
         HRA(r=3)
     assert HRA(r=8).fitted(5, 40).r == 4
+    with pytest.raises(ValueError, match="choose an even rank r <= 1"):
+        HRA(r=2).check(1, 9)
+
+
+def test_one_output_is_turned_wherever_it_should_go():
+    W, towards = torch.randn(7, 1, dtype=torch.float64), torch.randn(7, 1, dtype=torch.float64)
+    W_star = Weight(towards * W.norm() / towards.norm())
+    found = project(HRA(r=4), Weight(W), W_star, Search(steps=0))
+    assert found.captured_energy == pytest.approx(1, abs=1e-9)
 
 
 @each(factors=[1, 2, 3])

@@ -103,6 +103,19 @@ def test_an_fp32_adapter_loads_onto_a_bf16_base(case, base, folders):
         assert torch.equal(adapter_parameters(again)[name], p)
 
 
+def test_a_change_much_larger_than_w_costs_a_bf16_base_what_rounding_phi_costs():
+    """WaveFT at its own alpha, moved by tenths: dW is 38 times as long as W, and so is what bf16 makes of it."""
+    torch.manual_seed(0)
+    method = SubspaceConfig("waveft", alpha=25.0, frequencies=30, seed=1, init_weights=False)
+    model, inputs = get_peft_model(bert(), method).eval(), batch()
+    want = logits(model, inputs)
+    rounded, on_rounded = copy.deepcopy(model).merge_and_unload().bfloat16(), copy.deepcopy(model)
+    for name, p in on_rounded.named_parameters():
+        p.data = p.data if "subspace_" in name else p.data.bfloat16()
+    apart = [relative(logits(other, inputs).float(), want) for other in (on_rounded, rounded)]
+    assert 1e-3 < apart[0] < 3 * apart[1]
+
+
 @each(case=SINGLE)
 def test_a_bf16_adapter_loads_onto_an_fp32_base(case, base, tmp_path):
     config = case.config(init_weights=False)

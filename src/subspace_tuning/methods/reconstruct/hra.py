@@ -39,8 +39,15 @@ class HRA(Method):
         if self.r % 2:
             raise ValueError(f"{self.name}: reflections start as pairs that undo each other; r is even, got r={self.r}")
 
+    def check(self, n: int, m: int) -> None:
+        if self.r > n:
+            raise ValueError(
+                f"{self.describe()}: a weight of {n} x {m} has its inputs reflected, at most n times; choose an "
+                f"even rank r <= {n} or leave the module out"
+            )
+
     def fitted(self, n: int, m: int) -> Method:
-        return self.with_fields(r=max(2, min(self.r, n, m) // 2 * 2))
+        return self.with_fields(r=max(2, min(self.r, n) // 2 * 2))
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
         return {"u": zeros(n, self.r)}
@@ -60,9 +67,14 @@ class HRA(Method):
         return _reflected(W, Live.of(_nearer, self.whole(p).whole_u.numbers, t))
 
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
-        """The best rotation of the r directions of the inputs in which W* - W is largest, as reflections."""
+        """The best rotation of the r directions of the inputs in which W* - W is largest, as reflections.
+
+        Of a weight with one output, of the plane of W and W*.
+        """
         dense = W.dense()
-        P = truncated_svd(W_star.dense() - dense, min(self.r, min(dense.shape) // 2 * 2)).U
+        most = min(self.r, min(dense.shape) // 2 * 2)
+        turned = W_star.dense() - dense if most else torch.cat([dense, W_star.dense()], 1)
+        P = truncated_svd(turned, most or 2).U
         left, _, right = torch.linalg.svd(P.T @ W_star.dense() @ (P.T @ dense).T)
         left[:, -1] *= torch.linalg.det(left @ right).sign()  # an even number of reflections
         u0 = self.constants(W)["u0"]
