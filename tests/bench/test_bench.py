@@ -35,6 +35,14 @@ def test_every_contender_is_timed_against_the_floor(tmp_path, how):
     assert ours["saved_mb"] < theirs["saved_mb"]
 
 
+@pytest.mark.parametrize("command", ["step", "saved", "profile"])
+def test_more_tokens_than_positions_are_refused(command):
+    method = ["lora"] if command != "step" else []
+    code, _, err = subspace("bench", command, *method, CONFIG, "--length", 4000)
+    assert code == 2
+    assert "error: --length 4000 is more than the" in err
+
+
 def test_both_sides_change_the_same_weights():
     for name in ("ia3", "vera"):
         code, out, err = subspace("bench", "step", *SMALL, "--methods", name, "--untimed", "--json")

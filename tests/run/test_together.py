@@ -182,27 +182,6 @@ def test_trainer_keys_that_would_break_a_run_are_refused_before_anything_is_writ
     assert not (tmp_path / "run").exists()
 
 
-def test_every_command_says_an_error_of_the_disk_in_a_sentence(home, tmp_path, monkeypatch):
-    run(make(values_of(home, tmp_path)))
-    out = tmp_path / "out"
-    out.mkdir()
-    commands = [
-        ("merge", tmp_path / "run", out / "merged"),
-        ("export", tmp_path / "run", out / "lora"),
-        ("analyze", tmp_path / "run", "-o", out / "looks"),
-        ("report", tmp_path / "run", "-o", out / "page.html"),
-        ("results", tmp_path, "--output", out / "runs.csv"),
-    ]
-    for words in commands:
-        for code in (errno.ENOSPC, errno.EROFS, errno.EACCES):
-            with monkeypatch.context() as patch:
-                refusing(patch, out, code)
-                ended, _, err = subspace(*words)
-            assert ended == (1 if code == errno.ENOSPC else 2), (words, err)
-            assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1, (words, err)
-            assert os.listdir(out) == [], words
-
-
 def test_a_run_killed_before_its_first_file_stood_is_begun_again(home, tmp_path):
     """What the dead process was making lies there, and nothing else does."""
     recipe_of_it = make(values_of(home, tmp_path, max_steps=1))

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from torch.utils.module_tracker import ModuleTracker
 
 from subspace_tuning.bench import memory
 from subspace_tuning.bench.contenders import Contender
+from subspace_tuning.errors import BadInput
+from subspace_tuning.weights.embedding import positions
 
 Batch = dict[str, Tensor]
 
@@ -222,8 +224,13 @@ def paired_ratio(pairs: Sequence[Pair]) -> tuple[float, float, float]:
 
 
 def random_batch(model: nn.Module, batch: int, length: int, device: str, seed: int = 0) -> Batch:
-    """Random tokens and labels for a classifier, or a language model's own tokens as labels."""
-    config: Any = model.config
+    """Random tokens and labels for a classifier, or a language model's own tokens as labels.
+
+    Raises BadInput for more tokens than the model has positions for.
+    """
+    config, room = cast(Any, model.config), positions(model)
+    if room is not None and length > room:
+        raise BadInput(f"--length {length} is more than the {room} positions of the model; take {room} or less")
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, config.vocab_size, (batch, length), generator=generator)
     causal = "CausalLM" in type(model).__name__

@@ -115,9 +115,9 @@ def bench(
 ) -> list[Line]:
     """Measure every contender; ``timed=False`` gives only the figures that do not depend on the machine."""
     base = base_model(setting)
+    batch = measure.random_batch(base, setting.batch, setting.length, setting.device, setting.seed)
     found = contenders(base, methods or names(), peers, setting)
     autocast = torch.bfloat16 if setting.autocast else None
-    batch = measure.random_batch(base, setting.batch, setting.length, setting.device, setting.seed)
     steps = [measure.Step(c, batch, autocast) for c in found]
     fixed = [(measure.flops(s), measure.saved_bytes(s)) for s in steps]
     times = _times(steps, setting, tick) if timed else [None] * len(steps)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
-
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.table import Table
+from subspace_tuning.weights.embedding import positions
 
 USUAL_LENGTH = 128  # tokens of a text, or of a pair together
 AS_TEXT = {"split_special_tokens": True}  # what looks like a special token, [SEP] or </s>, is read as any other word
-_POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "wpe")  # tables with a row a position
 
 
 def column_of(table: Table, column: str) -> list[str]:
@@ -48,21 +46,6 @@ def tokens_of(texts: Sequence[tuple[str, ...]], tokenizer: Any, length: int) -> 
     tokens = tokenizer(*columns, truncation=True, max_length=length, **AS_TEXT)
     names = list(tokens.keys())
     return [dict(zip(names, row, strict=True)) for row in zip(*(tokens[name] for name in names), strict=True)]
-
-
-def positions(model: nn.Module) -> int | None:
-    """For how many positions a model has learnt an embedding; None where positions are computed."""
-    tables = [
-        module.num_embeddings - _skipped(module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in _POSITIONS
-    ]
-    return min(tables, default=None)
-
-
-def _skipped(table: nn.Embedding) -> int:
-    """Rows before that of the first position: RoBERTa counts from behind the padding's, BART and OPT from an offset."""
-    return table.padding_idx + 1 if table.padding_idx is not None else int(getattr(table, "offset", 0))
 
 
 def check(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -13,6 +13,8 @@ from subspace_tuning.algebra.precision import once, wide
 from subspace_tuning.algebra.sparse import rows_of_sparse
 from subspace_tuning.weights.layer import LayerWeight, Unsupported
 
+_POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "wpe")  # tables with a row a position
+
 
 class OneHot:
     """The rows of an embedding: ids (...), each standing for a one-hot row of vocabulary length, times a number.
@@ -86,3 +88,18 @@ class EmbeddingWeight(LayerWeight):
         if isinstance(x, OneHot):
             return x.scaled(self.layer(x.ids))
         return x @ self.layer.weight.to(x.dtype)  # rows that were unfolded hold the scale
+
+
+def positions(model: nn.Module) -> int | None:
+    """For how many positions a model has learnt an embedding; None where positions are computed."""
+    tables = [
+        module.num_embeddings - _skipped(module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in _POSITIONS
+    ]
+    return min(tables, default=None)
+
+
+def _skipped(table: nn.Embedding) -> int:
+    """Rows before that of the first position: RoBERTa counts from behind the padding's, BART and OPT from an offset."""
+    return table.padding_idx + 1 if table.padding_idx is not None else int(getattr(table, "offset", 0))
