@@ -12,17 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from subspace_tuning.advise.gradients import Gradients, Seat
-from subspace_tuning.method import Method, members
+from subspace_tuning.method import Method, Params, members
+from subspace_tuning.methods.extend.lora import LoRA
+from subspace_tuning.methods.extend.pissa import Instead
 from subspace_tuning.theory.project import project
 from subspace_tuning.theory.reach import Reach, changes_bias
 from subspace_tuning.theory.search import Search, first_order_gain
 
 ETA = 1e-3  # ||eta G|| over ||W||
+PRODUCTS = (LoRA.phi, Instead.phi)  # whose A and B are all that is trained
 OWN = Search(steps=0)  # a method's own projection, not searched on from
 LINEAR = Search(inner=40, within=1e-2)
 CHEAP = ("lora", "pissa", "ssb", "ssl", "ia3", "bitfit", "lora_xs", "vera")  # looked at where no methods are named
@@ -88,11 +92,34 @@ def captured(method: Method, seat: Seat) -> Captured:
 def _at_start(method: Method, seat: Seat) -> float:
     W, W_star = seat.weights(1.0, torch.float32)  # a linear question: the length of the step does not matter
     reach = Reach(method, W)
+    if type(method).phi in PRODUCTS:
+        return _along(*_factors(reach), cast(Tensor, seat.G))
     fixed = {k: v for k, v in reach.resting.items() if k not in reach.trained}
     trained = {k: reach.resting[k] for k in reach.trained}
     step = (reach.target(W_star) - reach.target(W)).square().sum(dtype=torch.float64).item()
     gain = first_order_gain(lambda p: reach({**fixed, **p}), trained, reach.target(W_star), LINEAR)
     return min(gain / step, 1.0) if step else 1.0
+
+
+def _factors(reach: Reach) -> tuple[Tensor, Tensor]:
+    """A and B as they stand where training starts."""
+    p = reach.method.whole(Params(reach.method.constants(reach.W) | reach.resting))
+    return p.A.dense(), p.B.dense()
+
+
+def _along(A: Tensor, B: Tensor, G: Tensor) -> float:
+    """The share of ||G||^2 in the span of dA B + A dB: G's part in the columns of A, the rest's in the rows of B."""
+    left, right = _orthonormal(A), _orthonormal(B.T)
+    within = left.T @ G
+    beside = (G - left @ within) @ right
+    held = within.square().sum(dtype=torch.float64) + beside.square().sum(dtype=torch.float64)
+    return (held / G.square().sum(dtype=torch.float64)).item()
+
+
+def _orthonormal(M: Tensor) -> Tensor:
+    """A basis of the columns of M."""
+    U, S, _ = torch.linalg.svd(M, full_matrices=False)
+    return U[:, S.gt(1e-6 * S.max())]
 
 
 def has_projection(method: Method) -> bool:

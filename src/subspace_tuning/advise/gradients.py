@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
@@ -45,12 +46,12 @@ class Seat:
     def shape(self) -> tuple[int, int]:
         return self.held.shape if self.G is not None else (0, self.held.shape[1])
 
-    @property
+    @cached_property
     def energy(self) -> float:
         """||G||^2 + ||g||^2."""
         return self.energy_of_weight + (0.0 if self.g is None else self.g.double().square().sum().item())
 
-    @property
+    @cached_property
     def energy_of_weight(self) -> float:
         """||G||^2."""
         return 0.0 if self.G is None else self.G.double().square().sum().item()
