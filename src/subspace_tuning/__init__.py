@@ -10,6 +10,7 @@ from subspace_tuning.tuner.callback import StepCallback
 from subspace_tuning.tuner.clock import set_total_steps
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.model import SubspaceModel
+from subspace_tuning.tuner.near import start_near
 from subspace_tuning.tuner.penalty import penalty
 from subspace_tuning.tuner.steps import listen
 from subspace_tuning.tuner.strength import set_strength
@@ -41,4 +42,5 @@ __all__ = [
     "register",
     "set_strength",
     "set_total_steps",
+    "start_near",
 ]

@@ -74,10 +74,9 @@ Read off each method, or tried out on a small weight:
 LEFT_OUT = """\
 ## Left out
 
-- **LoftQ** (arXiv:2310.08659) starts at the difference between W and its quantised form, and a quantised base no longer
-  holds W.
-- **LN tuning** (arXiv:2312.11420) trains the gains of norms, which are no weights in R^{n x m}; the biases of norms are
-  trained by `bitfit`.
+- **LN tuning** (arXiv:2312.11420) trains norms and nothing else. Gains of norms are no weights in R^{n x m} that rows
+  meet, so that no equation here sits on them; `modules_to_save` trains norms whole beside any method, as PEFT's LN
+  tuning does by themselves, and `bitfit` trains their biases.
 - **Bat**, MiSS's variant W + (W + I) D block by block, has a dense gradient: every block of outputs turns the inputs by
   a matrix of its own.
 """

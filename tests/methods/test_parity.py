@@ -1,13 +1,17 @@
 """Parity with PEFT's own implementation: same parameters in, same outputs, gradients and steps out."""
 
+import copy
 from types import SimpleNamespace
 
+import peft
 import pytest
 import torch
+from peft import get_peft_model
 
 from cases import each
+from models import batch, bert
 from parity import BY_NAME, DIFFERENCES, PAIRS, Both
-from subspace_tuning import penalty, set_total_steps
+from subspace_tuning import SubspaceConfig, penalty, set_total_steps
 from subspace_tuning.testing.kinds import inputs
 from subspace_tuning.testing.law import relative
 
@@ -99,3 +103,25 @@ def test_adaloras_penalty_and_steps_with_it_are_pefts():
             optimizer.step()
     for name, (their, our, layout) in both.parameters().items():
         assert relative(our, layout(their)) < 1e-4, name
+
+
+def test_norms_saved_whole_beside_a_method_train_as_in_pefts_ln_tuning():
+    """The method's own parameters rest."""
+    base, inputs = bert(), batch(bert)
+    theirs = get_peft_model(copy.deepcopy(base), peft.LNTuningConfig(target_modules=["LayerNorm"]))
+    beside = SubspaceConfig(method="ssb", target_modules=["query"], modules_to_save=["LayerNorm"])
+    ours = get_peft_model(base, beside)
+    trained = [
+        {k: p for k, p in model.named_parameters() if p.requires_grad and "subspace_" not in k}
+        for model in (theirs, ours)
+    ]
+    assert len(trained[0]) == len(trained[1]) > 4
+    for model, mine in zip((theirs, ours), trained, strict=True):
+        optimizer = torch.optim.SGD(mine.values(), lr=0.05)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model.eval()(**inputs).loss.backward()
+            optimizer.step()
+    for p, q in zip(trained[0].values(), trained[1].values(), strict=True):
+        torch.testing.assert_close(p, q)
+    assert relative(ours(**inputs).logits, theirs(**inputs).logits) < 1e-5

@@ -26,7 +26,7 @@ INSTEAD = {
     "alora_invocation_tokens": "a method is at work on every token, or on none: see disable_adapter",
     "use_bdlora": "method='lokr' and method='oft' are made of blocks",
     "kasa_config": "method='kasa' has beta and gamma as fields",
-    "loftq_config": "quantise the model first; init='pissa' starts from its largest directions",
+    "loftq_config": "quantise the model first, then subspace_tuning.start_near(model, original)",
     "eva_config": "init='eva', then subspace_tuning.calibrate(model, batches)",
     "corda_config": "init='corda', then subspace_tuning.calibrate(model, batches)",
     "lora_ga_config": "init='lora_ga', then subspace_tuning.calibrate(model, batches)",
