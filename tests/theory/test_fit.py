@@ -128,7 +128,7 @@ def test_a_fit_goes_on_where_it_stopped(checkpoints, monkeypatch):
     lines = (checkpoints / "twice/layers.jsonl").read_text().splitlines()
     (checkpoints / "twice/layers.jsonl").write_text("\n".join(lines[:5]) + '\n{"key": "cut of')
     seen = []
-    monkeypatch.setattr("subspace_tuning.theory.fit.project", lambda *a, **k: seen.append(1) or project(*a, **k))
+    monkeypatch.setattr("subspace_tuning.theory.layer_fit.project", lambda *a, **k: seen.append(1) or project(*a, **k))
     again = fitted(checkpoints, "--methods", "ssl", out="twice")
     assert again["families"] == first["families"]
     assert 0 < len(seen) < 8
@@ -137,7 +137,7 @@ def test_a_fit_goes_on_where_it_stopped(checkpoints, monkeypatch):
 def test_how_long_it_takes_is_told_of_one_layer_of_each_size(checkpoints, tmp_path, monkeypatch):
     base, tuned = Checkpoint(checkpoints / "base"), Checkpoint(checkpoints / "tuned")
     methods, told, done = choose(["ssl", "lora"], 2)[0], [], []
-    monkeypatch.setattr("subspace_tuning.theory.fit.project", lambda *a, **k: done.append(1) or project(*a, **k))
+    monkeypatch.setattr("subspace_tuning.theory.layer_fit.project", lambda *a, **k: done.append(1) or project(*a, **k))
     work = Fit(base, tuned, tmp_path)
     report = work.run(methods, foretell=lambda seconds: told.append((seconds, len(done))))
     ((left, begun),) = told

@@ -8,6 +8,7 @@ from peft import PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+import tiny_sft
 from command import subspace
 from models import batch, bert, llama
 from subspace_tuning import SSB, LoRA, SubspaceConfig
@@ -16,6 +17,9 @@ from subspace_tuning.convert.export import export
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.checkpoint import Checkpoint
 from subspace_tuning.methods import BitFit, DoRA
+from subspace_tuning.run.merged import merge
+from subspace_tuning.run.recipe import make
+from subspace_tuning.run.train import run
 from subspace_tuning.theory import streamed_work
 from subspace_tuning.theory.streamed import written
 
@@ -145,3 +149,20 @@ def test_the_commands_say_what_was_kept(home, tmp_path):
     code, _, err = subspace("export", home / "lora", tmp_path / "half", *words, "--strength", "0.5")
     assert code == 2
     assert "none of --scales, --strength" in err
+
+
+def test_a_run_is_merged_layer_by_layer(tmp_path):
+    run(make(tiny_sft.recipe(tmp_path, method={"name": "lora", "r": 2}, max_steps=1, output=str(tmp_path / "run"))))
+    code, said, error = subspace("merge", tmp_path / "run", tmp_path / "streamed", "--streamed")
+    assert code == 0, error
+    assert "written to" in said
+    merge(tmp_path / "run", tmp_path / "known")
+    ours, known = (load_file(tmp_path / name / "model.safetensors") for name in ("streamed", "known"))
+    assert ours.keys() == known.keys()
+    for key, value in known.items():
+        torch.testing.assert_close(ours[key], value)
+    cards = [(tmp_path / name / "README.md").read_text() for name in ("streamed", "known")]
+    assert cards[0] == cards[1]
+    code, _, error = subspace("merge", tmp_path / "run", tmp_path / "half", "--streamed", "--strength", "0.5")
+    assert code == 2
+    assert "leave one of them out" in error

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from subspace_tuning.cli.command import command, print_json
-from subspace_tuning.cli.methods import AsJson
+from subspace_tuning.cli.methods import AsJson, Workers
 from subspace_tuning.cli.use import Imports, import_all
 from subspace_tuning.errors import BadInput, few
 
@@ -41,8 +41,13 @@ def analyze(
     rank: Annotated[int, typer.Option(min=1, help="Leading singular vectors that are compared.")] = 8,
     layers: Annotated[str | None, typer.Option(help="A regular expression that finds names of layers.")] = None,
     scales: Annotated[
-        str, typer.Option(help="Scales of intruder dimensions to try, with commas; '' for none.")
-    ] = "0,0.25,0.5,0.75",
+        str | None,
+        typer.Option(
+            help="Scales of intruder dimensions to try, with commas, '' for none; without it four, where the model "
+            "takes less than half of the free memory."
+        ),
+    ] = None,
+    workers: Workers = 1,
     imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
@@ -55,14 +60,14 @@ def analyze(
     from subspace_tuning.theory.analyze import analyze as look_at
 
     try:
-        tried = tuple(float(x) for x in scales.split(",") if x.strip())
+        tried = None if scales is None else tuple(float(x) for x in scales.split(",") if x.strip())
     except ValueError:
         raise BadInput(f"--scales are numbers with commas, got {scales!r}") from None
-    if not all(map(math.isfinite, tried)):
+    if not all(map(math.isfinite, tried or ())):
         raise BadInput(f"--scales are finite numbers, got {scales!r}")
     import_all(imports)
     with counted("looking") as tick:
-        data = look_at(given, base, versus, target, Look(r=rank, scales=tried, layers=layers), tick)
+        data = look_at(given, base, versus, target, Look(r=rank, scales=tried, layers=layers), tick, workers)
     written = save(data, output) if output is not None else []
     if as_json:
         print_json(data)
@@ -77,6 +82,8 @@ def analyze(
         )
     if data["left_out"]:
         typer.echo(f"changed, but no matrix of a layer: {few(data['left_out'])}")
+    if why := data.get("scaling_intruders_left_out"):
+        typer.echo(f"what intruders do to the answers was not tried: {why}")
     if "versus" in data:
         alike = list(data["versus"]["layers"].values())
         left, right = (sum(x[side] for x in alike) / len(alike) for side in ("left", "right"))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from subspace_tuning.cli.command import command, print_json
-from subspace_tuning.cli.methods import AsJson
+from subspace_tuning.cli.methods import AsJson, Workers
 from subspace_tuning.errors import BadInput, few
 
 SAID = 60.0  # seconds from which it is told beforehand how long a fit takes
@@ -21,6 +21,7 @@ SAID = 60.0  # seconds from which it is told beforehand how long a fit takes
         "subspace fit minilm runs/my-full-run --methods ssb,lora,dora --rank 4",
         "subspace fit base-model finetuned-model --save ssb my-adapter",
         "subspace fit base-model finetuned-model --save lora my-adapter --energy 0.9",
+        "subspace fit big-base big-finetuned --workers 4",
     ],
     then="`subspace export ADAPTER OUT` makes what --save wrote a plain LoRA or a merged model; `subspace train` "
     "trains the family that reaches far.",
@@ -44,6 +45,7 @@ def fit(
     output: Annotated[
         Path | None, typer.Option(help="Where finished layers and the result go; one under runs/ without it.")
     ] = None,
+    workers: Workers = 1,
     as_json: AsJson = False,
 ) -> None:
     """Find how much of a full fine-tune each method could reach: the best parameters, layer by layer, without training.
@@ -74,7 +76,7 @@ def fit(
     if work.damaged:
         typer.echo(f"{work.damaged} damaged lines of {work.folder / 'layers.jsonl'}: computed anew", err=True)
     with counted("fitting") as tick:
-        report = dataclasses.replace(work.run(chosen, layers, kept, tick, _foretell), refused=refused)
+        report = dataclasses.replace(work.run(chosen, layers, kept, tick, _foretell, workers), refused=refused)
     if not any(family.fitted for family in report.families) and (changed := report.places.left_out):
         raise BadInput(f"what changed from {base} to {finetuned} is of no layer that was to be fitted: {few(changed)}")
     if save is not None:

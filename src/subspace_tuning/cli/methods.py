@@ -12,6 +12,7 @@ from subspace_tuning.cli.command import command, print_json
 from subspace_tuning.errors import BadInput, as_bad_input
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that share the layers, each with a few of its tensors.")]
 
 
 @command("methods", examples=["subspace methods", "subspace methods flora", "subspace methods --json"])

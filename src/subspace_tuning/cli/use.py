@@ -10,6 +10,7 @@ import typer
 
 from subspace_tuning.cli.command import command, print_json
 from subspace_tuning.cli.methods import AsJson
+from subspace_tuning.cli.progress import counted
 from subspace_tuning.errors import BadInput
 
 Run = Annotated[Path, typer.Argument(help="The folder of a finished run.", show_default=False)]
@@ -63,12 +64,21 @@ def merge(
     run: Run,
     out: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
     strength: Strength = 1.0,
+    streamed: Annotated[bool, typer.Option("--streamed", help="Layer by layer, with the base left on disk.")] = False,
     imports: Imports = None,
 ) -> None:
     """Write a run as a plain transformers model: phi(W) in the weights, tokenizer and model card beside them."""
     from subspace_tuning.run.merged import merge as write_merged
 
     import_all(imports)
+    if streamed:
+        from subspace_tuning.theory.streamed import merge_run
+
+        if strength != 1:
+            raise BadInput("--streamed goes with --strength 1 alone; leave one of them out")
+        with counted("writing") as tick:
+            typer.echo(f"written to {merge_run(run, out, tick)}")
+        return
     typer.echo(f"written to {write_merged(run, out, strength)}")
 
 

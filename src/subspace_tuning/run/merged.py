@@ -51,12 +51,7 @@ def merge(run: Path | str, out: Path | str, strength: float = 1.0) -> Path:
     """
     out = free(out)
     folder = RunFolder(run)
-    recipe = folder.recipe()  # tells whether it is a run at all
-    result = folder.result()
-    if result is None:
-        raise BadInput(f"{folder.path} is not finished; there is nothing to merge yet")
-    if not recipe.is_plain and not (method := recipe.method_object()).mergeable:
-        raise BadInput(f"{method.describe()} is not a map of the weight alone and cannot be merged; keep it unmerged")
+    recipe, result = finished(folder)
     if recipe.is_plain and strength != 1:
         raise BadInput(f"{folder.path} trained every weight, without a method: it has no strength but 1")
     predictor = Predictor(run)
@@ -69,9 +64,20 @@ def merge(run: Path | str, out: Path | str, strength: float = 1.0) -> Path:
                 set_strength(model, strength)
             model = model.merge_and_unload(safe_merge=True)
     with whole_folder(out) as aside:
-        card = _card(predictor.recipe, result, strength)
+        card = card_of(predictor.recipe, result, strength)
         write_model(model, predictor.tokenizer, card, aside, like=predictor.recipe.model)
     return out
+
+
+def finished(folder: RunFolder) -> tuple[Recipe, Result]:
+    """What a run was asked for and came to. Raises BadInput where there is nothing to merge."""
+    recipe = folder.recipe()  # tells whether it is a run at all
+    result = folder.result()
+    if result is None:
+        raise BadInput(f"{folder.path} is not finished; there is nothing to merge yet")
+    if not recipe.is_plain and not (method := recipe.method_object()).mergeable:
+        raise BadInput(f"{method.describe()} is not a map of the weight alone and cannot be merged; keep it unmerged")
+    return recipe, result
 
 
 def write_model(model: Any, tokenizer: Any, card: str, folder: Path, like: str) -> None:
@@ -85,7 +91,8 @@ def write_model(model: Any, tokenizer: Any, card: str, folder: Path, like: str) 
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _card(recipe: Recipe, result: Result, strength: float) -> str:
+def card_of(recipe: Recipe, result: Result, strength: float = 1.0) -> str:
+    """The model card of a merged run."""
     version = result.versions.get("subspace-tuning", "")
     base = public_name(result.model)
     kind = recipe.task_object().pipeline

@@ -33,10 +33,7 @@ def run_all(recipes: Sequence[Recipe], workers: int | None = None, *, again: boo
     usual = 1 if torch.accelerator.is_available() else min(cores(), 4)
     workers = min(workers or usual, len(recipes))
     threads = max(1, cores() // workers)
-    can_fork = "forkserver" in multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("forkserver" if can_fork else "spawn")
-    if can_fork:
-        context.set_forkserver_preload(["subspace_tuning.run.train"])
+    context = fresh("subspace_tuning.run.train")
     done = context.Queue()
     waiting = list(enumerate(recipes))
     running: dict[int, multiprocessing.process.BaseProcess] = {}
@@ -57,6 +54,15 @@ def run_all(recipes: Sequence[Recipe], workers: int | None = None, *, again: boo
     finally:
         for process in running.values():
             process.terminate()
+
+
+def fresh(module: str) -> Any:
+    """How to start processes that know nothing of this one, and have this module imported where the system can fork."""
+    can_fork = "forkserver" in multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if can_fork else "spawn")
+    if can_fork:
+        context.set_forkserver_preload([module])
+    return context
 
 
 def _crashed(running: dict[int, multiprocessing.process.BaseProcess]) -> Outcome | None:

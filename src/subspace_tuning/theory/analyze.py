@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import degrees
 from pathlib import Path
 from statistics import fmean
@@ -14,19 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from subspace_tuning.bench import memory
 from subspace_tuning.convert.change import Change
 from subspace_tuning.convert.probe import differences
 from subspace_tuning.errors import BadInput, few
 from subspace_tuning.files.aside import write
+from subspace_tuning.files.checkpoint import Checkpoint
 from subspace_tuning.linalg.svd import SVD, svd
 from subspace_tuning.run.skeleton import split
 from subspace_tuning.theory import subspaces as s
+from subspace_tuning.theory.layers_shared_out import Make, each
 from subspace_tuning.theory.places import pattern_of
 from subspace_tuning.theory.project import optimal_scale
 from subspace_tuning.theory.trained import Answers, Layer, Trained, trained
 from subspace_tuning.version import VERSION
 
 KEPT = 128  # singular values of each spectrum that are told
+SCALES = (0.0, 0.25, 0.5, 0.75)  # of intruders
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Look:
     energy: float = 0.9  # of W, within the subspaces that count as its span
     intruders: int = 10  # leading singular vectors that are looked at
     epsilon: float = 0.5  # below this cosine a singular vector is an intruder
-    scales: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)  # of intruders, to see what they do; none to leave it out
+    scales: tuple[float, ...] | None = None  # of intruders, to see what they do; () for none, else where memory allows
     layers: str | None = None  # a regular expression that finds names of layers
 
 
@@ -57,25 +62,27 @@ def analyze(
     target: Path | str | None = None,
     look: Look | None = None,
     tick: Callable[[int], None] = lambda total: None,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Plain data about what training did to each weight, and to the model. One weight is in memory at a time.
 
-    A whole model is, where there are intruders and ``look.scales``: what they do is seen in its answers.
+    A whole model is, where there are intruders and ``look.scales``: what they do is seen in its answers. Without scales
+    of one's own that is done where the model takes less than half of the memory that is free.
 
     versus: another adapter or model of the same base (another seed, rank or method) whose dW is compared.
     target: a fully fine-tuned W*; tells the scale s* at which dW would come nearest to it (1: as it is).
+    workers: processes that share the layers out among themselves; they find the same.
     """
     look = look or Look()
     with ExitStack() as stack:
-        subject = stack.enter_context(trained(given, base))
-        ideal = stack.enter_context(trained(target, base or subject.base)) if target else None
+        subject, find = stack.enter_context(_finder(given, base, target, look))
         wanted = pattern_of(look.layers)
         names = [name for name in subject.names if wanted is None or wanted.search(name)]
-        found = {}
-        for name in names:
-            if (layer := subject.read(name)) is not None:
-                found[name] = _found(layer, look, ideal.read(name) if ideal and name in ideal.names else None)
+        seen = {}
+        for name, layer in each(names, find, partial(_apart, given, base, target, look), workers):
+            seen[name] = layer
             tick(len(names))
+        found = {name: layer for name in names if (layer := seen[name]) is not None}
         if not found:
             raise BadInput(
                 f"{given} changes no weight matrix"
@@ -96,9 +103,47 @@ def analyze(
         if versus is not None:
             other = stack.enter_context(trained(versus, base or subject.base))
             data["versus"] = {"source": str(versus), **_versus(found, other, look.r)}
-        if subject.answers and look.scales and any(layer.told["intruders"] for layer in found.values()):
-            data["scaling_intruders"] = _scaling(subject.answers(), found, look.scales)
+        if subject.answers and look.scales != () and any(layer.told["intruders"] for layer in found.values()):
+            if look.scales is None and (why := _too_large(subject.base)):
+                data["scaling_intruders_left_out"] = why
+            else:
+                data["scaling_intruders"] = _scaling(subject.answers(), found, look.scales or SCALES)
         return data
+
+
+Find = Make[str, Found | None]
+
+
+@contextmanager
+def _finder(
+    given: Path | str, base: str | None, target: Path | str | None, look: Look
+) -> Iterator[tuple[Trained, Find]]:
+    """What training may have changed, and how a layer is looked at."""
+    with ExitStack() as stack:
+        subject = stack.enter_context(trained(given, base))
+        ideal = stack.enter_context(trained(target, base or subject.base)) if target else None
+
+        def find(name: str) -> Found | None:
+            layer = subject.read(name)
+            wanted = ideal.read(name) if ideal is not None and name in ideal.names else None
+            return None if layer is None else _found(layer, look, wanted)
+
+        yield subject, find
+
+
+@contextmanager
+def _apart(given: Path | str, base: str | None, target: Path | str | None, look: Look) -> Iterator[Find]:
+    """The same in another process."""
+    with _finder(given, base, target, look) as (_, find):
+        yield find
+
+
+def _too_large(base: str) -> str:
+    """Why the model is not loaded, where it is too large for that to be done unasked."""
+    needed, free = 4 * Checkpoint(base).total / 2**30, memory.available() / 2**30
+    if needed < free / 2:
+        return ""
+    return f"the model would take {needed:.1f} GB of the {free:.1f} GB that are free; --scales asks for it"
 
 
 def _found(layer: Layer, look: Look, ideal: Layer | None) -> Found:

@@ -9,29 +9,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from subspace_tuning.algebra import Weight
 from subspace_tuning.errors import writing
 from subspace_tuning.files.aside import folder as make_folder
-from subspace_tuning.files.aside import whole_file, write
+from subspace_tuning.files.aside import write
 from subspace_tuning.files.checkpoint import Checkpoint
-from subspace_tuning.linalg.svd import rank_of_energy
 from subspace_tuning.method import Composition, Method, registry
 from subspace_tuning.methods.extend.lora import Factored
 from subspace_tuning.theory.fitted import Family, LayerFit, Report
+from subspace_tuning.theory.layer_fit import LayerFits, Made, Tensors, apart, values
+from subspace_tuning.theory.layers_shared_out import each
 from subspace_tuning.theory.places import Place, Places, shared
-from subspace_tuning.theory.project import project
-
-Tensors = dict[str, Tensor]
 
 
 def choose(names: Iterable[str] | None, rank: int | None) -> tuple[list[Method], dict[str, str]]:
@@ -67,7 +61,6 @@ class Fit:
         self._lines = make_folder(folder) / "layers.jsonl"
         self.damaged = 0  # lines that say nothing; what they said is computed anew
         self._done = self._read()
-        self._ranks: dict[str, int] = {}  # by module, that capture the energy
         self._seconds: dict[str, float] = {}  # by method, that fits took
 
     @classmethod
@@ -83,110 +76,71 @@ class Fit:
         keep: Method | None = None,
         tick: Callable[[int], None] = lambda total: None,
         foretell: Callable[[dict[str, float]], None] = lambda seconds: None,
+        workers: int = 1,
     ) -> Report:
         """Fit every method to every layer; the parameters of ``keep`` stay in the folder.
 
         foretell: is told how long each method will take, once one layer of each size is done.
+        workers: processes that share the layers out among themselves; they fit the same.
         """
         places = shared(self.base, self.tuned, layers)
-        foretell(self._foretold(places, methods, keep))
-        found: dict[Method, dict[str, LayerFit]] = {method: {} for method in methods}
-        unchanged = []
-        for place in places.places:
-            seated = [method for method in methods if _seated(method, place)]
-            results = self._layer(places, place, seated, keep)
-            if results is None:
-                unchanged.append(place.name)
-            for method, fit in (results or {}).items():
-                found[method][place.name] = fit
+        fits = LayerFits(places, self.folder, self.energy, keep)
+        foretell({name: left / workers for name, left in self._foretold(fits, methods).items()})
+        tasks = [(n, left) for n, place in enumerate(places.places) if (left := self._left(place, methods, keep))]
+        for _ in range(len(places.places) - len(tasks)):
             tick(len(places.places))
-        families = [Family(method, fits, self.base.total) for method, fits in found.items()]
-        families.sort(key=lambda family: -family.captured_energy)
-        report = Report(families, places, unchanged, {}, dict(self._seconds))
+        opened = partial(apart, self.base.name, self.tuned.name, layers, self.folder, self.energy, keep)
+        for (n, _), made in each(tasks, lambda task: fits.of(places.places[task[0]], task[1]), opened, workers):
+            for line in made:
+                self._note(places.places[n], line)
+            tick(len(places.places))
+        report = self._report(places, methods)
         write(self.folder / "result.json", json.dumps(report.to_data(), indent=2) + "\n")
         return report
 
     def values(self, method: Method, place: str) -> Tensors:
         """The kept parameters of a method on a layer."""
-        return load_file(self._kept(method, place))
+        return values(self.folder, method, place, self.energy)
 
-    def _foretold(self, places: Places, methods: list[Method], keep: Method | None) -> dict[str, float]:
+    def _report(self, places: Places, methods: list[Method]) -> Report:
+        unchanged = [place.name for place in places.places if self._key(place, None) in self._done]
+        changed = [place for place in places.places if place.name not in set(unchanged)]
+        found = {m: {p.name: self._done[self._key(p, m)] for p in changed if _seated(m, p)} for m in methods}
+        families = [Family(method, fits, self.base.total) for method, fits in found.items()]
+        families.sort(key=lambda family: -family.captured_energy)
+        return Report(families, places, unchanged, {}, dict(self._seconds))
+
+    def _foretold(self, fits: LayerFits, methods: list[Method]) -> dict[str, float]:
         """Seconds that are left for each method, as they were on one layer of each size that changed."""
         left: dict[str, float] = {}
         taken: dict[tuple[str, Any], float] = {}
-        for place in places.places:
-            for method in (m for m in methods if _seated(m, place)):
+        for place in fits.places.places:
+            for method in self._left(place, methods):
                 size = (method.describe(), place.size)
-                if self._key(place, method) in self._done or self._key(place, None) in self._done:
-                    continue
-                if size not in taken:
-                    before = self._seconds.get(method.describe(), 0.0)
-                    if self._layer(places, place, [method], keep) is not None:
-                        taken[size] = self._seconds.get(method.describe(), 0.0) - before
-                else:
+                if size in taken:
                     left[method.name] = left.get(method.name, 0.0) + taken[size]
+                    continue
+                (made,) = fits.of(place, [method])
+                self._note(place, made)
+                if made.method is None:
+                    break
+                taken[size] = made.seconds
         return left
 
-    def _layer(
-        self, places: Places, place: Place, methods: list[Method], keep: Method | None
-    ) -> dict[Method, LayerFit] | None:
-        if not methods:
-            return {}
-        missing = [
-            m for m in methods if self._key(place, m) not in self._done or (m == keep and not self._is_kept(m, place))
-        ]
-        if missing and self._key(place, None) not in self._done:
-            W, W_star = place.read(places.base), place.read(places.tuned)
-            for method in missing if _differ(W, W_star) else [None]:
-                begun = time.perf_counter()
-                at = None if method is None else self._ranked(method, places, place)
-                fit = None if at is None or method is None else self._fitted(place, method, at, W, W_star, keep)
-                self._write(place, method, fit)
-                if method is not None:
-                    told = method.describe()
-                    self._seconds[told] = self._seconds.get(told, 0.0) + time.perf_counter() - begun
+    def _left(self, place: Place, methods: list[Method], keep: Method | None = None) -> list[Method]:
+        """What is to be fitted to a layer, as far as is known."""
         if self._key(place, None) in self._done:
-            return None
-        return {method: self._done[self._key(place, method)] for method in methods}
-
-    def _fitted(
-        self, place: Place, method: Method, at: Method, W: Weight, W_star: Weight, keep: Method | None
-    ) -> LayerFit:
-        """The fit of a method, ``at`` the rank that it has there."""
-        if at.shared:
-            return LayerFit(
-                skipped=f"{at.name} shares {', '.join(at.shared)} between layers, and a fit is of one alone"
-            )
-        try:
-            found = project(at, W, W_star)
-        except ValueError as error:
-            return LayerFit(skipped=str(error))
-        if method == keep:
-            with whole_file(self._kept(method, place.name)) as aside:
-                save_file({k: v.contiguous() for k, v in found.values.items()}, aside)
-        r = getattr(at, "r", None) if at is not method else None
-        return LayerFit(found.whole, found.left, at.count(*W.shape), found.scale, r)
-
-    def _ranked(self, method: Method, places: Places, place: Place) -> Method:
-        """With ``energy``, a low-rank extension at the least rank that captures it; experts at the largest of them."""
-        if self.energy is None or not isinstance(method, Factored):
-            return method
-        if place.module not in self._ranks:
-            together = [p for p in places.places if p.module == place.module]
-            each = ((p.read(places.base).dense(), p.read(places.tuned).dense()) for p in together)
-            spectra = (torch.linalg.svdvals(W_star - W).double() for W, W_star in each)
-            self._ranks[place.module] = max(rank_of_energy(S, self.energy) for S in spectra)
-        return method.with_fields(r=self._ranks[place.module])
+            return []
+        seated = [method for method in methods if _seated(method, place)]
+        return [
+            m for m in seated if self._key(place, m) not in self._done or (m == keep and not self._is_kept(m, place))
+        ]
 
     def _key(self, place: Place, method: Method | None) -> str:
         if method is None:
             return f"{place.name} unchanged"
         energy = f" energy={self.energy}" if self.energy is not None and isinstance(method, Factored) else ""
         return f"{place.name} {method.describe()}{energy}"
-
-    def _kept(self, method: Method, place: str) -> Path:
-        told = hashlib.sha256(f"{place} {method.describe()} {self.energy}".encode()).hexdigest()[:16]
-        return self.folder / "parameters" / f"{told}.safetensors"
 
     def _is_kept(self, method: Method, place: Place) -> bool:
         if self._done[self._key(place, method)].skipped:
@@ -196,11 +150,14 @@ class Fit:
         except (OSError, SafetensorError):
             return False
 
-    def _write(self, place: Place, method: Method | None, fit: LayerFit | None) -> None:
-        key, fit = self._key(place, method), fit or LayerFit()
-        self._done[key] = fit
+    def _note(self, place: Place, made: Made) -> None:
+        key = self._key(place, made.method)
+        self._done[key] = made.fit
         with writing(self._lines), self._lines.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": key} | dataclasses.asdict(fit)) + "\n")
+            file.write(json.dumps({"key": key} | dataclasses.asdict(made.fit)) + "\n")
+        if made.method is not None:
+            told = made.method.describe()
+            self._seconds[told] = self._seconds.get(told, 0.0) + made.seconds
 
     def _read(self) -> dict[str, LayerFit]:
         """The lines that were written to their end; others are taken off."""
@@ -224,8 +181,3 @@ def _seated(method: Method, place: Place) -> bool:
     members = method.members if isinstance(method, Composition) else (method,)
     n, _ = place.size
     return all("bias" in place.tensors if f.sits_on == "bias" else n > 0 for f in members)
-
-
-def _differ(W: Weight, W_star: Weight) -> bool:
-    b, b_star = W.own_bias, W_star.own_bias
-    return not torch.equal(W.dense(), W_star.dense()) or (b is not None and not torch.equal(b, b_star))  # type: ignore[arg-type]

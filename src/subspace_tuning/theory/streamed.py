@@ -25,7 +25,8 @@ from subspace_tuning.convert.lora import Wanted
 from subspace_tuning.convert.source import opened
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.aside import bring_to_disk, whole_file, whole_folder
-from subspace_tuning.run.merged import public_name
+from subspace_tuning.run.folder import RunFolder
+from subspace_tuning.run.merged import card_of, finished, public_name
 from subspace_tuning.run.named import Named
 from subspace_tuning.run.skeleton import skeleton
 from subspace_tuning.theory.places import tied_to
@@ -45,6 +46,7 @@ def written(
     weights: Sequence[float] | None = None,
     how: str = "sum",
     tick: Tick = lambda total: None,
+    card: str = "",
 ) -> Certificate:
     """Write one adapter or several as a LoRA or a merged model, layer by layer.
 
@@ -55,9 +57,22 @@ def written(
     sources = [opened(adapter, base) for adapter in adapters]
     if len(bases := {source.base for source in sources}) > 1:
         raise BadInput(f"the adapters belong to different models: {', '.join(sorted(bases))}; name one with --base")
-    work = Work(sources, weights or [1.0] * len(sources), how, wanted or Wanted())
+    work = Work(sources, weights or [1.0] * len(sources), how, wanted or Wanted(), card)
     with torch.no_grad(), beside(out, work.digest() + to) as (folder, done):
         return (_merged if to == "merged" else write_lora)(work, out, folder, done, tick)
+
+
+def merge_run(run: Path | str, out: Path | str, tick: Tick = lambda total: None) -> Path:
+    """Write a finished run as a plain transformers model, layer by layer.
+
+    Raises BadInput where that takes more than weights one by one, or where the run trained every weight.
+    """
+    folder = RunFolder(run)
+    recipe, result = finished(folder)
+    if recipe.is_plain:
+        raise BadInput(f"{folder.path} trained every weight: there is nothing to stream; leave out --streamed")
+    written([run], out, "merged", Wanted(), card=card_of(recipe, result), tick=tick)
+    return Path(out)
 
 
 def _merged(work: Work, out: Path, folder: Path, done: Done, tick: Tick) -> Certificate:
@@ -81,7 +96,7 @@ def _merged(work: Work, out: Path, folder: Path, done: Done, tick: Tick) -> Cert
         for path in work.base.folder.iterdir():
             if path.is_file() and path.suffix not in NOT_COPIED and path.name != "README.md":
                 shutil.copyfile(path, aside / path.name)
-        card = MERGED_CARD.format(base=public_name(work.sources[0].base), made=work.made)
+        card = work.card or MERGED_CARD.format(base=public_name(work.sources[0].base), made=work.made)
         (aside / "README.md").write_text(card, encoding="utf-8")
         (aside / CERTIFICATE).write_text(certificate.to_json() + "\n", encoding="utf-8")
         for shard in shards:

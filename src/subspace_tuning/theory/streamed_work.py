@@ -44,6 +44,7 @@ class Work:
     weights: Sequence[float]
     how: str
     wanted: Wanted
+    card: str = ""  # of a merged model, if it has one of its own
 
     @cached_property
     def base(self) -> Checkpoint:
