@@ -67,7 +67,10 @@ def main() -> None:
     header = ("seed", "uniform", "water-filling", "energy, uniform", "energy, filled", "parameters", "layers, rank")
     text = f"\nLoRA, r = {given.rank}. Water-filling less uniform, in points, 95 % (Student): {told}.\n\n"
     publish(
-        "rank_patterns", {"rank": given.rank, "rows": rows}, "docs/advise.md", {"patterns": text + table(header, lines)}
+        "rank_patterns",
+        {"rank": given.rank, "rows": rows},
+        "docs/advise.md",
+        {"patterns": f"{text}{table(header, lines)}\n"},
     )
 
 
