@@ -108,6 +108,7 @@ def trained(home, tmp_path, *words, code=BAD, **changes):
         ),
         ({"method": "lora", "alpha_pattern": {"layer.9.*": 2.0}}, ["alpha_pattern: 'layer.9.*' matches no"]),
         ({"method": {"name": "lora", "alpha": "x"}}, ["alpha is 'x'"]),
+        ({"method": {"name": "lora", "alpha": 1e300}}, ["alpha is 1e+300", "a finite number"]),
         ({"method": {"name": "lora", 1: 2}}, ["no field"]),
         ({"metric": "acuracy"}, ["did you mean 'accuracy'?"]),
         ({"columns": ["a", "b", "c"]}, ["one or two columns"]),

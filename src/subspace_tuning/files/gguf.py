@@ -26,8 +26,10 @@ def convert(folder: Path) -> None:
     try:
         # without this config the model counts as quantised and refuses to be saved
         plain = GgufConfig(dequantize=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, quantization_config=plain)
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=FILE)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=FILE, quantization_config=plain, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=FILE, trust_remote_code=False)
     finally:
         if bars:
             logging.enable_progress_bar()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import types
 from collections.abc import Mapping
 from dataclasses import fields
@@ -10,6 +9,7 @@ from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 WHOLE = 1 << 63  # whole numbers are below this, as tensors hold them
+LARGEST = 3.4e38  # and others below this, as single precision does; what is no number is below nothing
 
 
 def check(owner: type, values: Mapping[str, Any], what: str) -> None:
@@ -50,7 +50,7 @@ def _is_plain(value: Any, hint: Any) -> bool:
         return isinstance(value, bool)
     if hint in (int, float):
         is_number = isinstance(value, int | float if hint is float else int) and not isinstance(value, bool)
-        return is_number and abs(value) < WHOLE if isinstance(value, int) else is_number and math.isfinite(value)
+        return is_number and (abs(value) < WHOLE if isinstance(value, int) else abs(value) < LARGEST)
     if isinstance(hint, type) and issubclass(hint, Enum) and issubclass(hint, str):
         return isinstance(value, str)
     return isinstance(value, hint) if isinstance(hint, type) else True

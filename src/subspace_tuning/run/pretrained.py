@@ -84,7 +84,7 @@ def load_processor(name: str, kind: str) -> Any:
 def _padding(name: str) -> int | None:
     """The padding token of a model's config."""
     try:
-        return getattr(AutoConfig.from_pretrained(location(name)), "pad_token_id", None)
+        return getattr(AutoConfig.from_pretrained(location(name), trust_remote_code=False), "pad_token_id", None)
     except (OSError, ValueError, KeyError):
         return None
 
@@ -94,7 +94,7 @@ def check_model(name: str) -> None:
     if name in (DEFAULT, SMALL_LM, SMALL_VIT):
         return
     try:
-        AutoConfig.from_pretrained(location(name))
+        AutoConfig.from_pretrained(location(name), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise cannot_load("model", name, error) from error
 

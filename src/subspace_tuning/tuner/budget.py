@@ -55,7 +55,7 @@ def config_of(model: str) -> PreTrainedConfig:
     if path.suffix == ".json":
         return _read_config(path)
     try:
-        return AutoConfig.from_pretrained(str(path) if path.exists() else model)
+        return AutoConfig.from_pretrained(str(path) if path.exists() else model, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(
             f"{model!r} is neither a folder with a model, nor its config.json, nor a model on the hub within reach"
