@@ -76,15 +76,21 @@ def test_fields_of_a_method_are_its_own(tmp_path, name):
     assert override({}, [f"method={yaml.safe_dump(given.method, default_flow_style=True)}"])["method"] == given.method
 
 
-@pytest.mark.parametrize("labels", [["no", "yes"], ["yes", "no"], ["True", "False"], ["1", "0"], ["2", "1"]])
+@pytest.mark.parametrize("labels", [["no", "yes"], ["on", "off"], ["True", "False"], ["1", "0"], ["2", "1"]])
 @pytest.mark.parametrize("form", ["csv", "tsv"])
-def test_from_the_command_line_to_the_answer(tmp_path, labels, form):
+def test_from_a_recipe_or_the_command_line_to_the_answer(tmp_path, labels, form):
     """The names that stand in the file are the names that come out."""
     given = tiny.recipe(tmp_path, method="lora", learning_rate=0.02, epochs=8, output=str(tmp_path / "run"))
     parts = "," if form == "csv" else "\t"
     rows = [f"{row['text']}{parts}{labels[row['label']]}" for row in tiny.rows(96)]
     (tmp_path / f"rows.{form}").write_text("\n".join([f"text{parts}label", *rows]) + "\n")
-    given = override(given, [f"data={tmp_path}/rows.{form}", f"labels=[{','.join(labels[::-1])}]"])
+    names = f"[{', '.join(labels[::-1])}]"
+    if form == "csv":  # the words as they stand in a recipe
+        del given["labels"]
+        (tmp_path / "recipe.yaml").write_text(f"{yaml.safe_dump(given)}labels: {names}\n")
+        given = override(read(tmp_path / "recipe.yaml"), [f"data={tmp_path}/rows.csv"])
+    else:
+        given = override(given, [f"data={tmp_path}/rows.tsv", f"labels={names}"])
     run(make(given))
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["labels"] == labels[::-1]
     code, out, err = subspace("predict", tmp_path / "run", "the film was great", "a dull story")

@@ -151,6 +151,9 @@ def test_pictures_that_are_none_are_named(tmp_path):
             load(TASK, str(tmp_path / "data"))
     with pytest.raises(BadInput, match="cannot read the picture"):
         pictures.opened(b"no picture")
+    (tmp_path / "nul.jsonl").write_text('{"image": "a\\u0000", "label": "down"}\n')
+    with pytest.raises(BadInput, match="NUL character"):
+        load(TASK, str(tmp_path / "nul.jsonl"))
     np.savez(tmp_path / "a.npz", image=np.array([{"a": 1}], dtype=object), label=np.zeros(1))
     with pytest.raises(BadInput, match="as arrays"):
         load(TASK, str(tmp_path / "a.npz"))

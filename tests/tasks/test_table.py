@@ -4,13 +4,17 @@ import csv
 import json
 
 import pandas
+import pyarrow
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files.conll import read_conll
 from subspace_tuning.files.table import read_table, table_of
-from subspace_tuning.tasks.labels import classes
+from subspace_tuning.tasks.labels import classes, numbers
+from subspace_tuning.tasks.question_answering import QuestionAnswering
 
 FORMATS = ["csv", "tsv", "jsonl", "json", "columns.json", "parquet"]
 NAMES = [
@@ -181,3 +185,92 @@ def test_columns_of_numbers_and_of_true_and_false_are_texts(tmp_path):
     (tmp_path / "rows.csv").write_text("text,other,label\n007,True,0\n1e5,NA,1\n")
     table = read_table(tmp_path / "rows.csv")
     assert (table.column("text"), table.column("other")) == (["007", "1e5"], ["True", "NA"])
+
+
+def test_line_ends_may_be_mixed(tmp_path):
+    (tmp_path / "rows.csv").write_bytes(b'text,label\r\na,0\n"b\rb",1\rc,0\r\n')
+    table = read_table(tmp_path / "rows.csv")
+    assert table.columns == {"text": ["a", "b\rb", "c"], "label": ["0", "1", "0"]}
+    (tmp_path / "rows.conll").write_bytes(b"Anna B\r\nlives O\n\r\nA O\rb O\n")
+    assert read_conll(tmp_path / "rows.conll", "t", "l").columns["t"] == [["Anna", "lives"], ["A", "b"]]
+
+
+def test_words_of_a_line_are_parted_by_blanks_and_tabs_alone(tmp_path):
+    (tmp_path / "rows.conll").write_text("10\u00a0000\tO\n\u3000 \t O\n lives O\n", encoding="utf-8")
+    assert read_conll(tmp_path / "rows.conll", "t", "l").columns["t"] == [["10\u00a0000", "\u3000", "lives"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("half.jsonl", b'{"text": "a \\ud800 b"}', r"line 1 has '\\ud800', one half of a character"),
+        ("half.json", b'[{"\\uDC00": "a"}]', "one half of a character"),
+        ("nul.tsv", b"text\tlabel\na\0b\t0\n", "NUL characters"),
+        ("header.jsonl", b"\xef\xbb\xbf\n", "is empty"),
+        ("none.json", b"[]", "is empty"),
+        ("rows.csv", b"text;label\na;0\n", "seems to be parted by ';'"),
+        ("rows.csv", b"text\tlabel\na\t0\n", r"seems to be parted by '\\t'"),
+        ("rows.tsv", b"text,label\na,0\n", "seems to be parted by ','"),
+        ("lines.json", b'{"text": "a"}\n{"text": "b"}\n', "one object a line are .jsonl"),
+    ],
+)
+def test_odd_files_are_named(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInput, match=said):
+        read_table(tmp_path / name).column("text")
+
+
+def test_a_whole_character_in_two_halves_is_read(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "\N{GRINNING FACE}", "b": "\\ud800"}))
+    assert read_table(tmp_path / "rows.jsonl").columns == {"text": ["\N{GRINNING FACE}"], "b": ["\\ud800"]}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (pyarrow.array([b"\xff"]).view(pyarrow.string()), "cannot read column 'odd'"),
+        (pyarrow.array([10**9], pyarrow.date32()), "cannot read column 'odd'"),
+        (pyarrow.array([2**62], pyarrow.timestamp("us")), "cannot read column 'odd'"),
+        (pyarrow.array([1], pyarrow.timestamp("us", tz="No/Where")), "cannot read column 'odd'"),
+        (None, "two columns 'text'"),
+    ],
+)
+def test_columns_of_parquet_that_cannot_be_read_are_named(tmp_path, values, said):
+    texts = pyarrow.array(["a"])
+    table = pyarrow.table([texts, values or texts], names=["text", "odd" if values else "text"])
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(BadInput, match=said):
+        read_table(tmp_path / "rows.parquet")
+
+
+@pytest.mark.parametrize("value", ["1_5", "1,5", "", " ", "0x1", True, None, "inf"])
+def test_what_is_no_number_is_refused(value):
+    with pytest.raises(BadInput, match="row 1"):
+        numbers(table_of("rows", {"label": [value]}), "label")
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ({"text": ["Anna"], "answer_start": []}, "1 text.s. and 0 answer_start"),
+        ([{"text": " ", "answer_start": 4}], "does not stand at character 4"),
+    ],
+)
+def test_half_an_answer_is_no_question_without_one(answers, said):
+    rows = {"question": ["Who?"], "context": ["Anna lives."], "answers": [answers]}
+    with pytest.raises(BadInput, match=said):
+        QuestionAnswering(name="qa").rows(table_of("rows", rows))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"data": []}', "is empty"),
+        ('{"data": [{"paragraphs": 5}]}', "expected articles"),
+        ('{"a": "\\ud800"}', "half"),
+    ],
+)
+def test_files_like_squads_that_are_none(tmp_path, content, said):
+    (tmp_path / "rows.json").write_text(content)
+    with pytest.raises(BadInput, match=said):
+        QuestionAnswering(name="qa").read(tmp_path / "rows.json")

@@ -33,6 +33,8 @@ def _held(value: Any, table: Table, row: int, what: str) -> Any:
     if not isinstance(value, str) or not value:
         raise BadInput(f"{table.place(row)}: expected {what}, its bytes or its path, got {named(value)}")
     folder = Path(table.name).parent.resolve()
+    if "\0" in value:
+        raise BadInput(f"{table.place(row)}: {value!r} is no path: it has a NUL character")
     path = (folder / value).resolve()
     if not path.is_relative_to(folder):
         raise BadInput(f"{table.place(row)}: {value!r} leads out of {folder}; give paths below it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from subspace_tuning.errors import BadInput
@@ -10,6 +11,7 @@ from subspace_tuning.files.text import SAY_WHICH, UTF8, lines_of, read_text
 
 SUFFIXES = (".conll", ".bio", ".iob", ".txt")
 _DOCUMENT = "-DOCSTART-"
+_BLANKS = re.compile("[ \t]+")  # other spaces, such as U+00A0, stand within words
 
 
 def read_conll(path: Path, words: str, tags: str, encoding: str = UTF8) -> Table:
@@ -22,8 +24,8 @@ def read_conll(path: Path, words: str, tags: str, encoding: str = UTF8) -> Table
     table = Table(name, {words: [], tags: []}, lines := [])
     is_open, width = False, 0
     for number, line in enumerate(lines_of(read_text(path, encoding, SAY_WHICH)), 1):
-        fields = line.split()
-        if not fields or fields[0] == _DOCUMENT:
+        fields = _BLANKS.split(line.strip(" \t"))
+        if not line.strip() or fields[0] == _DOCUMENT:
             is_open = False
             continue
         width = width or len(fields)

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from subspace_tuning.errors import BadInput, nearest
 from subspace_tuning.files.text import SAY_WHICH, UTF8, lines_of, read_text, with_ends
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON writes one of two surrogates
 Record = tuple[int, list[str]]  # the number of the line it begins at, and its fields
 
 
@@ -41,10 +43,12 @@ class Table:
 
     def column(self, name: str) -> list[Any]:
         """The values of a column. Raises BadInput where there is no such column or a value is missing."""
+        if not self.columns:
+            raise BadInput(f"{self.name} is empty: it has no rows and no columns")
         if name not in self.columns:
             raise BadInput(
                 f"{self.name} has no column {name!r}: {nearest(name, self.columns)}"
-                f"its columns are {', '.join(self.columns) or 'none'}"
+                f"its columns are {', '.join(self.columns)}{_parted(self.columns)}"
             )
         values = self.columns[name]
         missing = [row for row, value in enumerate(values) if value is None or value != value]  # NaN
@@ -79,12 +83,20 @@ def _parquet(path: Path) -> Table:
     from pyarrow import parquet
 
     try:
-        read = parquet.read_table(path)
+        with parquet.ParquetFile(path) as file:
+            read = file.read()
     except (pyarrow.ArrowException, OSError) as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise BadInput(f"cannot read the data file {path} as parquet: {said[0]}") from error
-    names = _once(read.column_names, str(path))
-    return table_of(str(path), {name: read.column(name).to_pylist() for name in names})
+    columns = {}
+    for name in _once(read.column_names, str(path)):
+        try:
+            columns[name] = read.column(name).to_pylist()
+        except (ValueError, OverflowError, KeyError) as error:  # no UTF-8, a day beyond the year 9999, no time zone
+            raise BadInput(
+                f"cannot read column {name!r} of the data file {path}: {error}; mend it, or leave it out"
+            ) from error
+    return table_of(str(path), columns)
 
 
 def _csv(name: str, text: str) -> Table:
@@ -173,13 +185,13 @@ def _jsonl(name: str, text: str) -> Table:
     lines = lines_of(text)
     while lines and not lines[-1].strip():
         lines.pop()
-    rows = [_parsed(line, f"{name}, line {number}", "jsonl") for number, line in enumerate(lines, 1)]
+    rows = [parsed(line, f"{name}, line {number}", "jsonl") for number, line in enumerate(lines, 1)]
     return _of_objects(Table(name, {}, range(1, len(rows) + 1)), rows)
 
 
 def _json(name: str, text: str) -> Table:
     """A list of objects, or an object of columns (each a list, or an object from row to value as pandas writes it)."""
-    data = _parsed(text, name, "json")
+    data = parsed(text, name, "json")
     if isinstance(data, list):
         return _of_objects(Table(name, {}, range(1, len(data) + 1), "row"), data)
     if not (isinstance(data, dict) and all(isinstance(values, list | dict) for values in data.values())):
@@ -201,17 +213,28 @@ def _of_objects(table: Table, rows: list[Any]) -> Table:
     return Table(table.name, {c: [row.get(c) for row in rows] for c in columns}, table.lines, table.unit)
 
 
-def _parsed(text: str, place: str, form: str) -> Any:
+def parsed(text: str, place: str, form: str) -> Any:
+    """What JSON says. Raises BadInput where it is none, names a key twice or holds half a character."""
+
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         _once([key for key, _ in pairs], place)
         return dict(pairs)
 
     try:
-        return json.loads(text, object_pairs_hook=once)
+        found = json.loads(text, object_pairs_hook=once)
+        if _HALF.search(text):
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
     except BadInput:
         raise
+    except UnicodeEncodeError as error:
+        half = error.object[error.start : error.end]
+        raise BadInput(f"{place} has {half!a}, one half of a character, whose other half does not stand there") from (
+            None
+        )
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"cannot read the data file {place} as {form}: {error}") from error
+        many = "; rows of one object a line are .jsonl" if form == "json" and "Extra data" in str(error) else ""
+        raise BadInput(f"cannot read the data file {place} as {form}: {error}{many}") from error
 
 
 def _once(names: Sequence[str], where: str) -> Sequence[str]:
@@ -220,6 +243,12 @@ def _once(names: Sequence[str], where: str) -> Sequence[str]:
     if twice:
         raise BadInput(f"{where} has two columns {twice[0]!r}; give each column a name of its own")
     return names
+
+
+def _parted(names: Collection[str]) -> str:
+    """By what a file seems to be parted that was read as one column."""
+    found = next((mark for mark in (";", "\t", "|", ",") if len(names) == 1 and mark in next(iter(names))), None)
+    return "" if found is None else f"; it seems to be parted by {found!r} (.csv is by ',', .tsv by a tab)"
 
 
 def _short(value: Any) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 from subspace_tuning.errors import BadInput, nearest
 from subspace_tuning.files.table import Table
 
-_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")  # 007, -1, 2.0
-_CLASS_NUMBER = re.compile(r"(0|[1-9]\d{0,8})(\.0*)?")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?", re.ASCII)  # 007, -1, 2.0
+_CLASS_NUMBER = re.compile(r"(0|[1-9]\d{0,8})(\.0*)?", re.ASCII)
 
 
 def checked_names(names: Sequence[Any]) -> tuple[str, ...]:
@@ -120,6 +120,8 @@ def numbers(table: Table, column: str) -> list[float]:
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return math.nan
+    if isinstance(value, str) and "_" in value:
+        return math.nan  # 1_5 is 15 in Python alone
     try:
         return float(value)
     except (ValueError, OverflowError):

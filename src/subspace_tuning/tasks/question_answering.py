@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import string
 from collections import Counter
@@ -15,7 +14,7 @@ import numpy as np
 from pydantic import PositiveInt
 
 from subspace_tuning.errors import BadInput
-from subspace_tuning.files.table import Table, read_table, table_of
+from subspace_tuning.files.table import Table, parsed, read_table, table_of
 from subspace_tuning.files.text import SAY_WHICH, UTF8, read_text
 from subspace_tuning.tasks import texts
 from subspace_tuning.tasks.forward import outputs
@@ -86,7 +85,7 @@ class QuestionAnswering(Task):
         answers = [_spans(value, table.place(row)) for row, value in enumerate(table.column("answers"))]
         for row, (context, spans) in enumerate(zip(contexts, answers, strict=True)):
             for said, start in spans:
-                if context[start : start + len(said)] != said or not said:
+                if context[start : start + len(said)] != said or not said.strip():
                     raise BadInput(
                         f"{table.place(row)}: the answer {said!r} does not stand at character {start} of its context, "
                         f"where {context[start : start + len(said)]!r} stands; answer_start counts characters from 0"
@@ -210,7 +209,10 @@ def _place(spans: Sequence[Any], answers: Sequence[tuple[str, int]]) -> tuple[in
 def _spans(value: Any, place: str) -> tuple[tuple[str, int], ...]:
     """Of {text: [...], answer_start: [...]} as the hub has it, or of a list of {text, answer_start}."""
     if isinstance(value, dict) and isinstance(value.get("text"), list) and isinstance(value.get("answer_start"), list):
-        pairs = [*zip(value["text"], value["answer_start"], strict=False)]
+        sizes = len(value["text"]), len(value["answer_start"])
+        if sizes[0] != sizes[1]:
+            raise BadInput(f"{place}: answers holds {sizes[0]} text(s) and {sizes[1]} answer_start, expected as many")
+        pairs = [*zip(value["text"], value["answer_start"], strict=True)]
     elif isinstance(value, list) and all(isinstance(answer, dict) for answer in value):
         pairs = [(answer.get("text"), answer.get("answer_start")) for answer in value]
     else:
@@ -225,10 +227,7 @@ def _spans(value: Any, place: str) -> tuple[tuple[str, int], ...]:
 
 def _squad(path: Path, encoding: str) -> Table | None:
     """The questions of a file of SQuAD's own form; None for another one."""
-    try:
-        held = json.loads(read_text(path, encoding, SAY_WHICH))
-    except (ValueError, RecursionError):
-        return None  # which the reader of tables says better
+    held = parsed(read_text(path, encoding, SAY_WHICH), str(path), "json")
     articles = held.get("data") if isinstance(held, dict) else None
     if not isinstance(articles, list) or not all(isinstance(a, dict) and "paragraphs" in a for a in articles):
         return None
@@ -239,7 +238,14 @@ def _squad(path: Path, encoding: str) -> Table | None:
             for part in article["paragraphs"]
             for asked in part["qas"]
         ]
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise BadInput(f"{path} is not of SQuAD's form: {error} is missing in a paragraph or question") from error
+    except TypeError as error:
+        raise BadInput(
+            f"{path} is not of SQuAD's form: expected articles with a list of paragraphs, each with a context and a "
+            f"list of qas ({error})"
+        ) from error
+    if not found:
+        raise BadInput(f"{path} is empty: expected at least one question")
     names = ("question", "context", "answers")
-    return table_of(str(path), dict(zip(names, map(list, zip(*found, strict=True)), strict=True)))
+    return table_of(str(path), {name: [row[i] for row in found] for i, name in enumerate(names)})
