@@ -92,6 +92,18 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(cut, tmp_path, whole, name
         assert any("checkpoint-6" in line and name in line for line in said)
 
 
+def test_no_missing_file_of_a_checkpoint_is_passed_over(cut):
+    """Optimiser, schedule, random state, weights: whichever it is, it is named."""
+    checkpoints = Checkpoints(cut[1])
+    assert checkpoints.damage(6) is None
+    files = sorted(checkpoints.at(6).iterdir())
+    assert len(files) > 4
+    for file in files:
+        file.rename(cut[1] / "away")
+        assert file.name in str(checkpoints.damage(6))
+        (cut[1] / "away").rename(file)
+
+
 def test_none_that_is_sound_starts_over_and_says_so(cut, tmp_path, whole):
     values, place = cut
     for checkpoint in list(place.iterdir()):
