@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -11,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any, TypeVar
 
 from subspace_tuning.errors import RunFailed
-from subspace_tuning.method import registry
+from subspace_tuning.method import Method, registry
 from subspace_tuning.run.side_by_side import cores, fresh, quiet
 
 T = TypeVar("T")
@@ -36,7 +34,7 @@ def each(
         return
     threads = max(1, cores() // workers)
     pool = ProcessPoolExecutor(
-        workers, fresh("subspace_tuning.theory.layer_fit"), _begin, (opened, threads, _foreign())
+        workers, fresh("subspace_tuning.theory.layer_fit"), _begin, (opened, threads, _brought())
     )
     try:
         waiting = {pool.submit(_made, task): task for task in tasks}
@@ -48,20 +46,18 @@ def each(
         pool.shutdown(cancel_futures=True)
 
 
-def _foreign() -> list[str]:
-    """Modules from elsewhere that brought methods: another process needs them too."""
-    brought = {method.__module__ for method in registry.METHODS.values()}
-    return sorted(name for name in brought if not name.startswith("subspace_tuning.") and name in sys.modules)
+def _brought() -> list[type[Method]]:
+    """Methods from elsewhere. Another process needs them too: it imports their modules when it is given them."""
+    known = registry.METHODS.values()
+    return [m for m in known if not m.__module__.startswith("subspace_tuning.") and "<locals>" not in m.__qualname__]
 
 
 _open = ExitStack()  # of a process of its own, until it ends
 _make: list[Callable[[Any], Any]] = []
 
 
-def _begin(opened: Callable[[], AbstractContextManager[Any]], threads: int, modules: list[str]) -> None:
+def _begin(opened: Callable[[], AbstractContextManager[Any]], threads: int, brought: list[type[Method]]) -> None:
     quiet(threads)
-    for name in modules:
-        importlib.import_module(name)
     _make.append(_open.enter_context(opened()))
 
 
