@@ -19,7 +19,7 @@ from subspace_tuning.testing.laws.training import (
 def the_method_composes(case: Case, kind: Kind, partner: Method, leads: bool) -> None:
     """Neither member is ignored, and the laws hold for the pair."""
     pair = Case(case.method | partner if leads else partner | case.method)
-    if starts_at_W(pair, kind):
+    if starts_at_W(pair):
         identity_at_start(pair, kind, dtype=torch.float32)
     merged_equals_unmerged(pair, kind, dtype=torch.float32)
     if pair.resolved.mergeable:

@@ -50,7 +50,7 @@ def degenerate_weights_train(case: Case, kind: Kind, weight: Callable[[Tensor], 
 
     model, x = tuned(case, kind._replace(layer=layer), init_weights=True), inputs(kind, 8)
     base = tuned_layer(model).base_layer
-    if starts_at_W(case, kind):
+    if starts_at_W(case):
         near(model(x) + 1, base(x) + 1, 1e-5, "the output at the start")
     optimiser = torch.optim.Adam(adapter_parameters(model).values(), lr=1e-2)
     losses = []

@@ -8,11 +8,11 @@ from subspace_tuning.testing.law import law, near, refused, relative, require
 from subspace_tuning.weights import Unsupported
 
 
-def starts_at_W(case: Case, kind: Kind) -> bool:
+def starts_at_W(case: Case) -> bool:
     return case.resolved.starts_at == "W"
 
 
-@law(where=starts_at_W, dtype=[torch.float32, torch.bfloat16])
+@law(where=lambda case, kind: sits(case, kind) and starts_at_W(case), dtype=[torch.float32, torch.bfloat16])
 def identity_at_start(case: Case, kind: Kind, dtype: torch.dtype) -> None:
     model = tuned(case, kind, init_weights=True, dtype=dtype)
     x = inputs(kind, dtype=dtype)
@@ -21,7 +21,7 @@ def identity_at_start(case: Case, kind: Kind, dtype: torch.dtype) -> None:
     near(y, want, {torch.float32: 2e-6, torch.bfloat16: 2e-2}[dtype], "the output before training")
 
 
-@law(where=lambda case, kind: sits(case, kind) and not starts_at_W(case, kind))
+@law(where=lambda case, kind: sits(case, kind) and not starts_at_W(case))
 def a_start_that_is_told_is_not_W(case: Case, kind: Kind) -> None:
     """And goes with the adapter: without it the output is the base's, bit for bit."""
     model = tuned(case, kind, init_weights=True)
