@@ -4,7 +4,10 @@ import ast
 import importlib
 import inspect
 import re
+import subprocess
+import sys
 import textwrap
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -64,3 +67,19 @@ def test_a_method_says_its_shapes_and_source():
         told = inspect.getdoc(method)
         assert "phi(" in told.split("\n")[0]
         assert "Source: arXiv:" in told
+
+
+def test_types_are_strict_where_a_public_name_is_defined():
+    """All that `mypy --strict` asks is asked by the ordinary `mypy` there."""
+    tomllib = pytest.importorskip("tomllib")
+    helped = subprocess.run([sys.executable, "-m", "mypy", "--help"], capture_output=True, text=True, check=True).stdout
+    (flags,) = re.findall(r"--strict  .*?following flags:(.*?)\n  --\w", helped, re.S)
+    asked = {flag.strip("-").replace("-", "_") for flag in re.sub(r"\s", "", flags).split(",")}
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mypy"]
+    defined = {getattr(getattr(MODULES[m], n), "__module__", m) for m, n in NAMES}
+    assert len(asked) > 10
+    assert len(defined) > 30
+    for module in filter(re.compile("subspace_tuning").match, defined):
+        told = [o for o in config["overrides"] if any(fnmatch(module, n) or n == f"{module}.*" for n in o["module"])]
+        on = {flag for table in (config, *told) for flag, said in table.items() if said is True}
+        assert asked - on <= ({"warn_return_any"} if ".methods." in module else set()), module

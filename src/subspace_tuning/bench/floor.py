@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -39,6 +39,6 @@ def _floor_of(model: nn.Module) -> nn.Module:
         tuner: Any = twin.base_model
         if hasattr(tuner, "disable_adapter_layers"):
             tuner.disable_adapter_layers()
-        twin = cast(nn.Module, twin.get_base_model())
+        twin = twin.get_base_model()
     force_gradient_to_first_block(twin.requires_grad_(False))
     return twin.train()

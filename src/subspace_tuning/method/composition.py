@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from subspace_tuning.algebra import Expr, Weight
 from subspace_tuning.method.method import Method, Seat
 from subspace_tuning.method.parameters import Constants, Params, Start, within
+
+_OfMember: TypeAlias = "Callable[[Method, dict[str, Tensor], str], dict[str, Tensor]]"
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ class Composition(Method):
     def unpacked(self, values: dict[str, Tensor], constants: Constants, n: int, m: int) -> dict[str, Tensor]:
         return self._by_member(values, lambda f, mine, prefix: f.unpacked(mine, within(constants, prefix), n, m))
 
-    def _by_member(self, values: dict[str, Tensor], do: Callable[[Method, dict, str], dict]) -> dict[str, Tensor]:
+    def _by_member(self, values: dict[str, Tensor], do: _OfMember) -> dict[str, Tensor]:
         parts = ((i, do(f, within(values, f"{i}_"), f"{i}_")) for i, f in enumerate(self.members))
         return {f"{i}_{k}": v for i, part in parts for k, v in part.items()}
 

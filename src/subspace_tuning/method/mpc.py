@@ -67,11 +67,11 @@ class Constrained(Method):
         if self.pattern == "n" and self.method.category != "extension":
             raise ValueError(f"mpc='n' puts a nonlinearity between A and B, and {self.method.name} is no W + ... A B")
 
-    name = property(lambda self: f"{self.method.name}+mpc_{self.pattern}")  # type: ignore[assignment]
-    places = property(lambda self: self.method.places)  # type: ignore[assignment]
-    sits_on = property(lambda self: self.method.sits_on)  # type: ignore[assignment]
-    learning_rate = property(lambda self: self.method.learning_rate)  # type: ignore[assignment]
-    mergeable = property(lambda self: self.pattern != "n" and self.method.mergeable)  # type: ignore[assignment]
+    name = property(lambda self: f"{self.method.name}+mpc_{self.pattern}")
+    places = property(lambda self: self.method.places)
+    sits_on = property(lambda self: self.method.sits_on)
+    learning_rate = property(lambda self: self.method.learning_rate)
+    mergeable = property(lambda self: self.pattern != "n" and self.method.mergeable)
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
         return self.method.parameters(n, m)
@@ -119,15 +119,15 @@ class Constrained(Method):
     def output_t(self, m: int, p: Params, t: float) -> Expr | None:
         return self.method.output_t(m, p, t)
 
-    noisy = property(lambda self: self.method.noisy)  # type: ignore[assignment]
-    rebuilds = property(lambda self: self.method.rebuilds)  # type: ignore[assignment]
-    shared = property(lambda self: self.method.shared)  # type: ignore[assignment]
-    calibration = property(lambda self: self.method.calibration)  # type: ignore[assignment]
-    starts_at = property(lambda self: self.method.starts_at)  # type: ignore[assignment]
-    no_decay = property(lambda self: self.method.no_decay)  # type: ignore[assignment]
-    on_step = property(lambda self: self.method.on_step)  # type: ignore[assignment]
-    needs_total = property(lambda self: self.method.needs_total)  # type: ignore[assignment]
-    penalises = property(lambda self: self.pattern != "n" or self.method.penalises)  # type: ignore[assignment]
+    noisy = property(lambda self: self.method.noisy)
+    rebuilds = property(lambda self: self.method.rebuilds)
+    shared = property(lambda self: self.method.shared)
+    calibration = property(lambda self: self.method.calibration)
+    starts_at = property(lambda self: self.method.starts_at)
+    no_decay = property(lambda self: self.method.no_decay)
+    on_step = property(lambda self: self.method.on_step)
+    needs_total = property(lambda self: self.method.needs_total)
+    penalises = property(lambda self: self.pattern != "n" or self.method.penalises)
 
     def before_step(self, seats: Sequence[Seat], step: int, total: int) -> None:
         self.method.before_step(seats, step, total)

@@ -17,9 +17,9 @@ class AtStrength(Method):
     method: Method = None  # type: ignore[assignment]
     t: float = 1.0
 
-    name = property(lambda self: self.method.name)  # type: ignore[assignment]
-    sits_on = property(lambda self: self.method.sits_on)  # type: ignore[assignment]
-    mergeable = property(lambda self: self.method.mergeable)  # type: ignore[assignment]
+    name = property(lambda self: self.method.name)
+    sits_on = property(lambda self: self.method.sits_on)
+    mergeable = property(lambda self: self.method.mergeable)
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:
         return self.method.parameters(n, m)

@@ -58,4 +58,5 @@ def average(state: dict[str, Any], name: str, new: Tensor, beta: float) -> Tenso
     """Adam's exponential average of what is remembered under a name, its start at zero corrected for."""
     old = state.get(name, torch.zeros_like(new))
     state[name] = (beta * old + (1 - beta) * new).contiguous()  # as it is when it has been saved
-    return state[name] / (1 - beta ** float(state["step"]))
+    corrected: Tensor = state[name] / (1 - beta ** float(state["step"]))
+    return corrected

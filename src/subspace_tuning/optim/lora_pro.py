@@ -44,6 +44,8 @@ def adjusted(A: Tensor, B: Tensor, of_A: Tensor, of_B: Tensor, s: float) -> Move
 
 def sylvester(P: Tensor, Q: Tensor, C: Tensor) -> Tensor:
     """X with P X + X Q = C for symmetric P and Q (..., r, r) without negative eigenvalues."""
+    U: Tensor
+    V: Tensor
     (p, U), (q, V) = torch.linalg.eigh(P), torch.linalg.eigh(Q)
     sums = p.clamp(min=0).unsqueeze(-1) + q.clamp(min=0).unsqueeze(-2)
     inside = U.mT @ C @ V

@@ -49,11 +49,14 @@ def _moved(gradient: Tensor, other: Tensor, state: dict[str, Any], side: str, be
     state[basis] = U.contiguous()
     second = average(state, V, G.mT @ G / G.shape[-2], betas[1])
     escaped = state[rho] / (1 - betas[1] ** float(state["step"]))
-    return average(state, M, G @ _inverse_root(second, escaped), betas[0]) @ R_inverse.mT
+    move: Tensor = average(state, M, G @ _inverse_root(second, escaped), betas[0]) @ R_inverse.mT
+    return move
 
 
 def _inverse_root(V: Tensor, rho: Tensor) -> Tensor:
     """(V + rho I)^{-1/2} of a symmetric V (..., r, r) and rho (...); nothing along directions that are zero."""
+    values: Tensor
+    vectors: Tensor
     values, vectors = torch.linalg.eigh((V + V.mT) / 2)
     values = values.clamp(min=0) + rho.unsqueeze(-1)
     least = values.amax(-1, keepdim=True) * torch.finfo(V.dtype).eps * V.shape[-1]

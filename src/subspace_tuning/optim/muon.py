@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -25,13 +26,14 @@ class Muon(FactoredAdamW):
         return of_A, of_B
 
     def _move_of(self, name: str, gradient: Tensor, state: dict[str, Any]) -> Tensor:
-        held = state.get(name, torch.zeros_like(gradient)).lerp(gradient, 1 - self.momentum).contiguous()
+        held: Tensor = state.get(name, torch.zeros_like(gradient)).lerp(gradient, 1 - self.momentum).contiguous()
         state[name] = held
-        return 0.2 * max(gradient.shape[-2:]) ** 0.5 * orthogonal(gradient.lerp(held, self.momentum))
+        return 0.2 * math.sqrt(max(gradient.shape[-2:])) * orthogonal(gradient.lerp(held, self.momentum))
 
 
 def orthogonal(G: Tensor) -> Tensor:
     """U V^T of G = U S V^T (..., n, r), without the directions in which G is zero."""
     U, S, Vt = torch.linalg.svd(G, full_matrices=False)
     kept = S[..., :1] * torch.finfo(S.dtype).eps * max(G.shape[-2:]) < S
-    return (U * kept.unsqueeze(-2)) @ Vt
+    nearest: Tensor = (U * kept.unsqueeze(-2)) @ Vt
+    return nearest

@@ -55,4 +55,5 @@ def _precondition(pair: Pair, damping: float) -> None:
 def inverse(gram: Tensor, damping: float = 0.0) -> Tensor:
     """(gram + damping I)^{-1} of a symmetric (..., r, r) without negative eigenvalues, or its pseudo-inverse."""
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    return torch.linalg.pinv(gram + damping * eye, hermitian=True)
+    found: Tensor = torch.linalg.pinv(gram + damping * eye, hermitian=True)
+    return found

@@ -25,10 +25,11 @@ from subspace_tuning.files.checkpoint import shards
 from subspace_tuning.run.recipe import FULL, HEAD, Recipe
 from subspace_tuning.tasks import Task, texts
 from subspace_tuning.tasks.language import LanguageTask
-from subspace_tuning.tuner.adapter import SOFT, read
+from subspace_tuning.tuner.adapter import read
 from subspace_tuning.tuner.budget import is_in
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.put_on import put_on
+from subspace_tuning.tuner.soft_prompts import SOFT
 
 TYPES = ("SUBSPACE", *SOFT)  # soft prompts are handed over to PEFT
 

@@ -40,13 +40,15 @@ class Case(NamedTuple):
     def dense(self, W: Tensor, b: Tensor | None, p: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """phi(W) and the bias, by the truth."""
         assert self.truth is not None
-        return self.truth(self.resolved, W, b, p)
+        W, b = self.truth(self.resolved, W, b, p)
+        return W, b
 
     def rows(self, x: Tensor, W: Tensor, b: Tensor | None, p: dict[str, Tensor]) -> Tensor:
         """x (..., n) -> (..., m), by the truth."""
         if not self.resolved.mergeable:
             assert self.truth is not None
-            return self.truth(self.resolved, x, W, b, p)
+            y: Tensor = self.truth(self.resolved, x, W, b, p)
+            return y
         W, b = self.dense(W, b, p)
         return x @ W if b is None else x @ W + b
 
@@ -67,7 +69,8 @@ class Net(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x)
+        y: Tensor = self.layer(x)
+        return y
 
 
 def tuned(
@@ -116,7 +119,8 @@ def stored_numbers(model: nn.Module, adapter: str = "default") -> dict[str, Tens
 
 def values_of(layer: Any, adapter: str = "default") -> dict[str, Tensor]:
     """The parameters of an adapter on one tuned layer, by the method's names."""
-    return layer.trained(adapter)
+    values: dict[str, Tensor] = layer.trained(adapter)
+    return values
 
 
 def held_by(layer: Any, adapter: str = "default") -> dict[str, Tensor]:

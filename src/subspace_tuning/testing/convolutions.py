@@ -32,7 +32,7 @@ def _outputs(conv: Any, sizes: tuple[int, ...]) -> Iterator[range]:
 
 def _input(conv: Any, o: int, k: int, dim: int) -> int | None:
     """Which input meets an output along a dimension; None where none does."""
-    step, pad, d = conv.stride[dim], conv.padding[dim], conv.dilation[dim]
+    step, pad, d = (int(of[dim]) for of in (conv.stride, conv.padding, conv.dilation))
     if not conv.transposed:
         return o * step - pad + k * d
     at, rest = divmod(o + pad - k * d, step)

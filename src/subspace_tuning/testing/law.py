@@ -96,7 +96,8 @@ def require(holds: Any, says: str) -> None:
 
 def relative(a: Tensor, b: Tensor) -> float:
     """||a - b|| / ||b||."""
-    return ((a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-12)).item()
+    found: float = ((a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-12)).item()
+    return found
 
 
 def near(got: Tensor, want: Tensor, within: float, what: str) -> None:

@@ -37,7 +37,8 @@ class Own(Live):
     @property
     def whole(self) -> Tensor:
         """(e, ...): of all experts."""
-        return self.group[self.name]
+        whole: Tensor = self.group[self.name]
+        return whole
 
     @property
     def requires_grad(self) -> bool:
@@ -114,7 +115,8 @@ def filled(layer: Any, x: Tensor, routes: list[Route], product: Callable[..., Te
         if isinstance(of, Tensor):
             return of.expand(len(routes), *of.shape)
         held = [group[k] for adapter in adapters for group in layer.held(adapter) for k in group]
-        return layer.lanes.all(held, [of_all(t) for t in held], of)
+        lanes: Lanes = layer.lanes
+        return lanes.all(held, [of_all(t) for t in held], of)
 
     rows, rest, z = x[at], x[routes[-1].stop :], x
     if halves.before:

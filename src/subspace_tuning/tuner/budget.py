@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
@@ -46,7 +46,7 @@ def skeleton(model: str) -> PreTrainedModel:
     config = config_of(model)
     logging.set_verbosity_error()
     with torch.device("meta"), as_bad_input((ValueError, KeyError, TypeError, AttributeError)):
-        return AutoModel.from_config(config)
+        return cast(PreTrainedModel, AutoModel.from_config(config))
 
 
 def config_of(model: str) -> PreTrainedConfig:
@@ -55,7 +55,8 @@ def config_of(model: str) -> PreTrainedConfig:
     if path.suffix == ".json":
         return _read_config(path)
     try:
-        return AutoConfig.from_pretrained(str(path) if path.exists() else model, trust_remote_code=False)
+        named = str(path) if path.exists() else model
+        return cast(PreTrainedConfig, AutoConfig.from_pretrained(named, trust_remote_code=False))
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(
             f"{model!r} is neither a folder with a model, nor its config.json, nor a model on the hub within reach"

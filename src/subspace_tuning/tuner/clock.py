@@ -127,7 +127,7 @@ class Clock:
     def _kept(self, optimizer: torch.optim.Optimizer, held: dict[int, int]) -> dict[str, Any]:
         """What is kept from step to step in an optimiser, by the place that the first parameter has there."""
         place = min(held[id(p)] for p in self.parameters() if id(p) in held)
-        everyone = optimizer.param_groups[0].setdefault("subspace_tuning", {})
+        everyone: dict[str, dict[str, Any]] = optimizer.param_groups[0].setdefault("subspace_tuning", {})
         return everyone.setdefault(str(place), {"step": 0, "layers": {}})
 
     @torch.no_grad()

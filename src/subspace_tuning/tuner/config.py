@@ -106,7 +106,7 @@ class SubspaceConfig(PeftConfig):
         return registry.from_data(method)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
         self.peft_type = SUBSPACE
         if isinstance(self.target_modules, list | tuple):
             self.target_modules = set(self.target_modules)
@@ -147,7 +147,8 @@ class SubspaceConfig(PeftConfig):
         for name, value in said.items():
             if value is not None:
                 raise ValueError(f"{self.method.name} sits on tokens, not on modules: leave out {name}={value!r}")
-        return self.method.peft_config(self.task_type or "FEATURE_EXTRACTION")  # type: ignore[attr-defined]
+        config: PeftConfig = self.method.peft_config(self.task_type or "FEATURE_EXTRACTION")
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

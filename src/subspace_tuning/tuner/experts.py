@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -39,8 +39,7 @@ class SubspaceExperts(SubspaceLayer):
     @property
     def fused(self) -> Experts:
         """The frozen weights of all experts."""
-        base: Any = self.base_layer
-        return base
+        return cast(Experts, self.base_layer)
 
     @property
     def frozen(self) -> LayerWeight:
@@ -109,7 +108,7 @@ class SubspaceExperts(SubspaceLayer):
         live = {k: Own(group, k, self.lanes) for group in self.held(adapter) for k in group}
         return Params(live, training)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, x: Tensor, routes: list[Route], product: Callable[[Tensor, Tensor], Tensor], **kwargs: Any
     ) -> Tensor:
         """x (rows, n), sorted as the routes say -> (rows, m); ``product`` is what the module does to x and weights."""

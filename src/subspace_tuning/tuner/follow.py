@@ -39,7 +39,7 @@ class Follower:
 
     def follow(self) -> None:
         """Share the weight that the layer has by now: merged, or put back."""
-        self.module.weight = self.layer.get_base_layer().weight  # type: ignore[assignment]
+        self.module.weight = self.layer.get_base_layer().weight
 
 
 def follow(model: nn.Module, adapter: str) -> None:

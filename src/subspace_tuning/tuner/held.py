@@ -14,8 +14,10 @@ from subspace_tuning.tuner.start import Started, start
 
 
 def _read(held: Any, name: str) -> Tensor:
-    value = held._parameters.get(name)  # a container is slow to ask, and each word asks each layer
-    return held[name] if value is None else value
+    value: Tensor | None = held._parameters.get(name)  # a container is slow to ask, and each word asks each layer
+    if value is None:
+        value = held[name]
+    return value
 
 
 class Held(nn.Module):
@@ -30,7 +32,7 @@ class Held(nn.Module):
 
     def _brought(self: Any, held: Any, key: str) -> Tensor:
         """What is shared, on this layer's device where a model is spread over several."""
-        value = held[key]
+        value: Tensor = held[key]
         return value.to(self.weight.device) if self.dispatched and not self.is_away else value
 
     def constants(self: Any, adapter: str) -> Constants:
@@ -75,7 +77,7 @@ class Held(nn.Module):
     @property
     def is_away(self: Any) -> bool:
         """Whether the numbers of W are elsewhere at the moment."""
-        return self.dispatched and self.frozen.stored.is_meta
+        return bool(self.dispatched and self.frozen.stored.is_meta)
 
     @torch.no_grad()
     def catch_up(self: Any, adapters: list[str]) -> None:
@@ -128,8 +130,10 @@ class Held(nn.Module):
 
     def packed(self: Any, adapter: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """The parameters of an adapter as a checkpoint stores them."""
-        return self.methods[adapter].packed(values)
+        method: Method = self.methods[adapter]
+        return method.packed(values)
 
     def unpacked(self: Any, adapter: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """The parameters of an adapter from those of a checkpoint."""
-        return self.methods[adapter].unpacked(values, self.constants(adapter), *self.frozen.shape)
+        method: Method = self.methods[adapter]
+        return method.unpacked(values, self.constants(adapter), *self.frozen.shape)

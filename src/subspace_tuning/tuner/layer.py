@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import WeakValueDictionary
 
 import torch
@@ -96,9 +96,9 @@ class SubspaceLayer(Held, Merging, Dial, Apart, BaseTunerLayer):
         self.was_read = False
 
     def get_base_layer(self) -> nn.Module:
-        layer: Any = self._modules["base_layer"]
+        layer = cast(nn.Module, self._modules["base_layer"])
         while "base_layer" in layer._modules:
-            layer = layer._modules["base_layer"]
+            layer = cast(nn.Module, layer._modules["base_layer"])
         return layer
 
     @property
@@ -263,7 +263,8 @@ class SubspaceLayer(Held, Merging, Dial, Apart, BaseTunerLayer):
             return mixed(self, x, adapter_names)
         active = self.working()
         if not active:
-            return self.base_layer(x, *args, **kwargs)
+            y: Tensor = self.base_layer(x, *args, **kwargs)
+            return y
         if args or kwargs:
             raise TypeError(f"a tuned layer takes its input only, got further arguments {args} {kwargs}")
         if not self.rivals():

@@ -103,7 +103,7 @@ def stackable(layer: Seats, name: str) -> bool:
     if layer.halves([name]) is None or not all(isinstance(leaf, Weight | Dense | Diag) for leaf in leaves):
         return False
     n, m = W.shape
-    return SHARE * sum(t.numel() for group in layer.held(name) for t in group.values()) <= n * m
+    return bool(SHARE * sum(t.numel() for group in layer.held(name) for t in group.values()) <= n * m)
 
 
 def _in_order(groups: list[Group]) -> bool:

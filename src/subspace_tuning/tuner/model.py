@@ -158,7 +158,7 @@ class SubspaceModel(BaseTuner):
             model.register_forward_pre_hook(_check_ready)
 
     @classmethod
-    def _get_adapter_state_dict(  # type: ignore[override]
+    def _get_adapter_state_dict(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor], *args: Any, **kwargs: Any
     ) -> dict[str, Tensor]:
         tell_when_saving(model, adapter_name)
@@ -176,7 +176,7 @@ class SubspaceModel(BaseTuner):
         return nameless(key, adapter_name)
 
     @classmethod
-    def _remap_adapter_state_dict_for_load(  # type: ignore[override]
+    def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         held = dict(state_dict)

@@ -56,4 +56,5 @@ def _nearest(layer: SubspaceLayer, original: nn.Module) -> tuple[str, dict[str, 
 
 
 def _apart(W: torch.Tensor, want: torch.Tensor) -> float:
-    return ((W - want).norm() / want.norm()).item()
+    found: float = ((W - want).norm() / want.norm()).item()
+    return found

@@ -18,8 +18,8 @@ try:
     from re import _constants as code  # type: ignore[attr-defined]
     from re import _parser as parser  # type: ignore[attr-defined]
 except ImportError:  # Python 3.10
-    import sre_constants as code  # type: ignore[no-redef]
-    import sre_parse as parser  # type: ignore[no-redef]
+    import sre_constants as code
+    import sre_parse as parser
 
 NAME = 128  # characters of a module's name, at most
 WAYS = 3 * 10**7  # to match that are few enough to be tried one by one

@@ -77,7 +77,8 @@ class SubspaceRead(SubspaceLayer):
     @property
     def weight(self) -> Tensor:
         self.was_read = True
-        return _answer(self._weight)
+        weight: Tensor = _answer(self._weight)
+        return weight
 
     @property
     def bias(self) -> Any:

@@ -93,7 +93,7 @@ class Reading:
     @property
     def takes_rows(self) -> bool:
         """Whether the last two dimensions are (n, m), so that rows stand to the left."""
-        return self.layer.base_layer.turned != self.turned
+        return bool(self.layer.base_layer.turned != self.turned)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -125,7 +125,7 @@ def _one(x: Tensor, w: Reading, product: Product) -> Tensor | None:
     if not w.is_one:
         return None
     rows = x.reshape(-1, x.shape[-1])
-    y = w.layer(rows, [Route(int(w.at), 0, len(rows))], product)
+    y: Tensor = w.layer(rows, [Route(int(w.at), 0, len(rows))], product)
     return y.view(*x.shape[:-1], y.shape[-1])
 
 
@@ -167,7 +167,8 @@ def _grouped(func: Any, x: Any, w: Any, offs: Any = None, **how: Any) -> Tensor 
 
 def _sorted(x: Tensor, ends: Tensor, w: Reading, product: Product) -> Tensor:
     bounds = pairwise([0, *ends.tolist()])
-    return w.layer(x, [Route(i, a, b) for i, (a, b) in enumerate(bounds) if a < b], product)
+    y: Tensor = w.layer(x, [Route(i, a, b) for i, (a, b) in enumerate(bounds) if a < b], product)
+    return y
 
 
 PRODUCTS: dict[Any, Callable[..., Tensor | None]] = {

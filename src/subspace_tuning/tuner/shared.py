@@ -89,7 +89,8 @@ class Joint(Mapping[str, nn.Parameter]):
     names: dict[str, str]  # -> that of the group there
 
     def __getitem__(self, name: str) -> nn.Parameter:
-        return self.held[self.names[name]]
+        there: nn.Parameter = self.held[self.names[name]]
+        return there
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)

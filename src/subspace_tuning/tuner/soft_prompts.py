@@ -33,4 +33,5 @@ def soft_config(kind: str, data: Mapping[str, Any], where: str) -> PeftConfig:
         declared.check(cls, data, where)
         if any(isinstance(data.get(key), int) and not 0 < data[key] <= MOST for key in COUNTS):
             raise ValueError(f"{where}: {', '.join(sorted(COUNTS))} are whole numbers from 1 to {MOST}")
-        return cls(**{key: value for key, value in data.items() if key in plain})
+        config: PeftConfig = cls(**{key: value for key, value in data.items() if key in plain})
+        return config

@@ -24,11 +24,10 @@ _STEP = Optimizer.profile_hook_step(lambda self: None).__code__  # the frame in 
 
 def listen() -> None:
     """From now on, hear of all steps of all optimisers."""
-    register_optimizer_step_pre_hook(_before)
-    register_optimizer_step_post_hook(_after)
+    register_optimizer_step_pre_hook(torch.compiler.disable(_before))
+    register_optimizer_step_post_hook(torch.compiler.disable(_after))
 
 
-@torch.compiler.disable
 def _before(optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
     held = _held(optimizer)
     if not any(_clocks(held)) or _skips(optimizer) or _is_within_another(held):
@@ -42,7 +41,6 @@ def _before(optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | N
     return ((args[0], closure, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": closure})
 
 
-@torch.compiler.disable
 def _after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     held = _held(optimizer)
     clocks = list(_clocks(held))

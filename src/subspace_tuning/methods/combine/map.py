@@ -50,7 +50,7 @@ class MAP(Method):
     def inner(self) -> Method:
         return lookup(self.extension)().with_fields(r=self.r, dropout=self.dropout)
 
-    wide = property(lambda self: self.inner.wide)  # type: ignore[assignment]
+    wide = property(lambda self: self.inner.wide)
 
     def sizes(self, n: int, m: int) -> dict[str, int]:
         """e: the extension's parameters."""

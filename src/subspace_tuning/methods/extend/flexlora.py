@@ -1,7 +1,7 @@
 """FlexLoRA: a low-rank product whose directions move from matrices that use few of theirs to matrices that use all."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -14,7 +14,7 @@ from subspace_tuning.method import Constants, Params, Seat, Start
 from subspace_tuning.method.registry import register
 from subspace_tuning.methods.extend.triplets import STD, Triplets
 
-SCHEDULES = {"constant": lambda u: 1.0, "cubic": lambda u: 1.0 - u**3}
+SCHEDULES: dict[str, Callable[[float], float]] = {"constant": lambda u: 1.0, "cubic": lambda u: 1.0 - u**3}
 
 
 @register("flexlora")

@@ -63,7 +63,7 @@ def a_rank_may_be_that_of_the_weight(case: Case, kind: Kind) -> None:
 
 
 def _spoilt(kind: Kind, value: float) -> Callable[[], nn.Module]:
-    def layer() -> nn.Module:
+    def layer() -> Any:
         made: Any = kind.layer()
         made.weight.data.view(-1)[3] = value
         return made

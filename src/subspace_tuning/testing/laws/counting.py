@@ -10,7 +10,8 @@ from subspace_tuning.testing.law import law, require, single
 def evaluate(formula: str, **values: float) -> float:
     """A formula such as ``r (n + m)``, multiplication implied."""
     explicit = re.sub(r"([\w)])\s+(?=[\w(])", r"\1 * ", formula)
-    return eval(explicit, {"__builtins__": {"max": max, "min": min, "round": round}}, values)
+    count: float = eval(explicit, {"__builtins__": {"max": max, "min": min, "round": round}}, values)
+    return count
 
 
 @law(where=single)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from subspace_tuning.testing.cases import Case, adapter_parameters, sits, tuned, tuned_layer
 from subspace_tuning.testing.kinds import Kind, inputs
@@ -32,7 +32,8 @@ def inputs_of_zeros(W: Tensor) -> Tensor:
 
 def equal_singular_values(W: Tensor) -> Tensor:
     U, _, Vt = torch.linalg.svd(W, full_matrices=False)
-    return U @ Vt
+    made: Tensor = U @ Vt
+    return made
 
 
 def rank_one(W: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ def rank_one(W: Tensor) -> Tensor:
 def degenerate_weights_train(case: Case, kind: Kind, weight: Callable[[Tensor], Tensor]) -> None:
     """The adapter starts where it says, and training goes down, not out of all bounds."""
 
-    def layer() -> nn.Module:
+    def layer() -> Any:
         made: Any = kind.layer()
         made.weight.data = weight(made.weight.data)
         return made

@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from subspace_tuning.testing.cases import Case, adapter_parameters, sits, tuned, tuned_layer
 from subspace_tuning.testing.kinds import Kind, inputs
@@ -47,7 +47,7 @@ def gradients_are_as_exact_as_rounding_allows(case: Case, kind: Kind, dtype: tor
 def _with_bias(case: Case, kind: Kind, bias: float, dtype: torch.dtype) -> tuple[Any, Tensor]:
     """A model in double precision whose base has numbers of another, and rows for it."""
 
-    def layer() -> nn.Module:
+    def layer() -> Any:
         made: Any = kind.layer().to(dtype).double()
         size = (made.weight.square().sum() / made.bias.numel()).sqrt()  # of x W, for normal rows
         made.bias.data = (bias * size * torch.randn_like(made.bias)).to(dtype).double()

@@ -62,9 +62,9 @@ def the_dial_leads_away_from_W_steadily(case: Case, kind: Kind) -> None:
     def at(t: float) -> Tensor:
         set_strength(model, t)
         E = tuned_layer(model).tuned(["default"]).E
-        return (
-            E.dense().detach() if case.resolved.sits_on == "weight" and case.resolved.mergeable else model(x).detach()
-        )
+        dense = case.resolved.sits_on == "weight" and case.resolved.mergeable
+        seen: Tensor = E.dense() if dense else model(x)
+        return seen.detach()
 
     W = at(0)
     far = [(at(t) - W).norm().item() for t in (0.25, 0.5, 0.75, 1, 1.25)]

@@ -16,7 +16,8 @@ def gradients_of_each_sample_come_at_once(case: Case, kind: Kind) -> None:
     x, parameters = inputs(kind, dtype=torch.float64), adapter_parameters(model)
 
     def loss(values: dict[str, Tensor], sample: Tensor) -> Tensor:
-        return (functional_call(model, values, (sample.unsqueeze(0),)) - 1).square().sum()
+        y: Tensor = functional_call(model, values, (sample.unsqueeze(0),))
+        return (y - 1).square().sum()
 
     each = vmap(grad(loss), in_dims=(None, 0))({k: p.detach() for k, p in parameters.items()}, x)
     for i in range(len(x)):
@@ -34,7 +35,8 @@ def gradients_can_be_differentiated(case: Case, kind: Kind) -> None:
     along = [torch.randn_like(p) for p in held]
 
     def loss(values: dict[str, Tensor]) -> Tensor:
-        return functional_call(model, values, (x,)).square().sum()
+        y: Tensor = functional_call(model, values, (x,))
+        return y.square().sum()
 
     def slope(values: dict[str, Tensor]) -> Tensor:
         first = grad(loss)(values)
