@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import sys
-import warnings
 from pathlib import Path
 
 import torch
@@ -18,7 +17,6 @@ import torch
 from subspace_tuning.files.aside import write
 from subspace_tuning.files.markdown import table
 from subspace_tuning.tuner.sheet import Sheet, sheet
-from subspace_tuning.tuner.targets import default_targets
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -45,7 +43,8 @@ its config.json alone, and the names to give as `target_modules` for another cho
 A model of several towers is taken by its language tower, where it has one (LLaVA, PaliGemma, Qwen2-VL, BLIP-2);
 towers that are peers (CLIP, SigLIP) are both taken. Heads are left out, by `all-linear` too. Experts that transformers
 keeps as parameters of three dimensions are taken like other weights, by `all-linear` too; methods that sit on outputs
-leave them out with a warning. Where a kind of place is missing, the error lists what the blocks hold.
+leave them out with a warning. Where a kind of place is missing, the error lists what the blocks hold, with sizes, and a
+`target_modules=[...]` of layers that the method can sit on.
 
 Of a fused weight whose columns are known, a method takes the roles that it wants as slices, each with parameters of its
 own: `attn.c_attn.key` of GPT-2, `self_attention.query_key_value.value` of Bloom, whose heads have theirs interleaved.
@@ -53,11 +52,11 @@ Such names go into `target_modules`, `exclude_modules`, `rank_pattern` and the l
 (`attn.c_attn`) puts one method on all of it. A weight is tuned whole or in slices, not both at once; slices of a
 quantised weight train, and are not merged into it. `--to lora` writes the slices of a weight as one LoRA on the whole.
 
-Not found, and why: ResNet holds convolutions alone; XLNet keeps attention's weights as parameters of no layer, so that
-it is taken by its feed-forwards; FNet and ConvNeXt have no queries and values. WavLM reads its attention's weights
-without calling them, and Mamba's kernels read `x_proj` and `out_proj` in training: they read phi(W), where phi(W) says
-all of a method ([kinds](kinds.md)). Adapters on outputs leave WavLM's attention out, and at Mamba's kernels the first
-pass warns.
+Not found, and why: ResNet holds convolutions alone, which the error names; XLNet keeps attention's weights as
+parameters of no layer, so that it is taken by its feed-forwards; FNet and ConvNeXt have no queries and values. WavLM
+reads its attention's weights without calling them, and Mamba's kernels read `x_proj` and `out_proj` in training: they
+read phi(W), where phi(W) says all of a method ([kinds](kinds.md)). Adapters on outputs leave WavLM's attention out, and
+at Mamba's kernels the first pass warns.
 """
 
 
@@ -69,20 +68,17 @@ def page() -> str:
     for name, architecture in ARCHITECTURES.items():
         with torch.device("meta"):
             model = architecture.model(name)
-        rows.setdefault(tuple(_cell(kind, model, sheet(model)) for kind in COLUMNS), []).append(name)
+        found = sheet(model)
+        rows.setdefault(tuple(_cell(kind, found) for kind in COLUMNS), []).append(name)
     lines = ((", ".join(names), *cells) for cells, names in rows.items())
     title = f"## The {len(ARCHITECTURES)} that were tried\n\nNames below the blocks; those with the same share a row.\n"
     return f"{HEAD}\n{title}\n{table(('architectures', *COLUMNS), lines)}"
 
 
-def _cell(kind: str, model: torch.nn.Module, found: Sheet) -> str:
+def _cell(kind: str, found: Sheet) -> str:
     """The modules of a kind, named below their blocks; lists in blocks by their first."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            default_targets(kind, model)
-        except ValueError:
-            return ""
+    if kind not in found.defaults:
+        return ""
     lines = (line for block in found.blocks if block.by_default for line in block.lines if kind in line.kinds)
     return " ".join(f"`{name}`" for name in dict.fromkeys(re.sub(r"\d+(?=\.)", "*", line.name) for line in lines))
 

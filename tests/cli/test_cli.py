@@ -283,7 +283,7 @@ def test_modules_shows_blocks_from_a_config_alone(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     code, out, err = subspace("modules", tmp_path / "config.json")
     assert code == 0, err
-    assert re.search(r"^layers\.0 x 32$", out, re.M)
+    assert re.search(r"^layers\.0, one of 32 that are alike$", out, re.M)
     assert re.search(r"self_attn\.q_proj +query +32 x 32 +query_value, all$", out, re.M)
     assert re.search(r"mlp\.experts\.down_proj +down +8 x 24 x 32 +all; one parameter of all experts$", out, re.M)
     assert "target_modules=['self_attn.k_proj', 'self_attn.v_proj', 'mlp.experts.gate_up_proj']" in out

@@ -104,7 +104,7 @@ def test_all_linear_leaves_the_head_out(name):
     assert found >= {k for k, module in modules.items() if isinstance(module, Experts)}
     base = model.base_model_prefix
     assert all(k.startswith(f"{base}.") or not hasattr(model, base) or "pooler" in k for k in found)
-    assert not any(tuple(modules[k].weight.shape) == (2, 16) for k in found)
+    assert not any(tuple(modules[k].weight.shape) == (2, 16) for k in found if "router" not in k)  # of two experts
 
 
 def test_the_meta_device_reads_alike():

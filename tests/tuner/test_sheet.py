@@ -1,13 +1,19 @@
 """What `subspace modules` tells of a model is what methods do there."""
 
+import ast
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from peft import get_peft_model
 
 from model_types import ARCHITECTURES
+from subspace_tuning import SSB, LoRA, SubspaceConfig
+from subspace_tuning.methods import Pfeiffer
 from subspace_tuning.tuner.fused import slices
+from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.tuner.sheet import by_kind, sheet
 from subspace_tuning.tuner.targets import KINDS, default_targets
 from subspace_tuning.weights.experts import with_experts
@@ -23,6 +29,8 @@ def test_the_kinds_that_are_told_are_the_modules_that_are_taken(name):
     found = sheet(model)
     every = {k for k, _ in with_experts(model)} | set(slices(model))
     for kind in KINDS:
+        if kind in found.defaults:
+            assert meant(found.defaults[kind], every) == meant(default_targets(kind, model), every)
         told = {line.name for b in found.blocks if b.by_default for line in b.lines if kind in line.kinds}
         if not told:
             with pytest.raises(ValueError, match="no default modules"):
@@ -30,8 +38,62 @@ def test_the_kinds_that_are_told_are_the_modules_that_are_taken(name):
             continue
         taken = default_targets(kind, model)
         assert all(any(name.endswith(short) for name in taken) for short in told)
-        meant = {k for k in every if k in taken or k.endswith(tuple(f".{t}" for t in taken))}
-        assert all(k.endswith(tuple(told)) for k in meant)
+        assert all(k.endswith(tuple(told)) for k in meant(taken, every))
+
+
+def meant(names, every):
+    """The modules of a model that ``target_modules`` means, as PEFT reads it."""
+    if isinstance(names, str):
+        return {k for k in every if re.fullmatch(names, k)}
+    return {k for k in every if k in names or k.endswith(tuple(f".{t}" for t in names))}
+
+
+@pytest.mark.parametrize("name", ["bert", "mobilebert", "llava", "qwen2_moe", "gpt2", "switch_transformers"])
+def test_what_is_told_to_be_named_puts_the_method_where_it_goes_by_default(name):
+    model = ARCHITECTURES[name].model(name)
+    defaults = sheet(model).defaults
+    for method in (Pfeiffer(), SSB(), LoRA()):
+        seats = [
+            tuned_layers(model, SubspaceConfig(method=method, target_modules=t))
+            for t in (None, defaults[method.places])
+        ]
+        assert seats[0] == seats[1] != []
+
+
+def tuned_layers(model, config):
+    tuned = get_peft_model(model, config)
+    found = sorted(k for k, layer in tuned.named_modules() if isinstance(layer, SubspaceLayer))
+    tuned.unload()
+    return found
+
+
+def test_what_no_role_is_known_of_is_told_with_its_shape():
+    (block,) = sheet(ARCHITECTURES["mamba"].model("mamba")).blocks
+    assert [(own.name, own.shape, own.is_layer) for own in block.beside] == [
+        ("mixer.A_log", (32, 4), False),
+        ("mixer.conv1d", (4, 32), True),
+    ]
+    encoder, _ = sheet(ARCHITECTURES["t5"].model("t5")).blocks  # the first of them alone has it
+    assert [(own.name, own.blocks) for own in encoder.beside] == [("layer.0.SelfAttention.relative_attention_bias", 1)]
+
+
+def test_a_router_called_classifier_is_no_head():
+    assert sheet(ARCHITECTURES["switch_transformers"].model("switch_transformers")).head == ("lm_head",)
+
+
+def test_what_to_name_is_told_where_no_place_is_known_and_it_works():
+    architecture = ARCHITECTURES["resnet"]
+    model, inputs = architecture.model("resnet"), architecture.inputs()
+    advice = sheet(model).advice
+    assert "layers.0.layer.1.convolution 18 x 2 (role unknown)" in advice
+    assert "all-linear" not in advice
+    names = ast.literal_eval(advice.partition("target_modules=")[2])
+    for method in (SSB(), LoRA(r=2)):
+        tuned = get_peft_model(model.eval(), SubspaceConfig(method=method, target_modules=names, init_weights=False))
+        want = tuned(**inputs).logits
+        assert sum(isinstance(layer, SubspaceLayer) for layer in tuned.modules()) == 7
+        model = tuned.merge_and_unload()
+        assert torch.allclose(model(**inputs).logits, want, atol=1e-5)
 
 
 def test_blocks_that_are_alike_are_told_once():

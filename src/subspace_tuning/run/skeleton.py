@@ -42,11 +42,19 @@ def skeleton(checkpoint: Checkpoint, task_type: str | None = None) -> nn.Module:
         return _plain(checkpoint)
     try:
         config = AutoConfig.for_model(**data)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"cannot make sense of the config of {checkpoint.name}: {error}") from error
+    return of_config(config, task_type, checkpoint.name)
+
+
+def of_config(config: PreTrainedConfig, task_type: str | None = None, name: str = "this model") -> nn.Module:
+    """The model of a config without its numbers, with the head that a task or the config itself names."""
+    try:
         cls = class_of(config, task_type)
         with torch.device("meta"):
             return cls(config) if issubclass(cls, PreTrainedModel) else cls.from_config(config)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"cannot make sense of the config of {checkpoint.name}: {error}") from error
+        raise BadInput(f"cannot make sense of the config of {name}: {error}") from error
 
 
 def _plain(checkpoint: Checkpoint) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from torch import nn
@@ -25,13 +26,18 @@ HEADS = {
 
 def heads(model: nn.Module) -> set[str]:
     """Names of the modules that are the head, none of them inside another; poolers are part of it."""
-    found = {name for name, _ in model.named_modules() if HEADS & set(name.split("."))}
+    found = {name for name, _ in model.named_modules() if HEADS & _outside(name)}
     if isinstance(model, PreTrainedModel):
         base = model.base_model
         output = model.get_output_embeddings()
         found |= {name for name, child in model.named_children() if base is not model and child is not base}
         found |= {name for name, module in model.named_modules() if module is output}
     return {name for name in found if name and not is_in(name.rpartition(".")[0], found)}
+
+
+def _outside(name: str) -> set[str]:
+    """The parts of a name outside any list of blocks: a router in one may be called classifier."""
+    return set(re.split(r"\.\d+(?:\.|$)", name, maxsplit=1)[0].split("."))
 
 
 def is_in(name: str, modules: Collection[str]) -> bool:

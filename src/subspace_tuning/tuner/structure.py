@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.pytorch_utils import Conv1D
 
 from subspace_tuning.tuner.roles import DOWN, EXPERTS, GATE, GATE_UP, UP, Weight, roles
-from subspace_tuning.weights import weight_of
+from subspace_tuning.weights import Unsupported, weight_of
 from subspace_tuning.weights.attention import InProjection, with_projections
 from subspace_tuning.weights.experts import Experts, with_experts
 from subspace_tuning.weights.slices import Slice
@@ -53,6 +53,27 @@ class BlockWeight:
         return f"{many}{self.n} x {self.m}"
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What a block holds beside its weights: matrices of which no role is known, and parameters of no layer.
+
+    shape: W's, (n, m), of a layer that a method can sit on by its name; else the parameter's.
+    """
+
+    name: str
+    block: str
+    shape: tuple[int, ...]
+    is_layer: bool
+
+    @property
+    def short(self) -> str:
+        return self.name.removeprefix(f"{self.block}.")
+
+    @property
+    def size(self) -> str:
+        return " x ".join(map(str, self.shape))
+
+
 def read(model: nn.Module) -> list[BlockWeight]:
     """The weights of all blocks of a model, in the order of its modules."""
     modules = dict(outer_modules(model))
@@ -65,6 +86,34 @@ def read(model: nn.Module) -> list[BlockWeight]:
         found += [BlockWeight(f"{block}.{w.name}", block, *known[w.name], w.n, w.m) for w in layers]
         found += [_experts(name, block, module) for name, module in inside.items() if isinstance(module, Experts)]
     return found
+
+
+def beside(model: nn.Module, weights: list[BlockWeight]) -> list[Beside]:
+    """What the blocks hold beside these weights: convolutions, embeddings, parameters of two dimensions and more."""
+    modules, known = dict(outer_modules(model)), {w.name for w in weights}
+    found: list[Beside] = []
+    for block in _blocks(modules):
+        for name, module in modules.items():
+            if name.startswith(f"{block}.") and name not in known:
+                found += _beside(name, block, module, known)
+    return found
+
+
+def _beside(name: str, block: str, module: nn.Module, known: set[str]) -> Iterator[Beside]:
+    if isinstance(module, Experts | Slice):
+        return
+    try:
+        W = weight_of(module)
+        if W.holds_matrix:
+            yield Beside(name, block, tuple(W.shape), True)
+            return
+    except Unsupported:
+        pass
+    for own, p in module._parameters.items():
+        whole = f"{name}.{own.removesuffix('_bias')}"  # biases of experts belong to their weights
+        seated = whole in known or (own == "in_proj_weight" and f"{name}.query" in known)
+        if p is not None and p.dim() > 1 and not seated:
+            yield Beside(f"{name}.{own}", block, tuple(p.shape), False)
 
 
 def outer_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -48,11 +48,12 @@ from subspace_tuning.tuner.roles import (
     VALUE,
     within,
 )
-from subspace_tuning.tuner.structure import BlockWeight, language_tower, outer_modules, read
+from subspace_tuning.tuner.structure import BlockWeight, beside, language_tower, outer_modules, read
 from subspace_tuning.weights import Unsupported, has_bias, is_linear, weight_of
 from subspace_tuning.weights.experts import Experts, coded_experts
 
 POOLERS = {"pooler"}
+BIASES = "biases"
 ON_OUTPUTS = {"sublayer_outputs", "ff_output", "key"}  # where methods go that sit on outputs or blocks
 SHOWN = 24
 
@@ -87,8 +88,8 @@ def default_targets(places: str, model: nn.Module, config: PeftConfig | None = N
     """
     tower = language_tower(model)
     modules = _reached({name: module for name, module in outer_modules(model) if within(name, tower)}, places, config)
-    if places == "biases":
-        return _of_layers(_with_bias(model, modules, getattr(config, "modules_to_save", None) or ()), config)
+    if places == BIASES:
+        return _of_layers(with_bias(model, modules, getattr(config, "modules_to_save", None) or ()), config)
     weights = [w for w in read(model) if within(w.name, tower)]
     wanted = [own for w in weights if KINDS[places](w) for own in taken(model, w, weights, KINDS[places])]
     mapped = _maps_weights(places, config)
@@ -211,18 +212,24 @@ def _of_layers(names: set[str], config: PeftConfig | None) -> set[str]:
 def _nothing(places: str, model: nn.Module, weights: list[BlockWeight], modules: dict[str, nn.Module]) -> str:
     """Why a model has no place of a kind, what its blocks hold, and what could be named instead."""
     kind = getattr(getattr(model, "config", None), "model_type", None) or type(model).__name__
-    held = list(dict.fromkeys(f"{w.short} {w.size} ({w.role or w.part})" for w in weights))
-    layers = list(dict.fromkeys(w.short for w in weights if _can_sit(modules.get(w.name), places not in ON_OUTPUTS)))
-    layers = layers or [name for name, module in modules.items() if is_linear(module)]
-    names = ", ".join(f"'{name}'" for name in layers[:SHOWN])
-    told = f"its blocks hold {', '.join(held[:SHOWN])}" if held else "it has no repeated blocks with matrices"
+    rest = [w for w in beside(model, weights) if w.name in modules or not w.is_layer]
+    held = [f"{w.short} {w.size} ({w.role or w.part})" for w in weights]
+    held += [f"{w.short} {w.size} ({'role unknown' if w.is_layer else 'a parameter of no layer'})" for w in rest]
+    short = {w.name: w.short for w in weights} | {w.name: w.short for w in rest}
+    layers = [own for name, own in short.items() if _can_sit(modules.get(name), places not in ON_OUTPUTS)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        everywhere = all_linear(model)
+    layers = layers or sorted(everywhere) or [name for name, module in modules.items() if is_linear(module)]
+    told = f"its blocks hold {', '.join(list(dict.fromkeys(held))[:SHOWN])}" if held else "it has no repeated blocks"
+    names = ", ".join(f"'{name}'" for name in list(dict.fromkeys(layers))[:SHOWN])
     return (
         f"no default modules of the kind {places} are found in {kind}: {told}; "
-        f"name some with target_modules=[{names}] or target_modules='all-linear'"
+        f"name some with target_modules=[{names}]{' or target_modules=' + repr('all-linear') if everywhere else ''}"
     )
 
 
-def _with_bias(model: nn.Module, modules: dict[str, nn.Module], kept: Collection[str]) -> set[str]:
+def with_bias(model: nn.Module, modules: dict[str, nn.Module], kept: Collection[str] = ()) -> set[str]:
     """Layers outside the head whose bias a method can be added to."""
     without = heads(model)
     names = set()
