@@ -1,10 +1,12 @@
 """What commands on a checkpoint of 7B shape take: memory above the interpreter's own, and time of one core.
 
     python benchmarks/big_checkpoint.py [--width 256] [--methods ssl,ia3,ssb,lora] [--folder DIR]
+    python benchmarks/big_checkpoint.py --real-width [--methods ssl,ia3,ssb,lora]
 
 Writes two models of Llama-2-7B's shape (32 blocks, 291 tensors, 32000 words, eight shards, bfloat16) at a shrunk width,
 4096 being the real one, and two LoRA adapters, one of them PEFT's own. Each command runs in a process of its own,
-forked once everything is imported.
+forked once everything is imported. With --real-width: minutes of `subspace fit` at the real width, reckoned from one
+layer of each size.
 """
 
 from __future__ import annotations
@@ -36,11 +38,15 @@ from subspace_tuning.theory.streamed import written
 SHARDS = 8
 
 
-def config(width: int) -> LlamaConfig:
+BLOCKS = 32
+LAYERS = {"q_proj": 4, "up_proj": 2, "down_proj": 1}  # of each size one, and how many a block has
+
+
+def config(width: int, blocks: int = BLOCKS) -> LlamaConfig:
     return LlamaConfig(
         hidden_size=width,
         intermediate_size=width * 11008 // 4096,
-        num_hidden_layers=32,
+        num_hidden_layers=blocks,
         num_attention_heads=32,
         vocab_size=32000,
         tie_word_embeddings=False,
@@ -49,12 +55,12 @@ def config(width: int) -> LlamaConfig:
     )
 
 
-def write(folder: Path, width: int, change: float) -> None:
+def write(folder: Path, width: int, change: float, blocks: int = BLOCKS) -> None:
     """Random tensors in shards; with ``change``, something added to the same numbers."""
     folder.mkdir()
-    config(width).save_pretrained(folder)
+    config(width, blocks).save_pretrained(folder)
     with torch.device("meta"):
-        shapes = {key: t.shape for key, t in LlamaForCausalLM(config(width)).state_dict().items()}
+        shapes = {key: t.shape for key, t in LlamaForCausalLM(config(width, blocks)).state_dict().items()}
     index: dict[str, str] = {}
     names = list(shapes)
     for shard in range(SHARDS):
@@ -95,6 +101,20 @@ def commands(home: Path, methods: list[str]) -> dict[str, Callable[[], object]]:
     }
 
 
+def real_width(home: Path, methods: list[str], width: int = 4096) -> dict[str, float]:
+    """Minutes of one core, family by family, of a fit to all blocks: one layer of each size, times their number."""
+    for name, change in (("base", 0.0), ("tuned", 0.1)):
+        write(home / name, width, change, blocks=1)
+    minutes: dict[str, float] = {}
+    for layer, count in LAYERS.items():
+        report = Fit(Checkpoint(home / "base"), Checkpoint(home / "tuned"), home / layer).run(
+            choose(methods, 8)[0], layers=layer
+        )
+        for family, seconds in report.seconds.items():
+            minutes[family] = minutes.get(family, 0.0) + BLOCKS * count * seconds / 60
+    return minutes
+
+
 def measured(work: Callable[[], object], told: Path) -> None:
     torch.set_num_threads(1)
     torch.linalg.svd(torch.randn(64, 64))  # libraries that load late are the interpreter's own too
@@ -120,8 +140,14 @@ def main() -> None:
     options.add_argument("--width", type=int, default=256)
     options.add_argument("--methods", default="ssl,ia3,ssb,lora")
     options.add_argument("--folder", type=Path)
+    options.add_argument("--real-width", action="store_true")
     chosen = options.parse_args()
     torch.set_num_threads(1)
+    if chosen.real_width:
+        with tempfile.TemporaryDirectory(dir=chosen.folder) as made:
+            for name, minutes in real_width(Path(made), chosen.methods.split(",")).items():
+                print(f"| `{name}` | {minutes:.0f} |", flush=True)
+        return
     with tempfile.TemporaryDirectory(dir=chosen.folder) as made:
         home = Path(made)
         for name, change in (("base", 0.0), ("tuned", 0.1)):

@@ -50,6 +50,7 @@ RUNS = {  # name -> changes of the recipe, and by whom it is trained, from cut t
 LOOSE = {"bf16": 3e-2}
 REFUSED = {
     "riemannian": (LORA | {"optimizer": "riemannian"}, FSDP2, "multiplies whole factors"),
+    "first version": (LORA, FSDP2 | {"FSDP_VERSION": "1"}, "take fsdp_version: 2"),
     "odd": (LORA | {"batch_size": 15}, DDP, "15 rows cannot be shared out among 2 processes"),
     "unused": (LORA, {"ACCELERATE_USE_FSDP": "true"}, "there is none; leave FSDP out"),
 }
