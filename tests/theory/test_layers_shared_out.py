@@ -65,6 +65,33 @@ def test_an_analysis_by_several_processes_is_that_of_one(home):
     assert json.dumps(one) == json.dumps(two)
 
 
+@pytest.mark.parametrize("given", ["adapter", "tuned"])
+def test_an_interrupted_analysis_goes_on(home, tmp_path, monkeypatch, given):
+    how = (home / given, str(home / "base"))
+    whole = analyze(*how, look=Look(r=2, scales=()))
+    looked, find = [], analysis._found
+
+    def cut(layer, *args):
+        looked.append(layer)
+        if len(looked) == 3:
+            raise KeyboardInterrupt
+        return find(layer, *args)
+
+    monkeypatch.setattr(analysis, "_found", cut)
+    with pytest.raises(KeyboardInterrupt):
+        analyze(*how, look=Look(r=2, scales=()), out=tmp_path / "out")
+    kept = sorted((tmp_path / ".out.unfinished").glob("*.safetensors"))
+    assert len(kept) == 2
+    kept[0].write_bytes(kept[0].read_bytes()[:100])  # found anew
+    again = analyze(*how, look=Look(r=2, scales=()), out=tmp_path / "out")
+    assert len(looked) == 3 + len(whole["layers"]) - 1
+    assert json.dumps(again) == json.dumps(whole)
+    analyze(*how, look=Look(r=3, scales=()), out=tmp_path / "out")  # looked at otherwise: nothing of it is used
+    assert len(looked) == 2 + 2 * len(whole["layers"])
+    analysis.save(whole, tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_model_that_is_too_large_is_not_loaded_unasked(home, monkeypatch):
     whole = analyze(home / "tuned", str(home / "base"), look=Look(r=2, intruders=4, epsilon=1.0))
     assert [told["scale"] for told in whole["scaling_intruders"]] == [*analysis.SCALES, 1.0]

@@ -67,7 +67,7 @@ def analyze(
         raise BadInput(f"--scales are finite numbers, got {scales!r}")
     import_all(imports)
     with counted("looking") as tick:
-        data = look_at(given, base, versus, target, Look(r=rank, scales=tried, layers=layers), tick, workers)
+        data = look_at(given, base, versus, target, Look(r=rank, scales=tried, layers=layers), tick, workers, output)
     written = save(data, output) if output is not None else []
     if as_json:
         print_json(data)

@@ -24,6 +24,7 @@ from subspace_tuning.files.checkpoint import Checkpoint
 from subspace_tuning.linalg.svd import SVD, svd
 from subspace_tuning.run.skeleton import split
 from subspace_tuning.theory import subspaces as s
+from subspace_tuning.theory.findings import Findings, Found, done
 from subspace_tuning.theory.layers_shared_out import Make, each
 from subspace_tuning.theory.places import pattern_of
 from subspace_tuning.theory.project import optimal_scale
@@ -46,15 +47,6 @@ class Look:
     layers: str | None = None  # a regular expression that finds names of layers
 
 
-@dataclass
-class Found:
-    """One layer's findings, and the singular vectors by which layers are compared."""
-
-    told: dict[str, Any]
-    change: SVD  # its leading terms
-    intruding: SVD  # terms of W'
-
-
 def analyze(
     given: Path | str,
     base: str | None = None,
@@ -63,6 +55,7 @@ def analyze(
     look: Look | None = None,
     tick: Callable[[int], None] = lambda total: None,
     workers: int = 1,
+    out: Path | str | None = None,
 ) -> dict[str, Any]:
     """Plain data about what training did to each weight, and to the model. One weight is in memory at a time.
 
@@ -72,14 +65,18 @@ def analyze(
     versus: another adapter or model of the same base (another seed, rank or method) whose dW is compared.
     target: a fully fine-tuned W*; tells the scale s* at which dW would come nearest to it (1: as it is).
     workers: processes that share the layers out among themselves; they find the same.
+    out: the folder that ``save`` is to make; what is found is kept beside it until then, and found only once.
     """
     look = look or Look()
     with ExitStack() as stack:
         subject, find = stack.enter_context(_finder(given, base, target, look))
         wanted = pattern_of(look.layers)
         names = [name for name in subject.names if wanted is None or wanted.search(name)]
-        seen = {}
-        for name, layer in each(names, find, partial(_apart, given, base, target, look), workers):
+        seen = Findings(None if out is None else Path(out), _work(given, subject, target, look))
+        left = [name for name in names if name not in seen]
+        for _ in range(len(names) - len(left)):
+            tick(len(names))
+        for name, layer in each(left, find, partial(_apart, given, base, target, look), workers):
             seen[name] = layer
             tick(len(names))
         found = {name: layer for name in names if (layer := seen[name]) is not None}
@@ -136,6 +133,12 @@ def _apart(given: Path | str, base: str | None, target: Path | str | None, look:
     """The same in another process."""
     with _finder(given, base, target, look) as (_, find):
         yield find
+
+
+def _work(given: Path | str, subject: Trained, target: Path | str | None, look: Look) -> list[Any]:
+    """What the findings on a layer depend on."""
+    files = [Checkpoint(name).digest() for name in (given, subject.base, target) if name is not None]
+    return [VERSION, files, subject.methods, look.r, look.energy, look.intruders, look.epsilon]
 
 
 def _too_large(base: str) -> str:
@@ -269,4 +272,6 @@ def save(data: dict[str, Any], folder: Path | str) -> list[Path]:
 
     path = Path(folder) / "analysis.json"
     write(path, json.dumps(data, indent=2) + "\n")
-    return [path, *draw(data, path.parent)]
+    drawn = draw(data, path.parent)
+    done(path.parent)
+    return [path, *drawn]

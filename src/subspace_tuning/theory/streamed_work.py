@@ -146,13 +146,25 @@ class Done:
         return layers, {name: told[-1] for name, told in held.items()}
 
 
-@contextmanager
-def beside(out: Path, digest: str) -> Iterator[tuple[Path, Done]]:
+def unfinished(out: Path) -> Path:
+    """Where what is finished of a folder stands while it is made."""
+    out = out.absolute()
+    return out.with_name(f".{out.name}.unfinished")
+
+
+def begun(out: Path, digest: str) -> Path:
     """The folder of unfinished work; another work's is begun anew."""
-    folder = out.with_name(f".{out.name}.unfinished")
+    folder = unfinished(out)
     mark = folder / "work"
     if folder.is_dir() and (not mark.is_file() or mark.read_bytes() != digest.encode()):
         shutil.rmtree(folder)
     write(mark, digest)
+    return folder
+
+
+@contextmanager
+def beside(out: Path, digest: str) -> Iterator[tuple[Path, Done]]:
+    """The folder of unfinished work, and what is finished of it; gone once all is."""
+    folder = begun(out, digest)
     yield folder, Done(folder / DONE)
     shutil.rmtree(folder, ignore_errors=True)
