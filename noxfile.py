@@ -39,6 +39,6 @@ def notebook(session: nox.Session) -> None:
 
 @nox.session
 def audit(session: nox.Session) -> None:
-    """Known weaknesses of the pinned versions."""
+    """Known weaknesses of the pinned versions; strict, so that data out of reach are no pass."""
     session.install("pip-audit")
-    session.run("pip-audit", "-r", "constraints.txt", "--no-deps", "--disable-pip")
+    session.run("pip-audit", "--strict", "-r", "constraints.txt", "--no-deps", "--disable-pip")

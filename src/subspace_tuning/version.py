@@ -1,3 +1,3 @@
-"""The version, in one place."""
+"""The version, in one place: the build, runs, exports and reports read it here."""
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import page_home
+import subspace_tuning
 from command import subspace
 from subspace_tuning.files import assets
 
@@ -41,6 +42,16 @@ def built(tmp_path_factory):
     (folder / "out").mkdir()
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
     return folder / "out"
+
+
+def test_the_version_stands_in_one_place(built):
+    said = {
+        "CITATION.cff": re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.M)[1],
+        "CHANGELOG.md": re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)[1],
+        "wheel": next(built.glob("*.whl")).name.split("-")[1],
+        "sdist": next(built.glob("*.tar.gz")).name.removesuffix(".tar.gz").split("-")[1],
+    }
+    assert set(said.values()) == {subspace_tuning.__version__}, said
 
 
 def test_a_wheel_holds_the_package_and_nothing_else(built):
