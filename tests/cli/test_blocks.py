@@ -38,6 +38,7 @@ ELSEWHERE = {  # blocks that a test of their own runs
     ("docs/tasks.md", "bash"): "tasks/test_tasks_page.py",
     ("CONTRIBUTING.md", "python"): "methods/test_contributing.py",
     ("CONTRIBUTING.md", "toml"): "tasks/test_new_kind.py",
+    ("CONTRIBUTING.md", "markdown"): "tasks/test_new_kind.py",
     ("docs/zh/five_minutes.md", "python"): "cli/test_chinese.py",
     ("docs/zh/five_minutes.md", "bash"): "cli/test_chinese.py",
     ("README.zh.md", "python"): "cli/test_chinese.py",

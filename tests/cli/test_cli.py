@@ -77,6 +77,13 @@ IN_TASKS = (*TEXTS_IN_TASKS, "audio_classification", "ctc", "digits", "segmentat
 HERE = [p for p in RECIPES.glob("*.yaml") if "task" in yaml.safe_load(p.read_text()) and p.stem not in IN_TASKS]
 
 
+def test_every_sweep_has_a_test():
+    """demo here; the others in tests/tasks and tests/sweep."""
+    sweeps = {p.stem for p in RECIPES.glob("*.yaml") if "task" not in yaml.safe_load(p.read_text())}
+    of_tasks, of_studies = {"digits_sweep", "similarity_sweep"}, {"minilm_glue", "minilm_long"}
+    assert sweeps == {"demo", "sweep", "lm_study", "lm_study_openbookqa"} | of_tasks | of_studies
+
+
 @pytest.mark.parametrize("path", sorted(HERE), ids=lambda p: p.stem)
 def test_every_recipe_runs(tmp_path, path):
     """Shrunk: a tiny model, few rows and steps; the rest as written. Demo and sweeps have tests of their own."""

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import tiny_lm
 import tiny_pictures
+import tiny_seq2seq
 from command import subspace
 
 
@@ -84,11 +85,12 @@ ROWS = {
 @pytest.mark.parametrize("kind", ROWS)
 def test_every_kind_of_texts(tmp_path, model, kind):
     row, labels = ROWS[kind]
-    for part in ("train", "validation"):
-        tiny.jsonl(tmp_path / f"{part}.jsonl", [row] * 10)
+    another = [{"query": "b", "text": "story"}] * (kind == "retrieval")  # there must be something to choose from
+    for part, more in (("train", []), ("validation", another)):
+        tiny.jsonl(tmp_path / f"{part}.jsonl", [row] * 10 + more)
     needs = ["labels=[a,b]"] if kind in ("multi_label", "token_classification") else []
-    if kind == "sft":
-        model = tiny_lm.saved(tmp_path / "lm")
+    if kind in ("sft", "seq2seq"):
+        model = (tiny_lm.saved if kind == "sft" else tiny_seq2seq.t5)(tmp_path / "lm")
     found = looked(tmp_path, model, "--task", kind, *needs, "--json")
     assert found["train"]["labels"] == labels
     assert found["train"]["tokens"]["longer"] == 0

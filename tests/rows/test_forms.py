@@ -54,4 +54,4 @@ def test_a_row_is_told_from_its_columns(record, row):
 def test_what_is_no_row_is_one_sentence(record, said):
     with pytest.raises(BadInput, match=said) as told:
         rows_of(Records.of([{"text": "fine"}, record], "file.jsonl"))
-    assert str(told.value).startswith("file.jsonl, row 1")
+    assert str(told.value).startswith("file.jsonl, row 2")

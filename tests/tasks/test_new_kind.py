@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_tasks_page import run_section
 from transformers import Trainer, TrainingArguments
 
 import tiny
 from command import subspace
+from subspace_tuning import tasks
 from subspace_tuning.run.predict import Predictor
 from subspace_tuning.run.recipe import make
 from subspace_tuning.run.train import run
@@ -77,6 +79,24 @@ def test_a_kind_brings_its_own_trainer_and_arguments(stars, tmp_path, monkeypatc
     result = run(recipe(tmp_path, evaluate_every="end"))
     assert seen == ["own"]
     assert (result.score, result.scores) == (0.5, {"within_one": 0.5, "kept": 1.0})
+
+
+@pytest.mark.filterwarnings("ignore::subspace_tuning.tasks.metrics.Undefined")
+def test_inside_the_package_it_is_a_file_an_import_and_a_section(tmp_path, monkeypatch):
+    """The file stands beside those of the package; whatever else it takes would be missing here."""
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "stars.py").write_text(CODE)
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path / "tasks")])
+    monkeypatch.chdir(tmp_path)
+    (section,) = re.findall(r"```markdown\n## stars\n(.*?)```", TEXT, re.S)
+    try:
+        exec("from subspace_tuning.tasks import stars")
+        assert f"A row is {KINDS['stars'].row}." in section
+        run_section("stars", section.replace("~~~", "```"))
+    finally:
+        KINDS.pop("stars", None)
+        sys.modules.pop("subspace_tuning.tasks.stars", None)
+        vars(tasks).pop("stars", None)
 
 
 @pytest.mark.parametrize("decorated", [True, False])

@@ -32,6 +32,6 @@ def test_every_run_of_a_sweep_that_measures(name, tmp_path):
     plan = Plan(told.model_copy(update=where))
     assert len(plan.cells) == len(told.tasks) * len(told.methods)
     for cell in plan.cells:
-        first, *others = plan.final_runs(cell, cell.candidates)
-        assert len(others) == 2
+        first, *others = plan.final_runs(cell, cell.candidates[:1])
+        assert len(others) == (2 if cell.takes_steps else 0), "the base comes to the same whatever the seed"
         assert train.run(first.recipe).metric == ("spearman" if name == "similarity_sweep" else "accuracy")

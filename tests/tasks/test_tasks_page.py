@@ -40,8 +40,8 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("tasks")
 
 
-def block(kind, language):
-    (found,) = re.findall(rf"```{language}\n(.*?)```", SECTIONS[kind], re.S)
+def block(section, language):
+    (found,) = re.findall(rf"```{language}\n(.*?)```", section, re.S)
     return found
 
 
@@ -66,11 +66,22 @@ def test_a_section_says_what_a_row_is(kind):
     assert f"A row is {kinds()[kind].row.removeprefix('a row is ')}" in " ".join(SECTIONS[kind].split())
 
 
+def test_the_command_lists_every_kind_with_its_row():
+    code, out, err = subspace("tasks")
+    assert code == 0, err
+    assert all(f"{name}\n  a row     {kind.row}\n" in out for name, kind in kinds().items())
+
+
 @pytest.mark.filterwarnings("ignore::subspace_tuning.tasks.metrics.Undefined")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_lines_run(kind, home, monkeypatch):
     monkeypatch.chdir(home)
-    recipe, rows = block(kind, "yaml"), block(kind, "json")
+    run_section(kind, SECTIONS[kind])
+
+
+def run_section(kind, section):
+    """The rows, the recipe and the question of a section, in the folder one is in."""
+    recipe, rows = block(section, "yaml"), block(section, "json")
     told = dict(re.findall(r"(\w+): (\S+)", recipe))
     if not Path(told["model"]).is_dir():
         MODELS[told["model"]](Path(told["model"]))
@@ -84,6 +95,6 @@ def test_the_lines_run(kind, home, monkeypatch):
     assert code == 0, err
     assert f"{kind}, to train on: 4 rows" in out
     run(make({**read(Path("recipe.yaml")), "max_steps": 1, "evaluate_every": "end", "save_every": "never"}))
-    code, out, err = subspace(*shlex.split(block(kind, "bash").replace("$'", "'").replace("\\t", "\t"))[1:])
+    code, out, err = subspace(*shlex.split(block(section, "bash").replace("$'", "'").replace("\\t", "\t"))[1:])
     assert code == 0, err
     assert out.strip()

@@ -14,10 +14,16 @@ from transformers import LlamaForCausalLM
 
 import tiny
 import tiny_lm
+from command import subspace
+from subspace_tuning.run.predict import Predictor
+from subspace_tuning.run.recipe import make
+from subspace_tuning.run.train import run as train
 
 PAGE = (Path(__file__).parents[2] / "docs" / "clients.md").read_text(encoding="utf-8")
 SECTIONS = {part.partition("\n")[0]: re.findall(r"```python\n(.*?)```", part, re.S) for part in PAGE.split("\n## ")[1:]}
-BLOCKS = [(title, number) for title, blocks in SECTIONS.items() for number in range(len(blocks))]
+PIPELINES = "An adapter's folder as a model, and pipelines"
+OF_A_RUN = (PIPELINES, 1)
+BLOCKS = [(title, n) for title, blocks in SECTIONS.items() for n in range(len(blocks)) if (title, n) != OF_A_RUN]
 NEEDS = {
     "TRL": "trl",
     "sentence-transformers": "sentence_transformers",
@@ -77,13 +83,26 @@ def test_the_lines_run(title, number, home, monkeypatch):
     pytest.importorskip(NEEDS.get(title, "peft"))
     monkeypatch.chdir(home)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    if title.startswith("An adapter's folder") and not Path("runs/both").is_dir():
+    if title == PIPELINES and not Path("runs/both").is_dir():
         run("PEFT's own calls", 0, names())
     run(title, number, names() | (drawing(home) if title == "diffusers" else {}))
 
 
 def run(title, number, space):
-    exec(compile(SECTIONS[title][number], f"clients.md: {title}", "exec"), space | {"__name__": "client"})
+    space |= {"__name__": "client"}
+    exec(compile(SECTIONS[title][number], f"clients.md: {title}", "exec"), space)
+    return space
+
+
+def test_a_pipeline_says_what_the_run_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train(make(tiny.recipe(tmp_path, output="runs/my-run", epochs=1)))
+    (line,) = re.findall(r"```bash\n(subspace merge .*)\n```", PAGE)
+    code, _, err = subspace(*line.split()[1:])
+    assert code == 0, err
+    told = run(PIPELINES, 1, {})["told"]
+    (wanted,) = Predictor("runs/my-run")(["It never came."])
+    assert (told["label"], told["score"]) == (wanted.answer, pytest.approx(wanted.score, abs=1e-4))
 
 
 def test_there_are_lines_to_run():

@@ -37,13 +37,16 @@ def data(
         typer.Argument(metavar="DATA|RECIPE.yaml [KEY=VALUE]...", help="A file or folder, or a recipe that names one."),
     ],
     task: Annotated[str | None, typer.Option(help="A kind of task or one known by name; see `subspace tasks`.")] = None,
-    model: Annotated[str | None, typer.Option(help="Whose tokenizer counts; without it the offline MiniLM's.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Whose tokenizer counts, and which must read the rows; else the offline MiniLM's."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what would be read of data: its columns and, for a task, rows, labels, lengths in tokens, duplicates.
 
-    Nothing is trained and no model is loaded, only its tokenizer. Rows are read as `subspace train` reads them, and
-    what it would refuse is refused here, with the line.
+    Nothing is trained, and of the model only config and tokenizer are read. Rows are read as `subspace train` reads
+    them, and what it would refuse is refused here, with the line.
     """
     from subspace_tuning.run.recipe import make, override, read
     from subspace_tuning.tasks.overview import columns_of
@@ -65,7 +68,7 @@ def data(
         else:
             typer.echo("\nwith --task, and what a recipe says of it (labels=[...]): also labels, tokens and duplicates")
         return
-    found = _overview(recipe)
+    found = _overview(recipe, is_named="model" in told)
     if as_json:
         print_json(_data(columns, found))
     else:
@@ -89,15 +92,18 @@ def _tables(source: str | None, encoding: str, task: str | None) -> list[Table]:
     return [read_table(file, encoding) for file in paths if file.suffix in SUFFIXES and file.suffix != own]
 
 
-def _overview(recipe: Any) -> Overview:
-    from subspace_tuning.run.pretrained import load_processor
+def _overview(recipe: Any, is_named: bool) -> Overview:
+    """is_named: whether somebody chose the model, so that its rows must fit it."""
+    from subspace_tuning.run.pretrained import bare_model, load_processor
     from subspace_tuning.tasks import load
     from subspace_tuning.tasks.overview import overview
 
     task = recipe.task_object()
     keys = ("train_samples", "eval_samples", "hold_out", "encoding")
     rows = load(task, recipe.data, **{key: getattr(recipe, key) for key in keys})
-    return overview(task, rows, load_processor(recipe.model, task.processor), recipe.max_length)
+    processor = load_processor(recipe.model, task.processor)
+    model = bare_model(recipe.model, task, processor) if is_named else None
+    return overview(task, rows, processor, recipe.max_length, model)
 
 
 def _data(columns: dict[str, tuple[int, list[Column]]], found: Overview | None) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,20 @@ from subspace_tuning.files.table import Table, table_of
 ARRAYS = ".npz"
 
 
-def attached(table: Table, column: str, what: str) -> list[Any]:
+def attached(table: Table, column: str, what: str, check: Callable[[Any], None]) -> list[Any]:
     """A column of files: paths below the table's folder, bytes, or arrays; in the hub's ``{"bytes", "path"}`` too.
 
-    what: ``a picture``, for errors. Raises BadInput, with the row, for a value that is none.
+    what: ``a picture``, for errors. check: raises BadInput for a file that is none. Raises BadInput, with the row, for
+    a value that is none.
     """
-    if column not in table.columns:
-        raise BadInput(f"{table.name} has no column {column!r}; its columns are {', '.join(table.columns)}")
-    return [_held(value, table, row, what) for row, value in enumerate(table.columns[column])]
+    values = table.columns[column] if column in table.columns else table.column(column)  # which says what is missing
+    found = [_held(value, table, row, what) for row, value in enumerate(values)]
+    for row, held in enumerate(found):
+        try:
+            check(held)
+        except BadInput as error:
+            raise BadInput(f"{table.place(row)}: {error}") from error
+    return found
 
 
 def _held(value: Any, table: Table, row: int, what: str) -> Any:
@@ -61,10 +67,17 @@ def arrays(path: Path, columns: Sequence[str]) -> Table:
             found = {column: held[column] for column in columns}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise BadInput(f"cannot read {path} as arrays of numpy: {error}") from error
+    single = next((column for column, array in found.items() if not array.ndim), None)
+    if single:
+        raise BadInput(f"{path}: the array {single!r} is a single value, expected an entry a row")
     sizes = {column: len(array) for column, array in found.items()}
     if len({*sizes.values()}) > 1:
         raise BadInput(f"{path}: the arrays have different lengths: {sizes}")
     return table_of(str(path), {c: [*array] if array.ndim > 1 else array.tolist() for c, array in found.items()})
+
+
+def is_array(held: Any) -> bool:
+    return isinstance(held, np.ndarray)
 
 
 def named(value: Any) -> str:

@@ -24,23 +24,57 @@ def samples(sound: Any, rate: int) -> NDArray[np.float32]:
     sound: the path or the bytes of a WAV file, or an array of samples at that rate, (n,) or (n, channels). Raises
     BadInput for anything else.
     """
-    if isinstance(sound, np.ndarray):
-        found, own = sound, rate
-    else:
-        from scipy.io import wavfile
+    own, found = _read(sound, rate)
+    if found.dtype.kind in "iu":
+        found = (found - _ZERO.get(found.dtype.kind, 0.0)) / 2.0 ** (8 * found.dtype.itemsize - 1)
+    mono = found.mean(1) if found.ndim == 2 else found
+    if not np.isfinite(mono).all():
+        raise BadInput(f"the sound {named(sound)} has samples that are no finite numbers")
+    return _at(mono, own, rate).astype(np.float32)
 
+
+def length(sound: Any, rate: int) -> int:
+    """How many samples it has at that rate. Raises BadInput for what is no sound; a file's samples are not read."""
+    own, found = _read(sound, rate)
+    return -(-len(found) * rate // own)
+
+
+def check(sound: Any) -> None:
+    """Raises BadInput for what is no sound, as far as can be told without reading the samples of a file."""
+    length(sound, 1)
+
+
+def _read(sound: Any, rate: int) -> tuple[int, NDArray]:
+    """Samples a second, and the samples as they are kept."""
+    from scipy.io import wavfile
+
+    if isinstance(sound, np.ndarray):
+        own, found = rate, sound
+    else:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", wavfile.WavFileWarning)  # of chunks that are no sound
-                own, found = wavfile.read(io.BytesIO(sound) if isinstance(sound, bytes) else sound)
+                own, found = _file(sound)
         except (OSError, ValueError, EOFError, TypeError, struct.error) as error:
-            raise BadInput(f"cannot read the sound {named(sound)}: {error}; expected a file {SUFFIXES[0]}") from error
-    if found.dtype.kind in "iu":
-        found = (found - _ZERO.get(found.dtype.kind, 0.0)) / 2.0 ** (8 * found.dtype.itemsize - 1)
-    if found.dtype.kind != "f" or found.ndim not in (1, 2) or not found.size:
+            raise BadInput(
+                f"cannot read the sound {named(sound)}: {error}; expected a file {SUFFIXES[0]} (ffmpeg -i FILE a.wav)"
+            ) from error
+    if found.dtype.kind not in "iuf" or found.ndim not in (1, 2) or not found.size:
         raise BadInput(f"the sound {named(sound)} has no samples: expected numbers (n,) or (n, channels)")
-    mono = found.mean(1) if found.ndim == 2 else found
-    return _at(mono, own, rate).astype(np.float32)
+    if own < 1:
+        raise BadInput(f"the sound {named(sound)} has {own} samples a second, expected 1 or more")
+    return own, found
+
+
+def _file(sound: Any) -> tuple[int, NDArray]:
+    from scipy.io import wavfile
+
+    if isinstance(sound, bytes):
+        return wavfile.read(io.BytesIO(sound))
+    try:
+        return wavfile.read(sound, mmap=True)
+    except ValueError:  # of 24 bits, or shorter than it says
+        return wavfile.read(sound)
 
 
 def _at(mono: NDArray, own: int, rate: int) -> NDArray:

@@ -51,7 +51,7 @@ class Table:
                 f"its columns are {', '.join(self.columns)}{_parted(self.columns)}"
             )
         values = self.columns[name]
-        missing = [row for row, value in enumerate(values) if value is None or value != value]  # NaN
+        missing = [row for row, value in enumerate(values) if is_missing(value)]
         if missing:
             others = f", and so in {len(missing) - 1} more; leave such rows out, or fill them" if missing[1:] else ""
             raise BadInput(f"{self.place(missing[0])}: column {name!r} has no value{others}")
@@ -128,7 +128,7 @@ def _tsv(name: str, text: str) -> Table:
     for line, field in opened:
         if '""' not in field[1:-1]:
             raise BadInput(
-                f"{name}, line {line}: the field {_short(field)} could be quoted, or a text with quotation marks; "
+                f"{name}, line {line}: the field {short(field)} could be quoted, or a text with quotation marks; "
                 f"quote the names of the columns too, or save the file as .csv or .jsonl"
             )
     return _of_records(name, quoted)
@@ -195,7 +195,7 @@ def _json(name: str, text: str) -> Table:
     if isinstance(data, list):
         return _of_objects(Table(name, {}, range(1, len(data) + 1), "row"), data)
     if not (isinstance(data, dict) and all(isinstance(values, list | dict) for values in data.values())):
-        raise BadInput(f"{name} holds {_short(data)}, expected a list of rows: [{{...}}, {{...}}]")
+        raise BadInput(f"{name} holds {short(data)}, expected a list of rows: [{{...}}, {{...}}]")
     rows = {column: list(v) if isinstance(v, dict) else range(len(v)) for column, v in data.items()}
     first = next(iter(rows), "")
     for column, keys in rows.items():
@@ -208,7 +208,7 @@ def _of_objects(table: Table, rows: list[Any]) -> Table:
     """Each row an object from column to value; a column that a row leaves out is missing there."""
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
-            raise BadInput(f"{table.place(number)} is {_short(row)}, expected an object from columns to values")
+            raise BadInput(f"{table.place(number)} is {short(row)}, expected an object from columns to values")
     columns = dict.fromkeys(column for row in rows for column in row)
     return Table(table.name, {c: [row.get(c) for row in rows] for c in columns}, table.lines, table.unit)
 
@@ -251,7 +251,12 @@ def _parted(names: Collection[str]) -> str:
     return "" if found is None else f"; it seems to be parted by {found!r} (.csv is by ',', .tsv by a tab)"
 
 
-def _short(value: Any) -> str:
+def is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)  # NaN
+
+
+def short(value: Any) -> str:
+    """A value in an error."""
     told = repr(value)
     return told if len(told) <= 60 else f"{told[:57]}..."
 

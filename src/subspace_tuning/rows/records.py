@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,15 @@ _ON_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class Records:
-    """Records and where they come from; a record's number is its place there, whichever sample it stands in."""
+    """Records and where they come from; a record's number is its place there, whichever sample it stands in.
+
+    lines: of all records of a file of lines, by their numbers.
+    """
 
     name: str
     rows: list[Record]
     numbers: list[int]
+    lines: Sequence[int] | None = None
 
     @staticmethod
     def of(rows: Sequence[Record], name: str = "the rows") -> Records:
@@ -40,13 +44,16 @@ class Records:
         """A record leaves out what is missing in its row."""
         names, columns = list(table.columns), table.columns.values()
         rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-        return Records.of([{k: v for k, v in row.items() if v is not None} for row in rows], table.name)
+        found = Records.of([{k: v for k, v in row.items() if v is not None} for row in rows], table.name)
+        return replace(found, lines=table.lines) if table.unit == "line" else found
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def place(self, at: int) -> str:
-        return f"{self.name}, row {self.numbers[at]}"
+        """As a person counts, from 1."""
+        number = self.numbers[at]
+        return f"{self.name}, row {number + 1}" if self.lines is None else f"{self.name}, line {self.lines[number]}"
 
     def digest(self) -> str:
         """A hash of the rows and of their order."""
@@ -88,7 +95,7 @@ def sampled(records: Records, size: int | None) -> Records:
     order = list(range(len(records)))
     random.Random(SHUFFLE).shuffle(order)
     chosen = order[:size]
-    return Records(records.name, [records.rows[i] for i in chosen], [records.numbers[i] for i in chosen])
+    return replace(records, rows=[records.rows[i] for i in chosen], numbers=[records.numbers[i] for i in chosen])
 
 
 def _from_hub(name: str, splits: Sequence[str], subset: str | None) -> Records:

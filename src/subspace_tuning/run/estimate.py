@@ -27,6 +27,7 @@ from subspace_tuning.tasks.language import LENGTH
 from subspace_tuning.tuner import budget
 from subspace_tuning.tuner.config import SubspaceConfig
 from subspace_tuning.tuner.put_on import put_on
+from subspace_tuning.weights.embedding import positions
 
 KINDS: dict[str, Mapping[str, Any]] = {  # what is usually fine-tuned, the first that a model's type can be
     "AutoModelForSeq2SeqLM": auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
@@ -34,6 +35,12 @@ KINDS: dict[str, Mapping[str, Any]] = {  # what is usually fine-tuned, the first
     "AutoModelForImageClassification": auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     "AutoModelForCausalLM": auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
 }
+
+
+class TooLong(BadInput):
+    """Rows that have more tokens than the model has positions."""
+
+
 Method = Callable[[list[str]], SubspaceConfig]  # of the names of the modules of a new head
 
 
@@ -55,6 +62,9 @@ class Subject:
         key = (s.dtype, s.autocast, s.gradient_checkpointing, s.device)
         if key not in self._traces:
             made = self._model(s)
+            room = positions(made)
+            if room is not None and s.length > room:
+                raise TooLong(f"rows of {s.length} tokens are longer than the {room} positions of the model")
             words = getattr(self.config.get_text_config(), "vocab_size", None)
             self._traces[key] = made, Trace(made, torch.bfloat16 if s.autocast else None, s.device, words)
         model, trace = self._traces[key]
@@ -99,7 +109,10 @@ def subject(model: str, method: Method | str) -> Subject:
 
 
 def of_recipe(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> Needs | None:
-    """What a resolved recipe's steps need on its longest rows; None where nothing is trained, or of another kind."""
+    """What a resolved recipe's steps need on its longest rows.
+
+    None where nothing is trained, or can be, and for models of another kind.
+    """
     task = recipe.task_object()
     if recipe.method == NONE or task.head not in KINDS:
         return None
@@ -120,7 +133,10 @@ def of_recipe(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> Needs | None
         sharding="fsdp" if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" else "ddp",
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
-    return Subject(config, method, task.head).at(setting)
+    try:
+        return Subject(config, method, task.head).at(setting)
+    except TooLong:  # which training refuses, with what to do
+        return None
 
 
 def told(needs: Needs, room: int) -> str:

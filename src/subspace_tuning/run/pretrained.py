@@ -65,6 +65,18 @@ def load_model(name: str, task: Task, seed: int = 0, dtype: str | None = None) -
     return Pretrained(model, _outermost(model, missing) if task.has_head else [])
 
 
+def bare_model(name: str, task: Task, processor: Any) -> PreTrainedModel:
+    """The same without its numbers."""
+    try:
+        config = AutoConfig.from_pretrained(location(name), **task.config(), trust_remote_code=False)
+        with torch.device("meta"):
+            model: PreTrainedModel = getattr(transformers, task.head).from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise cannot_load("model", name, error) from error
+    task.join(model, processor)
+    return model
+
+
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return load_processor(name, "AutoTokenizer")
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files import sounds
+from subspace_tuning.files.attached import named
 from subspace_tuning.tasks.forward import outputs
 from subspace_tuning.tasks.registry import register
-from subspace_tuning.tasks.spoken import Speech, Spoken, batch_of
+from subspace_tuning.tasks.spoken import Speech, Spoken, batch_of, frames
 from subspace_tuning.tasks.task import ABOUT, Answer, Collate, Inputs
 
 
@@ -30,12 +33,21 @@ class CTC(Speech):
     def check(self, model: Any, processor: Any, inputs: Sequence[Inputs]) -> None:
         for measure in self.metrics.values():
             measure(["a"], ["a"])  # says which package is missing before anything is trained
-        unknown = processor.tokenizer.unk_token_id
+        unknown, rate = processor.tokenizer.unk_token_id, processor.feature_extractor.sampling_rate
         for row in inputs:
-            if unknown in row.get("labels", ()):
+            letters = row.get("labels", ())
+            if unknown in letters:
                 raise BadInput(
                     f"the tokenizer does not know every letter of {row[ABOUT][:60]!r}; write texts as it does (often "
                     "in capitals, without punctuation), or give the model a tokenizer with these letters"
+                )
+            size = sounds.length(row["sound"], rate)
+            room = frames(model, size)
+            needs = max(1, len(letters) + sum(a == b for a, b in pairwise(letters)))  # a blank between equal ones
+            if room < needs:
+                raise BadInput(
+                    f"a sound of {size / rate:.3g} seconds, {named(row['sound'])}, has {room} frames, and its text "
+                    f"takes {needs}, one a letter; leave the row out, or mend its text"
                 )
 
     def collator(self, processor: Any) -> Collate:

@@ -51,7 +51,10 @@ class DPO(LanguageTask):
                         f"{place} has no column {column!r}: its columns are {', '.join(record)}; dpo takes {self.row}"
                     )
             for column in (CHOSEN, REJECTED):
-                row_of(_answered(record, column), place)
+                try:
+                    row_of(_answered(record, column), place)
+                except BadInput as error:
+                    raise BadInput(str(error).replace("'completion'", repr(column))) from error
             if record[CHOSEN] == record[REJECTED]:
                 raise BadInput(f"{place}: chosen and rejected are the same, so that there is nothing to prefer")
         return records.rows

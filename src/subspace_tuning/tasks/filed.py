@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -33,6 +33,7 @@ class FiledClasses(Classes):
 
     what: ClassVar[str]  # ``a picture``
     file: ClassVar[str]  # the field that names the column of files
+    look: ClassVar[Callable[[Any], None]]  # raises BadInput for a file that is none
 
     label: str = "label"
 
@@ -64,7 +65,7 @@ class FiledClasses(Classes):
         return self.rows(by_folder(folder, self._column, self.label, many, self.endings))
 
     def rows(self, table: Table) -> list[Filed]:
-        found = attached(table, self._column, self.what)
+        found = attached(table, self._column, self.what, type(self).look)
         labels = classes(table, self.label, self.labels)
         return [Filed(held, label) for held, label in zip(found, labels, strict=True)]
 

@@ -40,6 +40,7 @@ class ImageClassification(FiledClasses):
     free = ("metric", "image_size", "augment")
     metrics: ClassVar = Classes.metrics
     what, file, endings = "a picture", "image", pictures.SUFFIXES
+    look = staticmethod(pictures.check)
 
     image: str = "image"
     image_size: PositiveInt | None = None

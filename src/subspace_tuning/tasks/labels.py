@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from subspace_tuning.errors import BadInput, nearest
-from subspace_tuning.files.table import Table
+from subspace_tuning.files.table import Table, short
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?", re.ASCII)  # 007, -1, 2.0
+LARGEST = 1e15  # of a label that is a number
 _CLASS_NUMBER = re.compile(r"(0|[1-9]\d{0,8})(\.0*)?", re.ASCII)
 
 
@@ -93,7 +94,7 @@ def _parts(value: Any, place: str) -> list[Any]:
         return [part.strip() for part in value.split("|")]
     if isinstance(value, list):
         return value
-    raise BadInput(f"{place}: the labels are {value!r}, expected a list of names, or a text of names parted by |")
+    raise BadInput(f"{place}: the labels are {short(value)}, expected a list of names, or a text of names parted by |")
 
 
 def _flags(table: Table, name: str) -> list[float]:
@@ -101,18 +102,28 @@ def _flags(table: Table, name: str) -> list[float]:
     for row, value in enumerate(table.column(name)):
         flag = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "0.0": 0.0, "1.0": 1.0}.get(str(value).lower())
         if flag is None:
-            raise BadInput(f"{table.place(row)}: column {name!r} holds {value!r}, expected 0 or 1, or true or false")
+            raise BadInput(
+                f"{table.place(row)}: column {name!r} holds {short(value)}, expected 0 or 1, or true or false"
+            )
         found.append(flag)
     return found
 
 
 def numbers(table: Table, column: str) -> list[float]:
-    """A column of numbers, as such or as texts. Raises BadInput where a value is none, or is not finite."""
+    """A column of numbers, as such or as texts. Raises BadInput where a value is none, or is not finite.
+
+    A loss squares them in single precision, which ends at 3.4e38.
+    """
     found = []
     for row, value in enumerate(table.column(column)):
         number = _number(value)
         if not math.isfinite(number):
-            raise BadInput(f"{table.place(row)}: the label is {value!r}, expected a number")
+            raise BadInput(f"{table.place(row)}: the label is {short(value)}, expected a number")
+        if abs(number) > LARGEST:
+            raise BadInput(
+                f"{table.place(row)}: the label is {value!r}, expected a number from {-LARGEST:g} to {LARGEST:g}; "
+                "give it in a larger unit"
+            )
         found.append(number)
     return found
 
@@ -154,4 +165,4 @@ def _expected(value: Any, names: tuple[str, ...], are_counted: bool) -> str:
         return f"the label is {str(value).lower()}, which is the name of no class; give labels: ['false', 'true']"
     listed = ", ".join(f"{i} or {name!r}" if are_counted else repr(name) for i, name in enumerate(names))
     hint = nearest(value, names) if isinstance(value, str) else ""
-    return f"the label {value!r} is outside the range; {hint}expected {listed}"
+    return f"the label {short(value)} is outside the range; {hint}expected {listed}"

@@ -49,7 +49,12 @@ def load(
         train, validation = _split_off(task, train)
     if hold_out:
         train, validation = _split_off(task, train)
-    return Data(_sample(task, train, train_samples), _sample(task, validation, eval_samples))
+    found = Data(_sample(task, train, train_samples), _sample(task, validation, eval_samples))
+    for rows, what in zip(found, ("train on", "judge by"), strict=True):
+        if not rows:
+            raise BadInput(f"the data of task: {task.name} has no row to {what}; a row is {task.row}")
+    task.check_judged(found.validation)
+    return found
 
 
 def _from_disk(task: Task, source: Path, encoding: str) -> tuple[list[Row], list[Row] | None]:

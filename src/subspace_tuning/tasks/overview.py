@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from subspace_tuning.files.table import Table
+from subspace_tuning.files.table import Table, is_missing
 from subspace_tuning.tasks.load import Data
 from subspace_tuning.tasks.task import Row, Task
 
@@ -77,15 +77,18 @@ def columns_of(table: Table) -> list[Column]:
     return [_column(name, values) for name, values in table.columns.items()]
 
 
-def overview(task: Task, data: Data, processor: Any, max_length: int | None) -> Overview:
-    """What ``task`` makes of its rows, as many tokens of each as a run with this ``max_length`` would."""
-    train, validation = (_part(task, rows, processor, max_length) for rows in data)
+def overview(task: Task, data: Data, processor: Any, max_length: int | None, model: Any = None) -> Overview:
+    """What ``task`` makes of its rows, as many tokens of each as a run with this ``max_length`` would.
+
+    model: with or without its numbers, where rows that it cannot read are to be refused.
+    """
+    train, validation = (_part(task, rows, processor, max_length, model) for rows in data)
     asked = {_asked(row) for row in data.train}
     return Overview(train, validation, sum(_asked(row) in asked for row in data.validation))
 
 
 def _column(name: str, values: Sequence[Any]) -> Column:
-    there = [value for value in values if value is not None and value == value]  # NaN is missing
+    there = [value for value in values if not is_missing(value)]
     told = Counter(map(str, there)) if all(isinstance(v, str | int | float) for v in there) else Counter()
     return Column(
         name,
@@ -102,8 +105,9 @@ def _kind(value: Any) -> str:
     return next((told for kind, told in kinds.items() if isinstance(value, kind)), type(value).__name__)
 
 
-def _part(task: Task, rows: Sequence[Row], processor: Any, max_length: int | None) -> Part:
-    whole, read = (_lengths(task, rows, processor, length) for length in (WHOLE, max_length))
+def _part(task: Task, rows: Sequence[Row], processor: Any, max_length: int | None, model: Any) -> Part:
+    whole = _lengths(task, rows, processor, WHOLE)
+    read = _lengths(task, rows, processor, max_length, model)
     first: dict[Hashable, Row] = {}
     again = [(row, first.setdefault(_asked(row), row)) for row in rows]
     marks = getattr(processor, "all_special_tokens", [])
@@ -118,13 +122,19 @@ def _part(task: Task, rows: Sequence[Row], processor: Any, max_length: int | Non
     )
 
 
-def _lengths(task: Task, rows: Sequence[Row], processor: Any, max_length: int | None) -> list[int]:
-    """Tokens of each input, of the longer one where it is a pair; nothing of inputs that are no tokens."""
-    chunks = (rows[first : first + CHUNK] for first in range(0, len(rows), CHUNK))
-    inputs = (row for chunk in chunks for row in task.encode(chunk, processor, max_length))
-    return [
-        max(len(side["input_ids"]) for side in (row, row.get("second", row))) for row in inputs if "input_ids" in row
-    ]
+def _lengths(task: Task, rows: Sequence[Row], processor: Any, max_length: int | None, model: Any = None) -> list[int]:
+    """Tokens of each input, of the longer one where it is a pair; nothing of inputs that are no tokens.
+
+    model: what is to read the inputs, where that is to be checked.
+    """
+    found: list[int] = []
+    for first in range(0, len(rows), CHUNK):
+        inputs = task.encode(rows[first : first + CHUNK], processor, max_length)
+        if model is not None:
+            task.check(model, processor, inputs)
+        sides = ((row, row.get("second", row)) for row in inputs if "input_ids" in row)
+        found += [max(len(side["input_ids"]) for side in pair) for pair in sides]
+    return found
 
 
 def _tokens(whole: np.ndarray, limit: int) -> Tokens:

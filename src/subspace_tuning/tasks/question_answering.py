@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import PositiveInt
 
 from subspace_tuning.errors import BadInput
-from subspace_tuning.files.table import Table, parsed, read_table, table_of
+from subspace_tuning.files.table import Table, parsed, read_table, short, table_of
 from subspace_tuning.files.text import SAY_WHICH, UTF8, read_text
 from subspace_tuning.tasks import texts
 from subspace_tuning.tasks.forward import outputs
@@ -86,9 +86,10 @@ class QuestionAnswering(Task):
         for row, (context, spans) in enumerate(zip(contexts, answers, strict=True)):
             for said, start in spans:
                 if context[start : start + len(said)] != said or not said.strip():
+                    found = context[start : start + len(said)]
                     raise BadInput(
-                        f"{table.place(row)}: the answer {said!r} does not stand at character {start} of its context, "
-                        f"where {context[start : start + len(said)]!r} stands; answer_start counts characters from 0"
+                        f"{table.place(row)}: the answer {short(said)} does not stand at character {start} of its "
+                        f"context, where {short(found)} stands; answer_start counts characters from 0"
                     )
         return [Asked(*row) for row in zip(questions, contexts, answers, strict=True)]
 
@@ -109,7 +110,9 @@ class QuestionAnswering(Task):
         special = processor.num_special_tokens_to_add(pair=True)
         room = length - special - len(processor(row.question, add_special_tokens=False, **texts.AS_TEXT)["input_ids"])
         if room < 2:
-            raise BadInput(f"max_length: {length} leaves no room for a context beside the question {row.question!r}")
+            raise BadInput(
+                f"max_length: {length} leaves no room for a context beside the question {short(row.question)}"
+            )
         tokens = processor(
             row.question.lstrip(),
             row.context,
@@ -164,11 +167,13 @@ class QuestionAnswering(Task):
             score, first, last = self._best(np.asarray(starts), np.asarray(ends), spans)
             if score > best.get(row, (-np.inf, ""))[0]:
                 best[row] = (score, about["context"][spans[first][0] : spans[last][1]])
-        return {row: said if score > nothing[row] else "" for row, (score, said) in best.items()}
+        return {row: best[row][1] if row in best and best[row][0] > without else "" for row, without in nothing.items()}
 
     def _best(self, starts: Any, ends: Any, spans: Sequence[Any]) -> tuple[float, int, int]:
         """The highest start and end in order, in the context, and not too far apart."""
-        inside = np.array([place for place, span in enumerate(spans) if span is not None])
+        inside = np.array([place for place, span in enumerate(spans) if span is not None], dtype=int)
+        if not inside.size:
+            return -np.inf, 0, 0
         firsts, lasts = (inside[np.argsort(-values[inside])[:BEST]] for values in (starts, ends))
         score = starts[firsts][:, None] + ends[lasts][None]
         far = lasts[None] - firsts[:, None]
@@ -216,11 +221,11 @@ def _spans(value: Any, place: str) -> tuple[tuple[str, int], ...]:
     elif isinstance(value, list) and all(isinstance(answer, dict) for answer in value):
         pairs = [(answer.get("text"), answer.get("answer_start")) for answer in value]
     else:
-        raise BadInput(f"{place}: answers holds {value!r}, expected a list of texts with their answer_start")
+        raise BadInput(f"{place}: answers holds {short(value)}, expected a list of texts with their answer_start")
     for said, start in pairs:
         if not isinstance(said, str) or not isinstance(start, int) or isinstance(start, bool) or start < 0:
             raise BadInput(
-                f"{place}: an answer is {said!r} at {start!r}, expected a text and the place of its first letter"
+                f"{place}: an answer is {short(said)} at {start!r}, expected a text and the place of its first letter"
             )
     return tuple(pairs)
 

@@ -96,7 +96,8 @@ def _checked(key: str, value: Any, wanted: Any) -> Any:
     try:
         return TypeAdapter(wanted).validate_python(value)
     except ValidationError as error:
-        raise BadInput(f"the recipe's {key} is {value!r}: {error.errors()[0]['msg']}") from error
+        said = dict.fromkeys(found["msg"] for found in error.errors())  # one for each type that it could be of
+        raise BadInput(f"the recipe's {key} is {value!r}: {', or '.join(said)}") from error
 
 
 @cache

@@ -34,6 +34,10 @@ class Retrieval(Pairs):
     def group(self, row: Pair) -> str:
         return row.texts[0]
 
+    def check_judged(self, rows: Sequence[Pair]) -> None:
+        if len({row.texts[1] for row in rows}) < 2:
+            raise BadInput("retrieval is judged among two texts or more, and the rows to judge by have one")
+
     def numbered(self, rows: Sequence[Pair]) -> list[tuple[int, int]]:
         """The number of the query and that of the text: the same for the same words."""
         queries: dict[str, int] = {}
@@ -45,8 +49,6 @@ class Retrieval(Pairs):
 
     def scores(self, predictions: Any, labels: Any, judged: Sequence[Inputs] = ()) -> dict[str, float]:
         queries, texts = (_distinct(vectors, labels[:, side]) for side, vectors in enumerate(predictions))
-        if len(texts) < 2:
-            raise BadInput("retrieval is judged among two texts or more, and the rows held out have one")
         belongs = np.zeros((len(queries), len(texts)), bool)
         belongs[tuple(labels.T)] = True
         found = [in_order(*query) for query in zip(queries @ texts.T, belongs, strict=True)]

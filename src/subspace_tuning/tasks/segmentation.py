@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files import pictures, table
-from subspace_tuning.files.attached import ARRAYS, arrays, attached
+from subspace_tuning.files.attached import ARRAYS, arrays, attached, is_array
+from subspace_tuning.files.attached import named as told
 from subspace_tuning.files.table import Table, read_table
 from subspace_tuning.files.text import UTF8
 from subspace_tuning.tasks.forward import outputs
@@ -85,7 +86,8 @@ class Segmentation(Weighted):
         return self.rows(arrays(path, (self.image, self.mask)) if is_arrays else read_table(path, encoding))
 
     def rows(self, table: Table) -> list[Pointed]:
-        images, masks = attached(table, self.image, "a picture"), attached(table, self.mask, "a picture")
+        images = attached(table, self.image, "a picture", pictures.check)
+        masks = attached(table, self.mask, "a mask", lambda held: None if is_array(held) else pictures.check(held))
         return [Pointed(*row) for row in zip(images, masks, strict=True)]
 
     def encode(self, rows: Sequence[Pointed], processor: Any, max_length: int | None) -> list[Inputs]:
@@ -94,8 +96,15 @@ class Segmentation(Weighted):
 
     def check(self, model: Any, processor: Any, inputs: Sequence[Inputs]) -> None:
         for row in inputs:
-            points = self._points(row) if "mask" in row else np.zeros(0)
-            beyond = points[(points >= len(self.labels)) & (points != NOTHING)]
+            if "mask" not in row:
+                continue
+            points, size = self._points(row), pictures.size(row["picture"])
+            if points.shape != size:
+                raise BadInput(
+                    f"a mask of {points.shape[0]} x {points.shape[1]} points belongs to a picture of {size[0]} x "
+                    f"{size[1]}, {told(row['picture'])}; expected the same height and width"
+                )
+            beyond = points[(points < 0) | ((points >= len(self.labels)) & (points != NOTHING))]
             if beyond.size:
                 raise BadInput(
                     f"a mask has the number {int(beyond[0])}, and there are {len(self.labels)} labels, counted from 0; "
@@ -127,12 +136,16 @@ class Segmentation(Weighted):
         return {**super().parts(processor, train, judged), "preprocess_logits_for_metrics": _classes}
 
     def collator(self, processor: Any) -> Collate:
-        size = {"size": {"height": self.image_size, "width": self.image_size}} if self.image_size else {}
+        how: dict[str, Any] = {}
+        if hasattr(processor, "do_reduce_labels"):  # of ADE20K, whose masks count classes from 1
+            how["do_reduce_labels"] = False
+        if self.image_size:
+            how["size"] = {"height": self.image_size, "width": self.image_size}
 
         def collate(rows: list[Inputs]) -> Any:
             images = [pictures.opened(row["picture"]) for row in rows]
             masks = {"segmentation_maps": [self._points(row) for row in rows]} if "mask" in rows[0] else {}
-            return dict(processor(images, **masks, return_tensors="pt", **size))
+            return dict(processor(images, **masks, return_tensors="pt", **how))
 
         return collate
 

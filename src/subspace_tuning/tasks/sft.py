@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from subspace_tuning.files import assets
@@ -49,7 +49,7 @@ class SFT(LanguageTask):
             return records
         asked = questions_of(records)
         rows = [{"prompt": question.put(), "completion": question.answers()[question.right]} for question in asked]
-        return Records(records.name, rows, records.numbers)
+        return replace(records, rows=rows)
 
     def encode(self, rows: Sequence[Record], processor: Any, max_length: int | None) -> list[Inputs]:
         """Rows whose answer max_length cuts away are left out, with a warning."""

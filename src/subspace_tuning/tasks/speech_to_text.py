@@ -46,7 +46,7 @@ class SpeechToText(Speech, Writing):
             raise BadInput(f"a text has {longest} tokens, more than the {room} that the model writes; part its sound")
         rate, most = processor.feature_extractor.sampling_rate, processor.feature_extractor.n_samples
         for row in inputs:
-            if (size := len(sounds.samples(row["sound"], rate))) > most:
+            if (size := sounds.length(row["sound"], rate)) > most:
                 raise BadInput(f"a sound has {size / rate:.1f} seconds, and the model hears {most / rate:g}; part it")
 
     def collator(self, processor: Any) -> Collate:

@@ -59,7 +59,7 @@ class Speech(Task):
     text: str = "text"
 
     def rows(self, table: Table) -> list[Spoken]:
-        found, said = attached(table, self.audio, "a sound"), texts.column_of(table, self.text)
+        found, said = attached(table, self.audio, "a sound", sounds.check), texts.column_of(table, self.text)
         for row, text in enumerate(said):
             if not text.strip():
                 raise BadInput(f"{table.place(row)}: nothing is said; error rates are of texts with a word")
@@ -87,6 +87,12 @@ class Speech(Task):
 
     def shown(self, row: Spoken) -> str:
         return str(row.sound)
+
+
+def frames(model: Any, size: int) -> int:
+    """How many outputs a model that reads waves has for so many samples; 1 for one that does not tell."""
+    tell = getattr(model, "_get_feat_extract_output_lengths", None)
+    return 1 if tell is None else int(tell(torch.tensor(size)))
 
 
 def batch_of(rows: Sequence[Inputs], processor: Any, **how: Any) -> dict[str, Tensor]:

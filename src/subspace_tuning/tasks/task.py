@@ -108,6 +108,9 @@ class Task(ABC):
         """What a row is labelled with, to be counted: names, or a number; nothing where an answer is a text."""
         return ()
 
+    def check_judged(self, rows: Sequence[Row]) -> None:
+        """Raises BadInput where nothing can be judged by these rows."""
+
     # the model
 
     def config(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from subspace_tuning.errors import BadInput
-from subspace_tuning.files.table import Table
+from subspace_tuning.files.table import Table, short
 from subspace_tuning.weights.embedding import positions
 
 USUAL_LENGTH = 128  # tokens of a text, or of a pair together
@@ -19,8 +19,8 @@ def column_of(table: Table, column: str) -> list[str]:
     for row, value in enumerate(values):
         if not isinstance(value, str):
             raise BadInput(
-                f"{table.place(row)}: column {column!r} holds {value!r}, expected a text; write it as one (in JSON in "
-                "quotation marks, in parquet in a column of strings)"
+                f"{table.place(row)}: column {column!r} holds {short(value)}, expected a text; write it as one (in "
+                "JSON in quotation marks, in parquet in a column of strings)"
             )
     return values
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.conll import SUFFIXES as CONLL
 from subspace_tuning.files.conll import read_conll
-from subspace_tuning.files.table import SUFFIXES, Table
+from subspace_tuning.files.table import SUFFIXES, Table, short
 from subspace_tuning.files.text import UTF8
 from subspace_tuning.rows.encode import IGNORED
 from subspace_tuning.tasks import texts
@@ -113,8 +113,11 @@ class TokenClassification(Weighted):
     def rows(self, table: Table) -> list[Tagged]:
         words, tags = (_lists(table, column) for column in (self.tokens, self.tags))
         for row, (a, b) in enumerate(zip(words, tags, strict=True)):
-            if len(a) != len(b) or not all(isinstance(word, str) and word.strip() for word in a):
-                raise BadInput(f"{table.place(row)}: {len(a)} words and {len(b)} tags; expected texts, with a tag each")
+            if len(a) != len(b):
+                raise BadInput(f"{table.place(row)}: {len(a)} words and {len(b)} tags; expected a tag for each word")
+            for word in a:
+                if not isinstance(word, str) or not word.strip():
+                    raise BadInput(f"{table.place(row)}: a word is {short(word)}, expected a text that is not empty")
         lines = [table.lines[row] for row, held in enumerate(tags) for _ in held]
         flat = Table(table.name, {self.tags: [tag for held in tags for tag in held]}, lines, table.unit)
         found = iter(classes(flat, self.tags, self.labels))
@@ -218,5 +221,7 @@ def _lists(table: Table, column: str) -> list[list[Any]]:
     values = table.column(column)
     for row, value in enumerate(values):
         if not isinstance(value, list):
-            raise BadInput(f"{table.place(row)}: column {column!r} holds {value!r}, expected a list, an entry a word")
+            raise BadInput(
+                f"{table.place(row)}: column {column!r} holds {short(value)}, expected a list, an entry a word"
+            )
     return values
