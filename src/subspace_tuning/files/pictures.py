@@ -34,7 +34,7 @@ def opened(picture: Any, mode: str = "RGB") -> Image:
         with Image.open(_file(picture)) as image:
             image.load()
             return _brought(_upright(image), mode)
-    except (*_unreadable(), MemoryError) as error:
+    except _unreadable() as error:
         raise _cannot(picture, error) from error
 
 
@@ -61,7 +61,7 @@ def size(picture: Any) -> tuple[int, int]:
         with Image.open(_file(picture)) as image:
             try:
                 is_turned = image.getexif().get(_ORIENTATION, 1) > 4
-            except (*_unreadable(), KeyError):
+            except _unreadable(KeyError):
                 is_turned = False
             return image.size if is_turned else (image.height, image.width)
     except _unreadable() as error:
@@ -72,10 +72,10 @@ def _file(picture: Any) -> Any:
     return io.BytesIO(picture) if isinstance(picture, bytes) else picture
 
 
-def _unreadable() -> tuple[type[Exception], ...]:
+def _unreadable(*more: type[Exception]) -> tuple[type[Exception], ...]:
     from PIL import Image
 
-    return OSError, ValueError, TypeError, SyntaxError, OverflowError, struct.error, Image.DecompressionBombError
+    return OSError, ValueError, TypeError, SyntaxError, OverflowError, struct.error, Image.DecompressionBombError, *more
 
 
 def _cannot(picture: Any, error: Exception) -> BadInput:
@@ -108,7 +108,7 @@ def _upright(image: Image) -> Image:
 
     try:
         return ImageOps.exif_transpose(image)
-    except (*_unreadable(), KeyError):
+    except _unreadable(KeyError):
         return image.copy()
 
 

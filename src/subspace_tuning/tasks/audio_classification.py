@@ -35,10 +35,13 @@ class AudioClassification(FiledClasses):
     pipeline = "audio-classification"
     metrics: ClassVar = Classes.metrics
     what, file, endings = "a sound", "audio", sounds.SUFFIXES
-    look = staticmethod(sounds.check)
 
     audio: str = "audio"
     max_seconds: PositiveFloat = 30.0
+
+    @staticmethod
+    def look(held: Any) -> None:
+        sounds.check(held)
 
     def check(self, model: Any, processor: Any, inputs: Sequence[Inputs]) -> None:
         rate = processor.sampling_rate

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -33,9 +34,13 @@ class FiledClasses(Classes):
 
     what: ClassVar[str]  # ``a picture``
     file: ClassVar[str]  # the field that names the column of files
-    look: ClassVar[Callable[[Any], None]]  # raises BadInput for a file that is none
 
     label: str = "label"
+
+    @staticmethod
+    @abstractmethod
+    def look(held: Any) -> None:
+        """Raises BadInput for a file that is none."""
 
     def read(self, path: Path, encoding: str = UTF8) -> list[Filed]:
         if path.suffix in self.endings:
@@ -65,7 +70,7 @@ class FiledClasses(Classes):
         return self.rows(by_folder(folder, self._column, self.label, many, self.endings))
 
     def rows(self, table: Table) -> list[Filed]:
-        found = attached(table, self._column, self.what, type(self).look)
+        found = attached(table, self._column, self.what, self.look)
         labels = classes(table, self.label, self.labels)
         return [Filed(held, label) for held, label in zip(found, labels, strict=True)]
 

@@ -40,11 +40,14 @@ class ImageClassification(FiledClasses):
     free = ("metric", "image_size", "augment")
     metrics: ClassVar = Classes.metrics
     what, file, endings = "a picture", "image", pictures.SUFFIXES
-    look = staticmethod(pictures.check)
 
     image: str = "image"
     image_size: PositiveInt | None = None
     augment: tuple[Literal["flip", "shift"], ...] = ()
+
+    @staticmethod
+    def look(held: Any) -> None:
+        pictures.check(held)
 
     def trainer(self) -> type[Trainer]:
         from subspace_tuning.tasks.image_trainer import ImageTrainer
