@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import tiny
 import tiny_lm
@@ -114,6 +115,48 @@ def test_pictures_have_labels_and_no_tokens(tmp_path):
     found = looked(tmp_path, tmp_path / "model", "--task", "image_classification", "labels=[across,down]", "--json")
     assert found["train"]["tokens"] is None
     assert sum(found["train"]["labels"].values()) == found["train"]["rows"] == 8
+
+
+SQUAD = {"context": "a film", "qas": [{"question": "what", "answers": [{"text": "film", "answer_start": 2}]}]}
+FORMS = {
+    "a.conll": ("Anna B-PER\nsleeps O\n\nIt O\n", {"tokens": ["list"], "tags": ["list"]}),
+    "a.json": (json.dumps({"data": [{"paragraphs": [SQUAD] * 2}]}), {"question": ["text"], "answers": ["list"]}),
+    "a.npz": (None, {"image": ["array of 4 x 4"], "label": ["number"]}),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_columns_of_files_of_other_forms(tmp_path, name):
+    content, columns = FORMS[name]
+    if content is None:
+        np.savez(tmp_path / name, image=np.zeros((2, 4, 4), np.uint8), label=np.arange(2))
+    else:
+        (tmp_path / name).write_text(content)
+    code, out, err = subspace("data", tmp_path / name, "--json")
+    assert code == 0, err
+    (found,) = json.loads(out)["files"].values()
+    assert found["rows"] == 2
+    assert {c["name"]: c["holds"] for c in found["columns"]}.items() >= columns.items()
+    assert subspace("data", tmp_path / name)[1].count("\n") < 8, "a line a column"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("a.png",), "cannot read a.png: expected a file that ends in"),
+        (("rows.CSV",), "cannot read rows.CSV: expected a file that ends in"),
+        (("pets",), "such as --task image_classification"),
+        (("pets", "--task", "image_classification", "labels=[a,b]"), "no model is named, and the usual one"),
+    ],
+)
+def test_what_is_no_file_of_rows_is_said(tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "rows.CSV", *(f"pets/{c}/{i}.png" for c in "ab" for i in range(3))):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(tmp_path / name, "PNG")
+    code, _, err = subspace("data", *words)
+    assert (code, err.count("\n")) == (2, 1)
+    assert said in err
 
 
 @pytest.mark.parametrize(

@@ -76,20 +76,41 @@ def data(
 
 
 def _tables(source: str | None, encoding: str, task: str | None) -> list[Table]:
-    """The tables of a file or folder; for a task those that it cannot read in a form of its own."""
-    from subspace_tuning.files.table import SUFFIXES, read_table
+    """The tables of a file or folder; for a task those that have a form which many kinds read."""
+    from subspace_tuning.files.attached import ARRAYS
+    from subspace_tuning.files.conll import SUFFIXES as CONLL
+    from subspace_tuning.files.table import SUFFIXES
 
     path = Path(source or "").expanduser()
     if task is None and (source is None or not path.exists()):
         said = "no data is named" if source is None else f"there is no data file or folder {path.absolute()}"
         raise BadInput(f"{said}; give a file, a folder, or a recipe that names one")
     folder = path / task if task and (path / task).is_dir() else path
-    named = [folder / f"{part}{suffix}" for part in PARTS for suffix in SUFFIXES]
+    forms = (*SUFFIXES, *CONLL, ARRAYS)
+    named = [folder / f"{part}{suffix}" for part in PARTS for suffix in forms]
     paths = [path] if source and path.is_file() else [file for file in named if source and file.is_file()]
     if task is None and not paths:
-        raise BadInput(f"{path} has no rows: expected a file {', '.join(PARTS)} that ends in {', '.join(SUFFIXES)}")
-    own = ".json" if task else None  # SQuAD's
-    return [read_table(file, encoding) for file in paths if file.suffix in SUFFIXES and file.suffix != own]
+        raise BadInput(
+            f"{path} has no rows: expected a file {', '.join(PARTS)} that ends in {', '.join(forms)}; of folders of "
+            "pictures or sounds say what they are for, such as --task image_classification"
+        )
+    return [_table(file, encoding) for file in paths if task is None or file.suffix in forms]
+
+
+def _table(path: Path, encoding: str) -> Table:
+    """A file of rows in whichever form."""
+    from subspace_tuning.files.attached import ARRAYS, arrays
+    from subspace_tuning.files.conll import SUFFIXES as CONLL
+    from subspace_tuning.files.conll import read_conll
+    from subspace_tuning.files.table import read_table
+    from subspace_tuning.tasks.question_answering import squad
+
+    if path.suffix in CONLL:
+        return read_conll(path, "tokens", "tags", encoding)
+    if path.suffix == ARRAYS:
+        return arrays(path)
+    own = squad(path, encoding) if path.suffix == ".json" else None
+    return read_table(path, encoding) if own is None else own
 
 
 def _overview(recipe: Any, is_named: bool) -> Overview:

@@ -57,14 +57,15 @@ def by_folder(folder: Path, column: str, label: str, what: str, suffixes: Sequen
     return table_of(str(folder), {column: found, label: [p.relative_to(folder).parts[0] for p in found]})
 
 
-def arrays(path: Path, columns: Sequence[str]) -> Table:
-    """Arrays of a .npz file, a row each entry along their first axis. Nothing is unpickled."""
+def arrays(path: Path, columns: Sequence[str] | None = None) -> Table:
+    """These arrays of a .npz file, or all, a row each entry along their first axis. Nothing is unpickled."""
     try:
         with np.load(path, allow_pickle=False) as held:
-            missing = [column for column in columns if column not in held]
+            wanted = list(held) if columns is None else columns
+            missing = [column for column in wanted if column not in held]
             if missing:
                 raise BadInput(f"{path} has no array {missing[0]!r}; it has {', '.join(held) or 'none'}")
-            found = {column: held[column] for column in columns}
+            found = {column: held[column] for column in wanted}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise BadInput(f"cannot read {path} as arrays of numpy: {error}") from error
     single = next((column for column, array in found.items() if not array.ndim), None)

@@ -84,6 +84,10 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 @lru_cache(maxsize=2)
 def load_processor(name: str, kind: str) -> Any:
     """What makes inputs of rows, by the class of transformers that a task names; a tokenizer pads in any case."""
+    if name == DEFAULT and kind != "AutoTokenizer":
+        raise BadInput(
+            f"no model is named, and the usual one, {DEFAULT}, reads texts alone; name one that reads the rows"
+        )
     what = kind.removeprefix("Auto").lower()
     try:
         processor = getattr(transformers, kind).from_pretrained(location(name), trust_remote_code=False)

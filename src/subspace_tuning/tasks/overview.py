@@ -96,11 +96,18 @@ def _column(name: str, values: Sequence[Any]) -> Column:
         missing=len(values) - len(there),
         blank=sum(isinstance(value, str) and not value.strip() for value in there),
         values=dict(told.most_common()) if 0 < len(told) <= FEW else None,
-        example=str(next(iter(there), ""))[:200],
+        example=_shown(next(iter(there), "")),
     )
 
 
+def _shown(value: Any) -> str:
+    """Its beginning, in one line."""
+    return " ".join(str(value).split())[:200]
+
+
 def _kind(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"array of {' x '.join(map(str, value.shape))}"
     kinds = {bool: "true or false", int: "number", float: "number", str: "text", list: "list", dict: "object"}
     return next((told for kind, told in kinds.items() if isinstance(value, kind)), type(value).__name__)
 

@@ -77,8 +77,8 @@ class QuestionAnswering(Task):
     # rows
 
     def read(self, path: Path, encoding: str = UTF8) -> list[Asked]:
-        squad = _squad(path, encoding) if path.suffix == ".json" and path.is_file() else None
-        return self.rows(read_table(path, encoding) if squad is None else squad)
+        own = squad(path, encoding) if path.suffix == ".json" and path.is_file() else None
+        return self.rows(read_table(path, encoding) if own is None else own)
 
     def rows(self, table: Table) -> list[Asked]:
         questions, contexts = (texts.column_of(table, column) for column in ("question", "context"))
@@ -230,7 +230,7 @@ def _spans(value: Any, place: str) -> tuple[tuple[str, int], ...]:
     return tuple(pairs)
 
 
-def _squad(path: Path, encoding: str) -> Table | None:
+def squad(path: Path, encoding: str) -> Table | None:
     """The questions of a file of SQuAD's own form; None for another one."""
     held = parsed(read_text(path, encoding, SAY_WHICH), str(path), "json")
     articles = held.get("data") if isinstance(held, dict) else None
