@@ -1,6 +1,6 @@
 """Optimisers that know the factors, compared at equal tuning: LoRA on MiniLM and on SmolLM2, into docs/optimisers.md.
 
-    python benchmarks/optimisers.py [--models minilm smollm2] [--steps 60] [--minutes 30] [--only adamw muon]
+    python benchmarks/optimisers.py [--models minilm smollm2] [--minutes 30] [--only adamw muon]
 
 Each optimiser gets four learning rates, a factor of three apart, and more beyond an edge where the best is at one,
 judged by rows held out of the training data with a seed that no final run has, and then three seeds at the best one.
@@ -32,12 +32,13 @@ RATES = {  # the lowest of four
     "lora_pro": 1e-5,
     "muon": 1e-4,
 }
-FACTORS, TUNING_SEED, SEEDS, EVAL_SAMPLES = (1, 3, 9, 27), 17, (0, 1, 2), 500
+FACTORS, TUNING_SEED, SEEDS = (1, 3, 9, 27), 17, (0, 1, 2)
 MORE = 3  # rates at most, beyond an edge
 TASKS = {
     "minilm": {"model": "minilm", "task": "movie_reviews", "train_samples": 1600, "batch_size": 16, "max_length": 64},
-    "smollm2": {"model": "smollm2", "task": "conversations", "train_samples": 400, "batch_size": 4, "max_length": 256},
+    "smollm2": {"model": "smollm2", "task": "conversations", "train_samples": 400, "batch_size": 4, "max_length": 128},
 }
+STEPS, EVAL_SAMPLES = {"minilm": 60, "smollm2": 20}, {"minilm": 500, "smollm2": 64}
 
 TOLD = {"minilm": "accuracy in % on movie reviews", "smollm2": "minus the loss on conversations, times 100"}
 
@@ -54,7 +55,7 @@ def kept() -> dict[str, float]:
 def trained(model: str, optimizer: str, rate: float, seed: int, hold_out: bool, given: argparse.Namespace) -> float:
     """The score of a run; raises TimeUp where it is not there and not to begin."""
     kind = "tuning" if hold_out else "final"
-    name = f"{model}-{optimizer}-{rate:g}-{seed}-{kind}-{given.steps}"
+    name = f"{model}-{optimizer}-{rate:g}-{seed}-{kind}-{STEPS[model]}"
     if name in (known := kept()):
         return known[name]
     if not given.begins or time.monotonic() > given.end:
@@ -65,9 +66,9 @@ def trained(model: str, optimizer: str, rate: float, seed: int, hold_out: bool, 
         "optimizer": optimizer,
         "learning_rate": rate,
         "seed": seed,
-        "eval_samples": EVAL_SAMPLES,
+        "eval_samples": EVAL_SAMPLES[model],
         "hold_out": hold_out,
-        "max_steps": given.steps,
+        "max_steps": STEPS[model],
         "evaluate_every": "end",
         "save_every": "never",
         "output": str(given.folder / name),
@@ -117,7 +118,6 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/optimisers"))
     parser.add_argument("--models", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--only", nargs="+", choices=RATES, default=list(RATES))
-    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="no run begins after that")
     given = parser.parse_args()
     given.end = time.monotonic() + 60 * given.minutes
@@ -125,7 +125,7 @@ def main() -> None:
     for model in given.models:
         header = ("optimiser", "learning rate", "score", "seeds")
         found = list(rows(model, given))
-        about = f"{model}, LoRA of rank 8, {given.steps} steps of batch {TASKS[model]['batch_size']}"
+        about = f"{model}, LoRA of rank 8, {STEPS[model]} steps of batch {TASKS[model]['batch_size']}"
         rest = [f"`{name}`" for name in RATES if name not in {cells[0].strip("`") for cells in found}]
         about += f"; {TOLD[model]}; mean ± standard deviation over three seeds."
         about += f" Not run yet: {', '.join(rest)}." if rest else ""
