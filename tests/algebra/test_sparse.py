@@ -1,4 +1,4 @@
-"""A sparse matrix is its dense truth, forward and backward, and is never laid out on the way."""
+"""A sparse matrix is its dense truth, forward and backward; one that is sparse enough is never laid out on the way."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ class Sizes(TorchDispatchMode):
         return out
 
 
-@each(share=[1e-9, 0.1, 1.0], shape=[(N,), (0, N), (4, N), (2, 3, N)], chunk=[7, 1 << 20])
+@each(share=[1e-9, 0.1, 1.0], shape=[(N,), (0, N), (4, N), (2, 3, N), (2, 20, N)], chunk=[7, 1 << 20])
 def test_products_and_gradients_are_those_of_the_dense_matrix(share, shape, chunk, monkeypatch):
     monkeypatch.setattr(sparse, "CHUNK", chunk)
     E, values, dense = some(share)
@@ -47,11 +47,13 @@ def test_products_and_gradients_are_those_of_the_dense_matrix(share, shape, chun
     torch.testing.assert_close(got, torch.autograd.grad(want, (x, values), pull))
 
 
-@each(dtype=[torch.bfloat16, torch.float32])
-def test_rows_of_another_precision(dtype):
+@each(dtype=[torch.bfloat16, torch.float32], rows=[5, 50])
+def test_rows_of_another_precision(dtype, rows):
     E, values, dense = some(dtype=torch.float32)
-    x = torch.randn(5, N, dtype=dtype)
+    x = torch.randn(rows, N, dtype=dtype)
     y = E.apply(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(E.apply(x), y, rtol=0, atol=0)
     assert y.dtype == dtype
     torch.testing.assert_close(y.float(), x.float() @ dense, rtol=3e-2, atol=3e-2)
     y.sum().backward()
@@ -81,6 +83,11 @@ def test_nothing_as_large_as_the_matrix_is_computed():
         E.apply(x).sum().backward()
     assert sizes.largest < 300 * 200 / 10
     assert values.grad.shape == values.shape
+    E, *_ = some(0.005, n=300, m=200)
+    x = torch.randn(100, 300, dtype=torch.float64)
+    with Sizes() as sizes:
+        E.apply(x)
+    assert sizes.largest < 300 * 200
     with Sizes() as sizes:
         E.apply(OneHot(torch.tensor([[3, 5], [5, 299]]), 300, torch.float64)).sum().backward()
     assert sizes.largest < 300 * 200 / 10
@@ -106,14 +113,14 @@ def test_products_with_other_expressions():
     torch.testing.assert_close((2.0 * E).dense(), 2 * dense)
 
 
-@pytest.mark.parametrize("kind", ["rows", "ids"])
+@pytest.mark.parametrize("kind", ["rows", "many rows", "ids"])
 def test_it_compiles_without_graph_breaks(kind):
     E, values, _ = some(dtype=torch.float32)
     ids = torch.randint(N, (3, 4))
-    x = torch.randn(3, N) if kind == "rows" else ids
+    x = ids if kind == "ids" else torch.randn(50 if kind == "many rows" else 3, N)
 
     def apply(x):
-        return E.apply(x if kind == "rows" else OneHot(x, N, torch.float32))
+        return E.apply(OneHot(x, N, torch.float32) if kind == "ids" else x)
 
     torch.compiler.reset()
     traced = torch.compile(apply, backend="aot_eager", fullgraph=True)

@@ -1,4 +1,4 @@
-"""Sparse matrices: numbers at fixed places, multiplied without ever being laid out densely."""
+"""Sparse matrices: numbers at fixed places, laid out densely only where a dense product is the faster one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from subspace_tuning.algebra.expr import Leaf
 from subspace_tuning.algebra.kernels import Bilinear, bilinear
 from subspace_tuning.algebra.live import Live, now
 from subspace_tuning.algebra.planner import Factor
-from subspace_tuning.algebra.precision import plainly, plus, wide
+from subspace_tuning.algebra.precision import plainly, plus, wide, without_autocast
 
-CHUNK = 1 << 20  # numbers that a product lays out at a time
+CHUNK = 1 << 17  # numbers that a product lays out at a time: they stay in a processor's cache
+AWAY = 64  # times as many on a card, where each piece costs a launch
+DENSE = 64  # one place in so many has a number: a dense product is faster, measured on a CPU
+ROWS = 32  # from so many on: laying out costs as much as some rows do
 
 
 class Sparse(Leaf):
@@ -41,14 +44,22 @@ class Sparse(Leaf):
 
 
 def times_sparse(x: Tensor, places: Tensor, values: Tensor, m: int) -> Tensor:
-    """x E for x (..., n) and a sparse E (n, m). Returns (..., m)."""
+    """x E for x (..., n) and a sparse E (n, m). Returns (..., m), summed in single precision or better."""
     n, rows, cols = x.shape[-1], places // m, places % m
-    maps = Bilinear(
-        lambda x, v: met(x, v, rows, cols, m),
-        lambda g, v: met(g, v, cols, rows, n),
-        lambda x, g, v: dots(x, rows, g, cols).to(v.dtype),
-    )
-    return bilinear(x, values, maps)
+    laid_out = len(places) * DENSE > n * m and x.numel() >= ROWS * n
+
+    def of(x: Tensor, v: Tensor) -> Tensor:
+        return _product(x, _laid_out(places, wide(v), n, m)) if laid_out else met(x, v, rows, cols, m)
+
+    def by_x(g: Tensor, v: Tensor) -> Tensor:
+        return _product(g, _laid_out(places, wide(v), n, m).T) if laid_out else met(g, v, cols, rows, n)
+
+    return bilinear(x, values, Bilinear(of, by_x, lambda x, g, v: dots(x, rows, g, cols).to(v.dtype)))
+
+
+def _product(x: Tensor, M: Tensor) -> Tensor:
+    with without_autocast(x):
+        return (wide(x) @ M).to(x.dtype)
 
 
 def rows_of_sparse(ids: Tensor, places: Tensor, values: Tensor, n: int, m: int) -> Tensor:
@@ -76,15 +87,16 @@ def met(x: Tensor, values: Tensor, rows: Tensor, cols: Tensor, m: int) -> Tensor
     if plainly():
         yt = yt.index_add(0, cols, (xt[rows] * values.unsqueeze(1)).to(yt.dtype))
     else:
-        for c in _chunks(len(values), xt.shape[1]):
-            yt.index_add_(0, cols[c], (xt[rows[c]] * values[c].unsqueeze(1)).to(yt.dtype))
+        for c in _chunks(len(values), xt):
+            yt.index_add_(0, cols[c], (xt.index_select(0, rows[c]) * values[c].unsqueeze(1)).to(yt.dtype))
     return yt.to(x.dtype).T.reshape(*x.shape[:-1], m)
 
 
 def dots(x: Tensor, rows: Tensor, g: Tensor, cols: Tensor) -> Tensor:
     """<x[rows], g[cols]> (k,) over all tokens, for x (..., n) and g (..., m), chunk by chunk."""
     xt, gt = _features_first(x), _features_first(g)
-    parts = [(wide(xt[rows[c]]) * wide(gt[cols[c]])).sum(1) for c in _chunks(len(rows), xt.shape[1])]
+    pairs = ((xt.index_select(0, rows[c]), gt.index_select(0, cols[c])) for c in _chunks(len(rows), xt))
+    parts = [(wide(a) * wide(b)).sum(1) for a, b in pairs]
     return torch.cat(parts)
 
 
@@ -93,6 +105,6 @@ def _features_first(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1]).T.contiguous()
 
 
-def _chunks(k: int, tokens: int) -> Iterator[slice]:
-    size = max(1, CHUNK // max(1, tokens))
+def _chunks(k: int, xt: Tensor) -> Iterator[slice]:
+    size = max(1, CHUNK * (1 if xt.device.type == "cpu" else AWAY) // max(1, xt.shape[1]))
     return (slice(i, i + size) for i in range(0, k, size))
