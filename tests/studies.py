@@ -32,6 +32,7 @@ CATEGORY = {"full": "full", "dora": "combination", "hira": "combination"} | dict
 METRIC = {"cola": "matthews_correlation", "stsb": "pearson"}
 LEVEL = {"sam_parser": -0.2, "ia3": -0.04, "ssl": -0.035, "ssb": -0.008, "full": 0.0}  # of the score, beside full
 STEPS = range(10, 101, 10)
+HOSTILE = "</script><img src=x onerror=alert(1)>"  # a method of this name must stay a name
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,6 +59,39 @@ def test_a_function_says_what_it_raises(module, name):
     assert [error for error in raised if error not in told] == []
 
 
+def members(module, name):
+    """(name, function) of a public function, and of what a public class defines."""
+    value = getattr(MODULES[module], name)
+    if inspect.isfunction(value):
+        return [(name, inspect.unwrap(value))]
+    own = {key: getattr(found, "__func__", found) for key, found in vars(value).items() if key[0] != "_"}
+    return [(f"{name}.{key}", getattr(value, key)) for key, found in own.items() if inspect.isfunction(found)]
+
+
+@pytest.mark.parametrize(("module", "name"), [n for n in NAMES if n not in DATA], ids=lambda x: x)
+def test_what_takes_or_gives_tensors_says_their_shapes(module, name):
+    if name == "Laws":
+        return  # whose methods are tests, named as what they say
+    for label, function in members(module, name):
+        told = inspect.getdoc(function)
+        assert told, f"{label} says nothing"
+        said = str(inspect.signature(function))
+        if "Tensor" in said or "Parameter" in said:
+            assert re.search(r"\([^()]*\b[bnmr],?\)|R\^\{|name -> |a number \(\)", told), f"{label} says no shape"
+
+
+def test_optimisers_of_papers_say_their_source():
+    optim = MODULES["subspace_tuning.optim"]
+    told = {name: inspect.getdoc(getattr(optim, name)) for name in optim.__all__}
+    assert all(
+        re.search(r"Source:\s+\S", told[name]) for name in ("LoRAPro", "LoRARite", "Muon", "lora_plus", "riemannian")
+    )
+
+
+def test_units_are_said_once_for_all_names():
+    assert re.search(r"learning rates are\s+per step, memory is in MB of 10\^6 bytes", PAGE)
+
+
 def test_a_method_says_its_shapes_and_source():
     methods = [getattr(MODULES["subspace_tuning"], name) for name in MODULES["subspace_tuning"].__all__]
     for method in (

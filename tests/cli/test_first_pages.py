@@ -1,8 +1,11 @@
 """The pages that people read first: what they show follows from the methods."""
 
+import re
+from importlib.metadata import version
 from pathlib import Path
 from xml.etree import ElementTree
 
+import peft
 import pytest
 import torch
 
@@ -52,3 +55,21 @@ def test_evidence_is_that_of_the_studies():
     page = (ROOT / "docs" / "choose.md").read_text(encoding="utf-8")
     row = next(line for line in page.splitlines() if line.startswith(f"| {docs.ENGLISH.needs['tuned']} |"))
     assert "[`ssb`](methods.md#ssb) (98.4 % [97.7, 99.5])" in row
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md"])
+def test_one_method_beside_pefts_files_is_counted(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 130
+    (told,) = (part for part in text.split("\n\n") if "(IA)3" in part and "PEFT 0" in part)
+    of, files, lines, *parts = re.findall(
+        r"(?<![.\w])\d+(?:\.\d+\.\d+)?(?![.\w])", told.replace("(IA)3", "").replace("\n", " ")
+    )
+    assert f"peft=={of}" in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    ours = len((ROOT / "src/subspace_tuning/methods/reconstruct/ia3.py").read_text(encoding="utf-8").splitlines())
+    assert parts[-2:] == ["1", str(ours)]
+    if version("peft") == of:
+        folder = Path(peft.__file__).parent / "tuners" / "ia3"
+        counts = {path.stem: len(path.read_text(encoding="utf-8").splitlines()) for path in folder.glob("*.py")}
+        assert (int(files), int(lines)) == (len(counts), sum(counts.values()))
+        assert all(f"{name} {count}" in told.replace("`", "") for name, count in counts.items())

@@ -4,7 +4,6 @@ import csv
 import json
 import re
 import shlex
-import shutil
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,33 +17,7 @@ from subspace_tuning.report.serve import server
 from subspace_tuning.run.recipe import make, override
 from subspace_tuning.sweep.results import gather
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright: the dev extra has it")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: `apt-get install chromium` has one")
-
-HOSTILE = "</script><img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as play:
-        running = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield running
-        running.close()
-
-
-@pytest.fixture(scope="module")
-def page_file(tmp_path_factory):
-    """Two tasks, two models, two seeds; one method of a hostile name."""
-    folder = tmp_path_factory.mktemp("study")
-    for model in ("roberta-base", "roberta-large"):
-        studies.write(folder / "runs", 100, tasks=("cola", "rte"), models=(model,), seeds=2)
-    for path in (folder / "runs").rglob("result.json"):
-        told = json.loads(path.read_text())
-        if told["method"] == "bitfit":
-            path.write_text(json.dumps(told | {"method": HOSTILE}))
-    (folder / "report.html").write_text(Source(folder / "runs").build())
-    return folder / "report.html"
+HOSTILE = studies.HOSTILE
 
 
 @contextmanager
@@ -233,17 +206,6 @@ def test_tables_are_cards_on_a_phone_and_stay_tables_to_a_screen_reader(browser,
         assert row.get_by_role("cell").count() == page.locator("#claims").get_by_role("columnheader").count() - 1
         told = row.locator("td").evaluate_all("cells => cells.map((c) => getComputedStyle(c, '::before').content)")
         assert told == ['"Verdict"', '"These runs"', '"The paper\'s"', '"Runs"']
-
-
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (420, "dark")])
-def test_axe_finds_nothing(browser, page_file, width, scheme):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="the dev extra has axe-playwright-python")
-    with browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme) as context:
-        page = context.new_page()
-        page.goto(page_file.as_uri())
-        page.wait_for_selector("html[data-ready]")
-        found = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-        assert {each["id"]: [node["html"][:120] for node in each["nodes"][:3]] for each in found} == {}
 
 
 def test_what_can_be_reached_by_key_has_a_name(opened):

@@ -87,6 +87,7 @@ class Composition(Method):
         return {f"{i}_{k}": v for i, f in enumerate(self.members) for k, v in f.calibrated(W, found).items()}
 
     def parts(self, p: Params) -> Iterator[tuple[Method, Params]]:
+        """Each member with its own parameters, prefixes taken off."""
         return ((f, p.within(f"{i}_")) for i, f in enumerate(self.members))
 
     def parameters(self, n: int, m: int) -> dict[str, Start]:

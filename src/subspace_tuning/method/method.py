@@ -73,11 +73,11 @@ class Method(ABC):
         """The trained parameters of a weight in R^{n x m}: name -> shape and start."""
 
     def sizes(self, n: int, m: int) -> dict[str, int]:
-        """What else the formula names."""
+        """What else the formula names, beside r, n and m: name -> number, for a weight in R^{n x m}."""
         return {}
 
     def constants(self, W: Weight) -> dict[str, Tensor]:
-        """Frozen tensors that phi needs and that are computed once from W, never stored in a checkpoint."""
+        """name -> frozen tensor that phi needs, computed once from W in R^{n x m} and never stored in a checkpoint."""
         return {}
 
     def stored(self, n: int, m: int) -> dict[str, Start]:
@@ -85,11 +85,11 @@ class Method(ABC):
         return {}
 
     def calibrated(self, W: Weight, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Parameters and stored numbers as they start, given what ``calibration`` asked of the data."""
+        """name -> parameter or stored number as it starts, given what ``calibration`` asked of the data."""
         return {}
 
     def phi(self, W: Expr, p: Params) -> Expr:
-        """The equation."""
+        """The equation: W in R^{n x m} -> phi(W) in R^{n x m}."""
         return W
 
     def whole(self, p: Params) -> Params:
@@ -117,20 +117,20 @@ class Method(ABC):
         return line(W, self.phi(W, p), t)
 
     def bias_t(self, b: Any, p: Params, t: float) -> Any:
-        """The bias at a strength."""
+        """The bias b (m,) at a strength t."""
         made = self.bias(b, p)
         return b if made is b else b + t * (made - b)
 
     def output_t(self, m: int, p: Params, t: float) -> Expr | None:
-        """What becomes of a module's output at a strength: y + t (output(y) - y)."""
+        """What becomes of a module's output y (..., m) at a strength: y + t (output(y) - y)."""
         made = self.output(m, p)
         return made and line(Identity(m), made, t)
 
     def project(self, W: Weight, W_star: Weight) -> dict[str, Tensor]:
-        """Parameters and stored numbers with phi(W) as near to W* as they come, bias included, in Frobenius distance.
+        """name -> parameter or stored number, so that phi(W) is as near to W* in R^{n x m} as it comes, bias included.
 
-        In closed form where there is one, else good ones to search on from; nothing where the search is on its own
-        (see theory/project.py).
+        Near in Frobenius distance. In closed form where there is one, else good ones to search on from; nothing where
+        the search is on its own (see theory/project.py).
         """
         return {}
 
@@ -141,18 +141,18 @@ class Method(ABC):
         """Called when the optimiser has taken that step."""
 
     def penalty(self, p: Params, among: int = 1) -> Tensor | None:
-        """A term for the loss, or None: the part of one weight in a mean over ``among`` weights.
+        """A term for the loss, a number (), or None: the part of one weight in a mean over ``among`` weights.
 
         Its gradient joins that of the loss at each step of the optimiser.
         """
         return None
 
     def packed(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The parameters as a checkpoint stores them."""
+        """name -> tensor as a checkpoint stores it, from the parameters by name."""
         return values
 
     def unpacked(self, values: dict[str, Tensor], constants: Constants, n: int, m: int) -> dict[str, Tensor]:
-        """The parameters of a weight in R^{n x m} from those of a checkpoint, given the constants that it made."""
+        """name -> parameter of a weight in R^{n x m}, from those of a checkpoint, given the constants that it made."""
         return values
 
     def check(self, n: int, m: int) -> None:
@@ -195,11 +195,13 @@ class Method(ABC):
         return dataclasses.replace(self, **{k: v for k, v in values.items() if k in mine})
 
     def describe(self) -> str:
+        """The name with all fields, as people read it."""
         values = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self))
         return f"{self.name}({values})"
 
     @classmethod
     def equation(cls) -> str:
+        """The first line of the docstring, as pages and tables show it."""
         return (cls.__doc__ or "").strip().splitlines()[0].rstrip(".")
 
     def __or__(self, other: Method) -> Composition:

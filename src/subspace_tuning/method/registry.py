@@ -142,6 +142,7 @@ def build(name: str, values: Mapping[str, Any] | None = None) -> Method:
     """The method with that name and those fields; ``a|b`` builds a composition, each field going where it belongs.
 
     A name that calls for an import (``package.module:Class``, an entry point's) gets it: it is given here by hand.
+    Raises UnknownMethod, a ValueError, for a name that there is not, and ValueError for fields that it does not have.
     """
     load(name)
     return _built(name, values or {})

@@ -15,8 +15,9 @@ from subspace_tuning.optim.pairs import Pair
 class Muon(FactoredAdamW):
     """Each factor moves along the orthogonal part of its momentum, 0.2 sqrt(max(n, r)) U V^T for U S V^T.
 
-    The momentum is Nesterov's; the size is that of AdamW's steps, so that its learning rates fit (arXiv:2502.16982).
+    The momentum is Nesterov's; the size is that of AdamW's steps, so that its learning rates fit.
     The orthogonal part is exact, because factors are thin; torch.optim.Muon, for whole matrices, iterates to it.
+    Source: arXiv:2502.16982.
     """
 
     momentum = 0.95

@@ -24,12 +24,12 @@ class Pair:
     started: partial[tuple[Tensor | None, Tensor | None]]  # A0 and B0
 
     def whole(self) -> tuple[Tensor, Tensor]:
-        """A0 + A and B0 + B, in single precision or better."""
+        """A0 + A (..., n, r) and B0 + B (..., r, m), in single precision or better."""
         A, B = (_added(start, p) for start, p in zip(self.started(), (self.A, self.B), strict=True))
         return A, B
 
     def gradients(self) -> tuple[Tensor, Tensor] | None:
-        """Of A and B, in single precision or better; None where either has none."""
+        """Of A (..., n, r) and B (..., r, m), in single precision or better; None where either has none."""
         if self.A.grad is None or self.B.grad is None:
             return None
         return _wide(self.A.grad), _wide(self.B.grad)

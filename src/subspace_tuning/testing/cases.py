@@ -31,6 +31,7 @@ class Case(NamedTuple):
     several_valleys: Callable[[int, int], bool] = lambda n, m: False
 
     def config(self, **values: Any) -> SubspaceConfig:
+        """PEFT's config of the case, with these fields beside."""
         return SubspaceConfig(method=self.method, mpc=self.mpc, **values)
 
     @property
@@ -38,7 +39,7 @@ class Case(NamedTuple):
         return _resolved(self.method, self.mpc)
 
     def dense(self, W: Tensor, b: Tensor | None, p: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """phi(W) and the bias, by the truth."""
+        """phi(W) (n, m) and the bias (m,), by the truth."""
         assert self.truth is not None
         W, b = self.truth(self.resolved, W, b, p)
         return W, b

@@ -19,7 +19,10 @@ def outputs_as_they_are(y: Tensor) -> Tensor:
 
 
 class Kind(NamedTuple):
-    """A kind of base weight: a layer, inputs for it, and how both look to an equation."""
+    """A kind of base weight: a layer, inputs for it, and how both look to an equation.
+
+    ``matrix`` gives W (n, m), ``rows`` and ``outputs`` what is in x and y: (b, positions, n) and (b, positions, m).
+    """
 
     name: str
     layer: Callable[[], nn.Module]

@@ -192,6 +192,7 @@ class SubspaceModel(BaseTuner):
         return found
 
     def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Raises NotImplementedError: sums of adapters are made on disk, by ``subspace combine``."""
         raise NotImplementedError(
             "subspace-tuning has no add_weighted_adapter; activate several adapters with set_adapter"
         )

@@ -21,7 +21,7 @@ from subspace_tuning.weights import Part
 
 
 def penalty(model: nn.Module) -> Tensor | None:
-    """The sum of all penalties (MPC, a method's own) of the active adapters, or None.
+    """The sum of all penalties (MPC, a method's own) of the active adapters, a number (), or None.
 
     Nobody needs to add it to a loss: its gradient is added at the optimiser's step. Where it is part of a loss that is
     differentiated, it is not added again at that step.
