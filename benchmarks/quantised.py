@@ -2,6 +2,7 @@
 docs/quantised.md. Nothing in it depends on speed.
 
     python benchmarks/quantised.py methods curves    # or one of them; without, the page from the file that is there
+    python benchmarks/quantised.py methods --kinds HQQ    # these alone anew
 
 methods: every method on every kind of base, on a tiny language model with random weights: twenty steps, saved and read
 again, merged into the quantised weights.
@@ -64,6 +65,7 @@ def kinds() -> dict[str, Callable[[nn.Linear], nn.Module]]:
         "quanto int4": quantised.quanto4,
         "torchao int8": quantised.torchao8,
         "torchao int4": quantised.torchao4,
+        "HQQ": quantised.hqq,
         "any other": quantised.Packed,
     }
 
@@ -124,18 +126,24 @@ def merged(model: PeftModel, tokenizer: Any = None) -> dict[str, Any]:
     }
 
 
-def every_method() -> dict[str, dict[str, Any]]:
+def every_method(known: dict[str, Any], wanted: list[str]) -> dict[str, dict[str, Any]]:
+    """What is known already, with the wanted kinds of base tried anew, or all of them."""
     names = [name for name in sorted(METHODS) if METHODS[name].sits_on not in ("tokens", "block")]
     makers: dict[str, Any] = {PLAIN: None, **kinds()}
     found: dict[str, dict[str, Any]] = {}
     for name in names:
         print(name, flush=True)
-        for kind, make in makers.items():
-            try:
-                found.setdefault(name, {})[kind] = tried(name, make)
-            except Exception as error:  # what fails is what the table is for
-                found[name][kind] = failure(error)
+        new = {kind: attempt(name, make) for kind, make in makers.items() if kind in (wanted or makers)}
+        both = {**known.get(name, {}), **new}
+        found[name] = {kind: both[kind] for kind in makers if kind in both}
     return found
+
+
+def attempt(name: str, make: Callable[[nn.Linear], nn.Module] | None) -> dict[str, Any]:
+    try:
+        return tried(name, make)
+    except Exception as error:  # what fails is what the table is for
+        return failure(error)
 
 
 def failure(error: Exception) -> dict[str, Any]:
@@ -275,11 +283,13 @@ def picture(runs: dict[str, dict[str, Any]]) -> Any:
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("parts", nargs="*", help="what is tried anew: methods, curves")
+    options.add_argument("--kinds", nargs="+", default=[], help="the kinds of base that methods are tried on anew")
     made = json.loads(DATA.read_text(encoding="utf-8")) if DATA.is_file() else {}
-    for part in options.parse_args().parts:
+    given = options.parse_args()
+    for part in given.parts:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            made[part] = {"methods": every_method, "curves": curves}[part]()
+            made[part] = every_method(made.get(part, {}), given.kinds) if part == "methods" else curves()
         write(DATA, json.dumps(made, indent=1) + "\n")
     if "curves" in made:
         save(picture(made["curves"]), PICTURE)

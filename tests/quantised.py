@@ -72,6 +72,15 @@ def _torchao(layer: nn.Linear, config: object) -> nn.Module:
     return held[0].requires_grad_(False)
 
 
+def hqq(layer: nn.Linear) -> nn.Module:
+    from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
+
+    config = BaseQuantizeConfig(nbits=4, group_size=None)
+    made = HQQLinear(layer, config, compute_dtype=torch.float32, device="cpu").requires_grad_(False)
+    made.truth = lambda: made.dequantize().T
+    return made
+
+
 class Packed(nn.Module):
     """Two codes of four bits in a byte, inputs first, with scales and zeros for each output: GPTQ's way."""
 
@@ -101,3 +110,4 @@ def _needs(package: str, *makes: Callable) -> list:
 
 BITSANDBYTES = _needs("bitsandbytes", int8, nf4, nf4_twice)
 QUANTISED = [*BITSANDBYTES, *_needs("optimum", quanto, quanto4), *_needs("torchao", torchao8, torchao4)]
+HQQ = _needs("hqq", hqq)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import models
 from cases import CASES, each
-from quantised import Packed
+from quantised import HQQ, Packed
 from subspace_tuning import IA3, SSB, LoRA
 from subspace_tuning.methods import DoRA, PiSSA
 from subspace_tuning.testing.law import relative
@@ -78,7 +78,7 @@ class Gate(Packed):
         return super().forward(x), None
 
 
-KINDS = [Packed, Rotated, Scaled, Eight]
+KINDS = [Packed, Rotated, Scaled, Eight, *HQQ]
 
 
 def made(kind):
@@ -102,7 +102,7 @@ def test_what_is_read_is_what_rows_are_multiplied_with(kind):
     torch.testing.assert_close(W.dense(), W.layer.truth(), rtol=1e-4, atol=1e-5)
 
 
-@each(case=CASES, kind=[Packed, Rotated])
+@each(case=CASES, kind=[Packed, Rotated, *HQQ])
 def test_every_method_is_its_equation_of_that_weight(case, kind):
     torch.manual_seed(1)
     base = made(kind)

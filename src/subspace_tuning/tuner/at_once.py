@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,20 +92,43 @@ def few(routes: list[Route]) -> bool:
     return count >= LEAST and sum(lengths) <= FEW * count and count * max(lengths) <= FILLED * sum(lengths)
 
 
-def thin(halves: Cut, n: int, m: int) -> bool:
-    """Whether phi is made of so few plain numbers that those of all experts can be at work."""
-    before = sum(held_in(E) for E in halves.before)
-    return not torch.compiler.is_compiling() and before + held_in(halves.E) <= SHARE * n * m
+class Thin:
+    """Whether phi is made of so few plain numbers that those of all experts can be at work; counted once for each."""
+
+    def __init__(self) -> None:
+        self.halves: Cut | None = None
+        self.share = float("inf")
+
+    def __call__(self, halves: Cut, n: int, m: int) -> bool:
+        if self.halves is not halves:
+            held = sum(held_in(E) for E in halves.before) + held_in(halves.E)
+            self.halves, self.share = halves, held / (n * m)
+        return self.share <= SHARE and not torch.compiler.is_compiling()
+
+
+class Filled:
+    """Rows sorted as the routes say, as (experts, rows of the busiest): the shorter ones repeat their last."""
+
+    def __init__(self, routes: list[Route], device: torch.device):
+        first, last = np.array([r[1:] for r in routes]).T[:, :, None]
+        at = first + np.arange((last - first).max())
+        self.shape = at.shape
+        self.own = torch.from_numpy(np.flatnonzero(at < last)).to(device)
+        self.at = torch.from_numpy(np.minimum(at, last - 1).ravel()).to(device)
+
+    def up(self, x: Tensor) -> Tensor:
+        return x.index_select(0, self.at).view(*self.shape, -1)
+
+    def down(self, y: Tensor) -> Tensor:
+        return y.flatten(0, 1).index_select(0, self.own)
 
 
 def filled(layer: Any, x: Tensor, routes: list[Route], product: Callable[..., Tensor], adapters: list[str]) -> Tensor:
     """x (rows, n), sorted as the routes say -> (rows, m), of a layer of experts."""
-    halves, count, where = layer.halves(adapters), layer.fused.count, x.device
-    first, last = torch.tensor([r[1:] for r in routes], device=where).unsqueeze(2).unbind(1)
-    at = first + torch.arange(max(r.stop - r.start for r in routes), device=where)  # (experts, rows)
-    own = (at < last).flatten().nonzero().squeeze(1)
-    at = torch.minimum(at, last - 1)
-    experts = None if len(routes) == count else torch.tensor([r.expert for r in routes], device=where)
+    halves, fused = layer.halves(adapters), layer.fused
+    rows, end = Filled(routes, x.device), routes[-1].stop
+    every = len(routes) == fused.count
+    experts = None if every else torch.tensor([r.expert for r in routes], device=x.device)
 
     def of_all(whole: Tensor) -> Tensor:
         return whole if experts is None else whole[experts]
@@ -118,12 +142,12 @@ def filled(layer: Any, x: Tensor, routes: list[Route], product: Callable[..., Te
         lanes: Lanes = layer.lanes
         return lanes.all(held, [of_all(t) for t in held], of)
 
-    rows, rest, z = x[at], x[routes[-1].stop :], x
+    own, rest, z = rows.up(x), x[end:], x
     if halves.before:
-        made = rows
+        made = own
         for E in halves.before:
             made = at_once(E, made, None, numbers)
-        z = torch.cat([made.flatten(0, 1)[own], rest])
-    y = product(z, layer.fused.weight)
-    done = at_once(halves.E, rows, y[at], numbers).flatten(0, 1)[own]
-    return torch.cat([done, y[routes[-1].stop :]]) if len(rest) else done
+        z = torch.cat([rows.down(made), rest])
+    y = product(z, fused.weight)
+    done = rows.down(at_once(halves.E, own, rows.up(y), numbers))
+    return torch.cat([done, y[end:]]) if len(rest) else done

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from subspace_tuning.algebra import Live
 from subspace_tuning.method import Method, Params, members
-from subspace_tuning.tuner.at_once import Lanes, Own, few, filled, thin
+from subspace_tuning.tuner.at_once import Lanes, Own, Thin, few, filled
 from subspace_tuning.tuner.layer import Share, SubspaceLayer
 from subspace_tuning.tuner.reading import Reading, Route
 from subspace_tuning.tuner.start import Started, start
@@ -35,6 +35,7 @@ class SubspaceExperts(SubspaceLayer):
         self._beneath = ExpertWeight(base_layer, biased=False)
         self._bias = None if base_layer.bias is None else Live(partial(getattr, self._frozen, "own_bias"))
         self.lanes = Lanes(self._frozen)
+        self.is_thin = Thin()
 
     @property
     def fused(self) -> Experts:
@@ -130,7 +131,7 @@ class SubspaceExperts(SubspaceLayer):
     def _routed(self, x: Tensor, routes: list[Route], product: Callable[..., Tensor], adapters: list[str]) -> Tensor:
         made, halves = self.tuned(adapters, self.training), self.halves(adapters)
         noisy = self.training and any(self.methods[adapter].noisy for adapter in adapters)
-        if halves is not None and not noisy and few(routes) and thin(halves, *made.W.shape):
+        if halves is not None and not noisy and few(routes) and self.is_thin(halves, *made.W.shape):
             with suppress(Unreadable):
                 return filled(self, x, routes, product, adapters)
         rows = [x[route.start : route.stop] for route in routes]

@@ -154,7 +154,8 @@ class SubspaceModel(BaseTuner):
         return bool(self._check_target_module_exists(peft_config, key.rpartition(".")[0]))
 
     def _post_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
-        if not any(hook is _check_ready for hook in model._forward_pre_hooks.values()):
+        waiting = any(layer.uncalibrated for layer in layers(model))
+        if waiting and not any(hook is _check_ready for hook in model._forward_pre_hooks.values()):
             model.register_forward_pre_hook(_check_ready)
 
     @classmethod
