@@ -148,6 +148,16 @@ def test_a_file_that_is_none_is_named_with_its_row_before_training(tmp_path, kin
         read(tmp_path, kind, rows, **fields)
 
 
+@pytest.mark.parametrize(("kind", "size"), [("dinov2", 5), ("vit", 32)])
+def test_pictures_of_a_size_that_the_model_cannot_read_are_refused(tmp_path, kind, size):
+    model = str(tiny_pictures.model(tmp_path / "model", kind))
+    task = task_of("image_classification", {**TWO, "image_size": size})
+    processor = load_processor(model, task.processor)
+    inputs = task.encode(task.rows(table_of("rows", {"image": [GREY], "label": ["a"]})), processor, None)
+    with pytest.raises(BadInput, match=rf"cannot read pictures of this size \(pixel_values 1 x 3 x {size} x {size}"):
+        task.check(bare_model(model, task, processor), processor, inputs)
+
+
 @pytest.mark.parametrize(
     ("image", "label", "said"),
     [
@@ -190,6 +200,7 @@ def test_masks_of_any_numbers_are_counted_from_0(segmenting, kind):
     [
         (np.zeros((24, 32), np.uint8), "24 x 32 points belongs to a picture of 32 x 24"),
         (np.full((32, 24), -1), "has the number -1"),
+        (np.full((32, 24), 255), "every point of a mask is 255"),
         (np.full((32, 24), 2), "has the number 2"),
         (np.full((32, 24), 0.5), "or not whole"),
         (np.zeros((32, 24, 3), np.uint8), "one number a point"),

@@ -14,6 +14,7 @@ from subspace_tuning.files.attached import ARRAYS
 from subspace_tuning.files.table import table_of
 from subspace_tuning.tasks.classes import Classes
 from subspace_tuning.tasks.filed import Filed, FiledClasses
+from subspace_tuning.tasks.forward import tried
 from subspace_tuning.tasks.registry import know, register
 from subspace_tuning.tasks.task import Collate, Inputs, Task
 
@@ -48,6 +49,9 @@ class ImageClassification(FiledClasses):
     @staticmethod
     def look(held: Any) -> None:
         pictures.check(held)
+
+    def check(self, model: Any, processor: Any, inputs: Sequence[Inputs]) -> None:
+        tried(model, self.collator(processor), inputs, "pictures")
 
     def trainer(self) -> type[Trainer]:
         from subspace_tuning.tasks.image_trainer import ImageTrainer

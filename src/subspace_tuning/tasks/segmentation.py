@@ -19,7 +19,7 @@ from subspace_tuning.files.attached import ARRAYS, arrays, attached, is_array
 from subspace_tuning.files.attached import named as told
 from subspace_tuning.files.table import Table, read_table
 from subspace_tuning.files.text import UTF8
-from subspace_tuning.tasks.forward import outputs
+from subspace_tuning.tasks.forward import outputs, tried
 from subspace_tuning.tasks.labels import named
 from subspace_tuning.tasks.metrics import undefined
 from subspace_tuning.tasks.registry import register
@@ -104,12 +104,19 @@ class Segmentation(Weighted):
                     f"a mask of {points.shape[0]} x {points.shape[1]} points belongs to a picture of {size[0]} x "
                     f"{size[1]}, {told(row['picture'])}; expected the same height and width"
                 )
+            if (points == NOTHING).all():
+                raise BadInput(
+                    f"every point of a mask is {NOTHING}, which counts for nothing; leave its picture out, "
+                    f"{told(row['picture'])}"
+                )
             beyond = points[(points < 0) | ((points >= len(self.labels)) & (points != NOTHING))]
             if beyond.size:
                 raise BadInput(
                     f"a mask has the number {int(beyond[0])}, and there are {len(self.labels)} labels, counted from 0; "
                     f"name every class in labels, and mark with {NOTHING} what counts for nothing"
                 )
+
+        tried(model, self.collator(processor), inputs, "pictures")
 
     @staticmethod
     def _points(row: Inputs) -> NDArray:
