@@ -5,7 +5,7 @@ The rows by which the demo itself judges are never looked at. Usage, from the re
     python benchmarks/demo_learning_rates.py [--workers 2] [--seed 0] [--only 'lora(r=4)' ...]
 
 Prints the grid and writes runs/demo-learning-rates/grid-seed0.json; finished runs are not run again. The rates in
-recipes/demo.yaml are the winners.
+src/subspace_tuning/data/demo.yaml are the winners.
 """
 
 import argparse

@@ -78,15 +78,15 @@ HERE = [p for p in RECIPES.glob("*.yaml") if "task" in yaml.safe_load(p.read_tex
 
 
 def test_every_sweep_has_a_test():
-    """demo here; the others in tests/tasks and tests/sweep."""
+    """Here, in tests/tasks and in tests/sweep."""
     sweeps = {p.stem for p in RECIPES.glob("*.yaml") if "task" not in yaml.safe_load(p.read_text())}
     of_tasks, of_studies = {"digits_sweep", "similarity_sweep"}, {"minilm_glue", "minilm_long"}
-    assert sweeps == {"demo", "sweep", "lm_study", "lm_study_openbookqa"} | of_tasks | of_studies
+    assert sweeps == {"sweep", "lm_study", "lm_study_openbookqa"} | of_tasks | of_studies
 
 
 @pytest.mark.parametrize("path", sorted(HERE), ids=lambda p: p.stem)
 def test_every_recipe_runs(tmp_path, path):
-    """Shrunk: a tiny model, few rows and steps; the rest as written. Demo and sweeps have tests of their own."""
+    """Shrunk: a tiny model, few rows and steps; the rest as written. Sweeps have tests of their own."""
     recipe = yaml.safe_load(path.read_text())
     task = recipe["task"]
     if task in ("sft", "conversations"):
@@ -274,10 +274,10 @@ def test_demo_table_and_picture(made, tmp_path, monkeypatch):
     assert "SSB" in out
 
 
-def test_the_demos_recipe_is_sound(monkeypatch):
+def test_the_demos_recipe_is_sound_and_goes_with_the_package(tmp_path, monkeypatch):
     from subspace_tuning.run.demo import Demo
 
-    monkeypatch.chdir(RECIPES.parent)
+    monkeypatch.chdir(tmp_path)  # no clone
     for quick in (False, True):
         contenders = Demo.read(quick).contenders
         assert len(contenders) == 11

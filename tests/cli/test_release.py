@@ -59,11 +59,12 @@ def test_a_wheel_holds_the_package_and_nothing_else(built):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"subspace_tuning"}
     kinds = {name: Path(name).suffix for name in names if ".dist-info" not in name}
-    assert set(kinds.values()) == {".py", ".typed", ".csv", ".html", ".js", ".css", ""} - {""}
+    assert set(kinds.values()) == {".py", ".typed", ".csv", ".yaml", ".html", ".js", ".css", ""} - {""}
     assert [name for name in names if "/test_" in name or "/tests/" in name] == []
     package = ROOT / "src" / "subspace_tuning"
     ours = {f"subspace_tuning/{path.relative_to(package).as_posix()}" for path in package.rglob("*.py")}
     assert ours <= set(names)
+    assert "subspace_tuning/data/demo.yaml" in names  # so that `subspace demo` runs without a clone
     assert sum(info.file_size for info in zipfile.ZipFile(wheel).infolist()) < 3e6
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from subspace_tuning.errors import BadInput, RunFailed
+from subspace_tuning.errors import RunFailed
 from subspace_tuning.files.aside import write
 from subspace_tuning.files.markdown import table
 from subspace_tuning.run.folder import Result
@@ -38,7 +38,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Demo:
-    """The contenders of recipes/demo.yaml."""
+    """The contenders of data/demo.yaml."""
 
     contenders: list[Contender]
 
@@ -138,12 +138,9 @@ def _summarise(lines: list[Line], output: Path, quick: bool, seconds: float) -> 
 
 
 def _recipe_file() -> Path:
-    """recipes/demo.yaml of the folder one stands in, or of the checkout that this package is installed from."""
-    places = (Path("recipes/demo.yaml"), Path(__file__).parents[3] / "recipes" / "demo.yaml")
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise BadInput("there is no recipes/demo.yaml here; run the demo from a clone of the repository")
-    return found
+    """recipes/demo.yaml of the folder one stands in, where there is one; else the package's own."""
+    own = Path("recipes/demo.yaml")
+    return own if own.is_file() else Path(__file__).parents[1] / "data" / "demo.yaml"
 
 
 def show(quick: bool, output: Path, workers: int | None) -> None:
