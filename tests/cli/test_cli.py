@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 import tiny_sft
 from command import subspace, words_of
+from subspace_tuning import __version__
 from subspace_tuning.method.registry import METHODS
 from subspace_tuning.run.predict import Predictor
 from tiny import data, jsonl, model, recipe, rows
@@ -197,6 +198,15 @@ def test_budget_is_what_a_run_trains(made):
     budget = json.loads(subspace("budget", made / "model", "--method", "ssb", "--json")[1])
     result = json.loads((made / "ssb" / "result.json").read_text())
     assert {key: result[key] for key in budget} == budget
+
+
+def test_versions_are_told_as_the_form_for_faults_asks():
+    asked = (RECIPES.parent / ".github" / "ISSUE_TEMPLATE" / "bug.yml").read_text()
+    assert "`subspace --version`" in asked
+    code, out, _ = subspace("--version")
+    assert code == 0
+    assert out.startswith(f"subspace-tuning {__version__}\n")
+    assert {line.split()[0] for line in out.splitlines()} >= {"python", "torch", "transformers", "peft"}
 
 
 @pytest.mark.parametrize("command", ["train", "predict", "merge", "methods", "budget", "demo"])

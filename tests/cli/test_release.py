@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import page_home
 import subspace_tuning
@@ -86,6 +87,27 @@ def test_every_dependency_has_its_licence_on_the_page():
     rows = dict(re.findall(r"^\| `([\w.-]+)` \| ([^|]*) \|", PAGE, re.M))
     assert set(rows) == set(script("benchmarks/licences.py").required()), "run `python benchmarks/licences.py`"
     assert [name for name, licence in rows.items() if not licence.strip() or "GPL" in licence] == []
+
+
+def test_workflows_call_what_there_is():
+    """Targets of make, sessions of nox, scripts and extras; and a release is published without a password."""
+    paths = [*ROOT.glob(".github/workflows/*.yml"), ROOT / ".ci/run", ROOT / ".devcontainer/devcontainer.json"]
+    said = {path.name: path.read_text(encoding="utf-8") for path in (*paths, ROOT / "Dockerfile")}
+    every = "\n".join(said.values())
+    makefile, noxfile, project = (
+        (ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", "noxfile.py", "pyproject.toml")
+    )
+    targets = set(re.findall(r"\bmake ([a-z-]+)", every))
+    assert {"check", "test", "test-lowest", "site", "demo", "setup"} <= targets
+    assert targets <= set(re.findall(r"^([a-z-]+):", makefile, re.M))
+    assert set(re.findall(r"nox -s ([a-z]+)", every)) <= set(re.findall(r"^def (\w+)\(session", noxfile, re.M))
+    extras = set(re.findall(r"^([a-z-]+) = \[", project, re.M))
+    assert set(re.findall(r"/src\[([\w,-]+)\]", said["Dockerfile"])[0].split(",")) <= extras
+    jobs = {name: yaml.safe_load(text)["jobs"] for name, text in said.items() if name.endswith(".yml")}
+    assert jobs["ci.yml"]["test"]["strategy"]["matrix"]["python"] == ["3.10", "3.11", "3.12", "3.13"]
+    assert {"lowest", "wheel", "notebook", "site", "audit"} <= set(jobs["ci.yml"])
+    assert jobs["publish.yml"]["pypi"]["permissions"] == {"id-token": "write"}
+    assert "secrets." not in every
 
 
 def test_the_notebooks_cells_run(tmp_path, monkeypatch):

@@ -293,6 +293,7 @@ def test_bad_input_ends_in_a_sentence_and_leaves_no_page(tmp_path, monkeypatch, 
 @contextmanager
 def served(folder):
     with server(Source(folder), 0) as running:
+        assert running.server_address[0] == "127.0.0.1"  # nobody else can ask
         thread = threading.Thread(target=running.serve_forever, daemon=True)
         thread.start()
         try:

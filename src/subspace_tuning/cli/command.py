@@ -5,19 +5,22 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import platform
 import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from importlib.metadata import version
 from inspect import Parameter
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from subspace_tuning.errors import BadInput, Interrupted, RunFailed, interrupt, told
 from subspace_tuning.files.plain import dump
+from subspace_tuning.version import VERSION
 
 app = typer.Typer(
     name="subspace",
@@ -30,8 +33,23 @@ app = typer.Typer(
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+def _tell_versions(asked: bool) -> None:
+    if asked:
+        print(f"subspace-tuning {VERSION}")
+        print(f"python {platform.python_version()}")
+        print("\n".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "safetensors")))
+        raise typer.Exit
+
+
 @app.callback()
-def _subspace() -> None:
+def _subspace(
+    versions: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_tell_versions, is_eager=True, help="Versions, as a report of a fault has them."
+        ),
+    ] = False,
+) -> None:
     """Quiet libraries: what they log about a model is not news to someone who trains it."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     from transformers.utils import logging
