@@ -1,5 +1,6 @@
 """What is released: wheel and sdist of the package alone, versions promised, licences, a notebook that runs."""
 
+import ast
 import importlib.util
 import json
 import re
@@ -81,6 +82,19 @@ def test_the_oldest_versions_are_those_of_the_ranges():
     found = script(".ci/lowest.py").lowest(text)
     assert {"torch==2.6", "transformers==5.20", "peft==0.21"} <= set(found)
     assert len({line.partition("==")[0] for line in found}) == len(found) > 15
+
+
+def test_class_variables_say_their_type():
+    """Python 3.10 reads no bare ``ClassVar`` from an annotation: no recipe could be read there."""
+    bare = [
+        f"{path}:{node.lineno}"
+        for path in (ROOT / "src").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.annotation, ast.Name)
+        and node.annotation.id == "ClassVar"
+    ]
+    assert bare == []
 
 
 def test_every_dependency_has_its_licence_on_the_page():

@@ -33,7 +33,7 @@ class AudioClassification(FiledClasses):
     processor = "AutoFeatureExtractor"
     task_type = None
     pipeline = "audio-classification"
-    metrics: ClassVar = Classes.metrics
+    metrics: ClassVar[Any] = Classes.metrics
     what, file, endings = "a sound", "audio", sounds.SUFFIXES
 
     audio: str = "audio"

@@ -21,7 +21,7 @@ from subspace_tuning.tasks.weighted import Weighted, balanced, weighted_cross_en
 class Classes(Weighted):
     """labels: the names of the classes, in the order of the head's outputs. class_weights: balanced, or one a class."""
 
-    metrics: ClassVar = {"accuracy": accuracy, "matthews_correlation": matthews_correlation, "f1": f1}
+    metrics: ClassVar[dict[str, Any]] = {"accuracy": accuracy, "matthews_correlation": matthews_correlation, "f1": f1}
 
     def config(self) -> dict[str, Any]:
         return {**named(self.labels), "problem_type": "single_label_classification"}

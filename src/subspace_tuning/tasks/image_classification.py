@@ -39,7 +39,7 @@ class ImageClassification(FiledClasses):
     task_type = None
     pipeline = "image-classification"
     free = ("metric", "image_size", "augment")
-    metrics: ClassVar = Classes.metrics
+    metrics: ClassVar[Any] = Classes.metrics
     what, file, endings = "a picture", "image", pictures.SUFFIXES
 
     image: str = "image"

@@ -35,7 +35,7 @@ class MultiLabel(Weighted, LabelledTexts):
         "one or two columns of text, and a column with the names of its labels: a list, or a text parted by |; or a "
         "column of 0 and 1 for each label"
     )
-    metrics: ClassVar = {
+    metrics: ClassVar[dict[str, Any]] = {
         "f1_micro": f1_micro,
         "f1_macro": f1_macro,
         "mean_average_precision": mean_average_precision,

@@ -29,7 +29,11 @@ class Ranking(LabelledTexts):
     """columns: of the query and of the text. most: the highest relevance, which stands for the probability 1."""
 
     row = "a query, a text, and a number from 0, how relevant the text is; a query has several rows"
-    metrics: ClassVar = {"ndcg_at_10": ndcg_at_10, "mrr_at_10": mrr_at_10, "average_precision": average_precision}
+    metrics: ClassVar[dict[str, Any]] = {
+        "ndcg_at_10": ndcg_at_10,
+        "mrr_at_10": mrr_at_10,
+        "average_precision": average_precision,
+    }
 
     columns: tuple[str, ...] = ("query", "text")
     most: PositiveFloat = 1.0

@@ -26,7 +26,7 @@ class Regression(LabelledTexts):
     """The head has one output."""
 
     row = "one or two columns of text, and a column with a number"
-    metrics: ClassVar = {"pearson": pearson, "spearman": spearman}
+    metrics: ClassVar[dict[str, Any]] = {"pearson": pearson, "spearman": spearman}
 
     def config(self) -> dict[str, Any]:
         names = {0: self.label}

@@ -23,7 +23,11 @@ class Retrieval(Pairs):
     """Trained by the ranking of its own text among all of the batch; judged by that among all texts held out."""
 
     row = "a column of queries, and a column of texts that belong to them; a query may have several rows"
-    metrics: ClassVar = {"ndcg_at_10": ndcg_at_10, "mrr_at_10": mrr_at_10, "accuracy_at_1": accuracy_at_1}
+    metrics: ClassVar[dict[str, Any]] = {
+        "ndcg_at_10": ndcg_at_10,
+        "mrr_at_10": mrr_at_10,
+        "accuracy_at_1": accuracy_at_1,
+    }
     loss = "MultipleNegativesRankingLoss"
 
     columns: tuple[str, ...] = ("query", "text")

@@ -21,7 +21,7 @@ class Similarity(Pairs):
     """Trained by CoSENT: pairs that are more alike are to have the greater cosine, on whatever scale labels are."""
 
     row = "two columns of text, and a column with the number that says how alike they are"
-    metrics: ClassVar = {"spearman": spearman, "pearson": pearson}
+    metrics: ClassVar[dict[str, Any]] = {"spearman": spearman, "pearson": pearson}
     loss = "CoSENTLoss"
 
     label: str = "label"
