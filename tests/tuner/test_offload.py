@@ -1,5 +1,7 @@
 """Every method on a model of which accelerate keeps a layer on the CPU and one on disk."""
 
+import copy
+
 import pytest
 import torch
 from accelerate import dispatch_model
@@ -10,7 +12,9 @@ from transformers import LlamaForCausalLM
 
 import models
 from cases import CASES, each
-from subspace_tuning import SubspaceConfig
+from model_types import ARCHITECTURES
+from subspace_tuning import SSB, LoRA, SubspaceConfig
+from subspace_tuning.methods import DoRA
 from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.tuner.shared import HOME
 
@@ -150,3 +154,39 @@ def test_transformers_itself_loads_an_adapter_onto_layers_on_disk(method, llama,
         assert (want - plain).abs().max() > 1e-3
         for _ in range(2):
             close(away.eval()(ids).logits, want)
+
+
+ON_DISK = {
+    "qwen2_moe": ("model.layers", ["experts.gate_up_proj", "q_proj"]),
+    "gpt2": ("transformer.h", ["c_attn.key", "mlp.c_fc"]),  # a slice of a fused weight
+    "mamba": ("backbone.layers", ["in_proj", "x_proj", "out_proj"]),  # some of which kernels read
+}
+
+
+def second_block_on_disk(model, blocks, folder):
+    """The model with its second block on disk and all else in memory."""
+    named = [name for name, _ in model.named_parameters(remove_duplicate=False)]  # tied ones by both names
+    places = {name: "cpu" for name in named if not name.startswith(f"{blocks}.1.")}
+    places |= {name: "cpu" for name, _ in model.named_buffers()} | {f"{blocks}.1": "disk"}
+    return dispatch_model(model, places, main_device="cpu", offload_dir=folder, force_hooks=True)
+
+
+@each(method=[LoRA(r=2), SSB(), DoRA(r=2)])
+@pytest.mark.parametrize("name", ON_DISK)
+def test_experts_slices_and_mixers_on_disk_are_tuned_and_merged(name, method, tmp_path):
+    blocks, seats = ON_DISK[name]
+    base, inputs = ARCHITECTURES[name].model(name), ARCHITECTURES[name].inputs()
+    config = SubspaceConfig(method=method, target_modules=seats, init_weights=False)
+    here = get_peft_model(copy.deepcopy(base), config).eval()
+    here.save_pretrained(tmp_path / "adapter")
+    away = second_block_on_disk(base, blocks, tmp_path / "disk")
+    assert any(p.is_meta for p in away.parameters())
+    away = PeftModel.from_pretrained(away, tmp_path / "adapter", is_trainable=True).eval()
+    want = here(**inputs).logits
+    close(away(**inputs).logits, want)
+    away.train()(**inputs).loss.backward()
+    assert all(p.grad is not None for p in away.parameters() if p.requires_grad)
+    away.eval().merge_adapter()
+    close(away(**inputs).logits, want)
+    away.unmerge_adapter()
+    close(away.merge_and_unload()(**inputs).logits, want)
