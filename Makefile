@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 QUICK ?=
+# What the bridge, training and recipes are tried by where no further extra is installed.
+LOWEST := $(addprefix tests/tuner/test_, $(addsuffix .py, peft bridge saving targets strength steps mixed tied)) \
+	tests/run/test_recipe.py tests/run/test_train.py
 PYTEST_ARGS ?= -n 2 --dist worksteal
 export HF_HUB_DISABLE_TELEMETRY := 1
 
@@ -31,7 +34,7 @@ test-lowest:  ## run the laws and the bridge with the oldest versions that are p
 	test -x build/lowest/bin/python || $(PYTHON) -m venv build/lowest
 	$(PYTHON) .ci/lowest.py > build/lowest/constraints.txt
 	build/lowest/bin/python -m pip install --quiet --constraint build/lowest/constraints.txt --editable '.[study]' pytest hypothesis
-	build/lowest/bin/python -m pytest tests/methods tests/tuner tests/optim tests/run
+	build/lowest/bin/python -m pytest tests/methods tests/optim $(LOWEST)
 
 check: setup  ## format, lint, types, directions of imports
 	$(BIN)/ruff format --check .
