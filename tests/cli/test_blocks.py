@@ -115,6 +115,10 @@ def run_command(words):
         assert extra is None or re.search(rf"^{extra} = \[", (ROOT / "pyproject.toml").read_text(), re.M), words
     elif tool == "python" and words[0] == "-c":
         compile(words[1], "command", "exec")
+    elif tool == "nox":
+        assert f"def {words[1]}(session" in (ROOT / "noxfile.py").read_text(encoding="utf-8"), words
+    elif tool == "python" and words[0] == "-m":  # a tool of a release, which its workflow runs too
+        assert f"python -m {words[1]}" in (ROOT / ".github/workflows/publish.yml").read_text(encoding="utf-8"), words
     elif tool == "python":
         script = (ROOT / words[0]).read_text(encoding="utf-8")
         assert all(f'"{word}"' in script for word in words if word.startswith("--"))
