@@ -21,7 +21,6 @@ from subspace_tuning.run.predict import Predictor
 from subspace_tuning.run.recipe import make
 from subspace_tuning.run.train import run
 from subspace_tuning.tasks import KNOWN, load, task_of
-from subspace_tuning.tasks.image_trainer import augmented
 
 LABELS = tiny_pictures.LABELS
 TASK = task_of("image_classification", {"labels": LABELS})
@@ -129,15 +128,6 @@ def test_pictures_are_changed_in_training_only_and_alike_in_the_same_step(home, 
     assert torch.equal(heads[0][key], heads[1][key])
     assert not torch.equal(heads[0][key], heads[2][key])
     assert plain.steps == 3
-
-
-def test_augmentation_moves_and_mirrors():
-    x = torch.arange(16.0).repeat(64, 1, 16, 1)  # every row 0 ... 15
-    mirrored = augmented(x, ["flip"])
-    assert {tuple(row[0, 0].tolist()) for row in mirrored} == {tuple(range(16)), tuple(range(15, -1, -1))}
-    moved = augmented(x, ["shift"])
-    assert {int(row[0, 0, 8]) for row in moved} == {6, 7, 8, 9, 10}
-    assert torch.equal(augmented(x, []), x)
 
 
 def test_pictures_that_are_none_are_named(tmp_path):

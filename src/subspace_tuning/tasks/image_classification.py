@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import PositiveInt
@@ -12,6 +12,7 @@ from pydantic import PositiveInt
 from subspace_tuning.files import assets, pictures, table
 from subspace_tuning.files.attached import ARRAYS
 from subspace_tuning.files.table import table_of
+from subspace_tuning.tasks.augment import Scaling, change
 from subspace_tuning.tasks.classes import Classes
 from subspace_tuning.tasks.filed import Filed, FiledClasses
 from subspace_tuning.tasks.forward import tried
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 class ImageClassification(FiledClasses):
     """image: the column of pictures. image_size: the side they are brought to, where not as the model's processor says.
 
-    augment: pictures are mirrored (``flip``), moved a little (``shift``), or both, in training.
+    augment: how pictures are changed in training: mirrored (``flip``), moved a little (``shift``), or by a transform of
+    torchvision's, as it is written in Python: ``RandomRotation(degrees=15)``.
     """
 
     row = (
@@ -44,7 +46,12 @@ class ImageClassification(FiledClasses):
 
     image: str = "image"
     image_size: PositiveInt | None = None
-    augment: tuple[Literal["flip", "shift"], ...] = ()
+    augment: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for told in self.augment:
+            change(told)
 
     @staticmethod
     def look(held: Any) -> None:
@@ -59,7 +66,7 @@ class ImageClassification(FiledClasses):
         return ImageTrainer
 
     def parts(self, processor: Any, train: Sequence[Inputs], judged: Sequence[Inputs]) -> dict[str, Any]:
-        return {**super().parts(processor, train, judged), "augment": self.augment}
+        return {**super().parts(processor, train, judged), "augment": self.augment, "scaling": Scaling.of(processor)}
 
     def collator(self, processor: Any) -> Collate:
         size = {"size": {"height": self.image_size, "width": self.image_size}, "do_center_crop": False}
