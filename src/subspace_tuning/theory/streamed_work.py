@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -153,7 +155,10 @@ def unfinished(out: Path) -> Path:
 
 
 def begun(out: Path, digest: str) -> Path:
-    """The folder of unfinished work; another work's is begun anew."""
+    """The folder of unfinished work; another work's is begun anew. Raises BadInput where ``out`` is a file."""
+    with writing(out):
+        if out.exists() and not out.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(out))
     folder = unfinished(out)
     mark = folder / "work"
     if folder.is_dir() and (not mark.is_file() or mark.read_bytes() != digest.encode()):
