@@ -275,3 +275,12 @@ def test_several_runs_side_by_side(finished, tmp_path):
     outcomes = dict(run_all([good, bad], workers=2))
     assert outcomes[0].score == alone.score
     assert "nowhere" in str(outcomes[1])
+
+
+@pytest.mark.parametrize(("told", "each"), [("", 2), ("3", 3), ("0", 2), ("many", 2)])
+def test_processes_take_the_threads_that_are_told_or_share_the_cores(told, each, monkeypatch):
+    from subspace_tuning.run import side_by_side
+
+    monkeypatch.setattr(side_by_side, "cores", lambda: 5)
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    assert side_by_side.threads_each(2) == each

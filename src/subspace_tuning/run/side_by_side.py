@@ -23,16 +23,22 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads_each(processes: int) -> int:
+    """Threads of each of so many processes: OMP_NUM_THREADS where it is set, else an even share of the cores."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdecimal() and int(told) else max(1, cores() // processes)
+
+
 def run_all(recipes: Sequence[Recipe], workers: int | None = None, *, again: bool = False) -> Iterator[Outcome]:
     """(number of the recipe, its result or what went wrong) in the order in which the runs end.
 
-    Without ``workers`` one process a core, four at most, that share the cores evenly: on small models two single
+    Without ``workers`` one process a core, four at most, each with its ``threads_each``: on small models two single
     threads do more than one pair. With an accelerator one after the other. A server process imports the libraries once
     and forks for each run (where the system can fork).
     """
     usual = 1 if torch.accelerator.is_available() else min(cores(), 4)
     workers = min(workers or usual, len(recipes))
-    threads = max(1, cores() // workers)
+    threads = threads_each(workers)
     context = fresh("subspace_tuning.run.train")
     done = context.Queue()
     waiting = list(enumerate(recipes))

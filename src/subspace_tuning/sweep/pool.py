@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from subspace_tuning.errors import BadInput, Interrupted
-from subspace_tuning.run.side_by_side import cores, quiet
+from subspace_tuning.run.side_by_side import cores, quiet, threads_each
 from subspace_tuning.sweep.plan import Run
 from subspace_tuning.sweep.worker import CLAIMS, TRAIN, Outcome, import_runner, keep_alive, perform
 
@@ -65,7 +65,7 @@ class LocalPool:
         gpus: float = 0.0,
     ):
         self.jobs, self._folder, self._runner, self._gpus = jobs, folder, runner, gpus
-        self._threads = threads or max(1, cores() // jobs)
+        self._threads = threads or threads_each(jobs)
         has_server = "forkserver" in multiprocessing.get_all_start_methods()
         self._context: Any = multiprocessing.get_context(start or ("forkserver" if has_server else "spawn"))
         if self._context.get_start_method() == "forkserver":

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from subspace_tuning.errors import RunFailed
 from subspace_tuning.method import Method, registry
-from subspace_tuning.run.side_by_side import cores, fresh, quiet
+from subspace_tuning.run.side_by_side import fresh, quiet, threads_each
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,7 +32,7 @@ def each(
     if workers < 2:
         yield from ((task, here(task)) for task in tasks)
         return
-    threads = max(1, cores() // workers)
+    threads = threads_each(workers)
     pool = ProcessPoolExecutor(
         workers, fresh("subspace_tuning.theory.layer_fit"), _begin, (opened, threads, _brought())
     )
