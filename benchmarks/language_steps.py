@@ -1,11 +1,11 @@
 """A step of fine-tuning through our `train`, and generation with an unmerged adapter, beside TRL and PEFT.
 
-    python benchmarks/language_steps.py [--batch 8] [--length 128] [--steps 8] [--rounds 4] [--tokens 48] [--dry]
+    python benchmarks/language_steps.py [--only step] [--batch 8] [--length 128] [--steps 8] [--rounds 4] [--tokens 48]
 
-SmolLM2-135M-Instruct, LoRA r = 8 on the same modules, bf16 autocast, the same rows of one length: each round trains
-both ways, one after the other, and generates with each adapter in turn. Shares of a time are medians over rounds, each
-of two neighbours in one round. Writes docs/data/language_steps.json and two tables of docs/language_models.md, unless
---dry.
+SmolLM2-135M-Instruct, LoRA r = 8 on the same modules and the same rows of one length, in bf16 autocast where it trains:
+each round trains both ways, one after the other, and generates with each adapter in turn. Shares of a time are medians
+over rounds, each of two neighbours in one round. Writes docs/data/language_steps.json and two tables of
+docs/language_models.md, unless --dry.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from subspace_tuning.files.markdown import table
 from subspace_tuning.run.recipe import make
 from subspace_tuning.run.train import run
 
+DATA = Path("docs/data/language_steps.json")
 WARM = 2  # steps before the clock counts
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 GATED = {"target_modules": ["k_proj", "v_proj", "down_proj"], "feedforward_modules": ["down_proj"]}
@@ -121,7 +122,7 @@ def theirs(rows: list[str], folder: Path, chosen: argparse.Namespace) -> float:
     return clock.step
 
 
-def generation(chosen: argparse.Namespace, tokenizer: Any) -> list[dict[str, Any]]:
+def generation(chosen: argparse.Namespace, tokenizer: Any) -> dict[str, Any]:
     """Seconds of greedy answers to four questions, unmerged; random adapters, so that nothing is skipped."""
     asked = tokenizer([q for q, _ in conversations()[:4]], padding=True, padding_side="left", return_tensors="pt")
     found = []
@@ -141,7 +142,7 @@ def generation(chosen: argparse.Namespace, tokenizer: Any) -> list[dict[str, Any
         mine, peer = times["ours"][1:], times["PEFT"][1:]
         shares = sorted(a / b for a, b in zip(mine, peer, strict=True))
         found.append({"method": name, "ours": median(mine), "peft": median(peer), "shares": shares})
-    return found
+    return {"methods": found}
 
 
 def steps(chosen: argparse.Namespace, tokenizer: Any) -> dict[str, Any]:
@@ -156,33 +157,41 @@ def steps(chosen: argparse.Namespace, tokenizer: Any) -> dict[str, Any]:
     return {"ours": median(times["ours"]), "trl": median(times["trl"]), "shares": shares}
 
 
+def step_table(found: dict[str, Any]) -> str:
+    where = found["setting"]
+    what = f"a step of {where['batch']} x {where['length']}"
+    row = (what, f"{found['ours']:.2f} s", f"{found['trl']:.2f} s", _share(found["shares"]))
+    return table(("LoRA r = 8", "our `train`", "TRL with PEFT", "ours / theirs"), [row]) + told(where)
+
+
+def generation_table(found: dict[str, Any]) -> str:
+    rows = [
+        (f"`{x['method']}`", f"{x['ours']:.2f} s", f"{x['peft']:.2f} s", _share(x["shares"])) for x in found["methods"]
+    ]
+    return table(("generating", "ours", "PEFT's", "ours / theirs"), rows) + told(found["setting"])
+
+
+PARTS = {"step": (steps, step_table), "generation": (generation, generation_table)}
+
+
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="what is measured")
     for name, default in {"batch": 8, "length": 128, "steps": 8, "rounds": 4, "tokens": 48}.items():
         options.add_argument(f"--{name}", type=int, default=default)
     options.add_argument("--dry", action="store_true", help="print the figures, write nothing")
     chosen = options.parse_args()
-    where = setting() | {key: value for key, value in vars(chosen).items() if key != "dry"}
+    data = json.loads(DATA.read_text(encoding="utf-8"))
     tokenizer = AutoTokenizer.from_pretrained(location(SMALL_LM))
-    data = {"setting": where, "generation": generation(chosen, tokenizer), "step": steps(chosen, tokenizer)}
-    print(json.dumps(data, indent=2))
+    sizes = {key: value for key, value in vars(chosen).items() if key not in ("dry", "only")}
+    for part in chosen.only:
+        measured, _ = PARTS[part]
+        where = setting() | sizes
+        data[part] = {"setting": where, **measured(chosen, tokenizer)}
+        print(json.dumps(data[part], indent=2))
     if not chosen.dry:
-        step = data["step"]
-        row = (
-            f"a step of {chosen.batch} x {chosen.length}",
-            f"{step['ours']:.2f} s",
-            f"{step['trl']:.2f} s",
-            _share(step["shares"]),
-        )
-        answers = (
-            (f"`{x['method']}`", f"{x['ours']:.2f} s", f"{x['peft']:.2f} s", _share(x["shares"]))
-            for x in data["generation"]
-        )
-        shown = {
-            "language step": table(("LoRA r = 8", "our `train`", "TRL with PEFT", "ours / theirs"), [row]),
-            "language generation": table(("generating", "ours", "PEFT's", "ours / theirs"), answers) + told(where),
-        }
-        publish("language_steps", data, "docs/language_models.md", shown)
+        shown = {f"language {part}": made(data[part]) for part, (_, made) in PARTS.items()}
+        publish(DATA.stem, data, "docs/language_models.md", shown)
 
 
 def _share(shares: list[float]) -> str:

@@ -277,6 +277,27 @@ def test_each_cell_takes_the_rate_that_did_best_on_held_out_rows_and_keeps_it(tm
     assert all(json.loads(p.read_text())["learning_rate"] in (0.01, 0.003) for p in (tmp_path / "choices").iterdir())
 
 
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+def test_contenders_are_tuned_and_judged_one_after_the_other(jobs, tmp_path):
+    """So that a sweep that is cut has whole ones: those that its recipe names first."""
+    methods = ["none", "ssb", "lora", "ia3", "dora"]
+    given = sweep(tmp_path, methods=methods, ranks=[2], seeds=[0, 1], tuning={"factors": [0.3, 1, 3]})
+    assert swept(given, "slowly", jobs).is_complete
+    order = [name for name, _ in began(tmp_path)]
+    made = Sweep(given)
+    ends = []
+    for cell in made.plan.cells:
+        tuning, final = ([order.index(r.name) for r in runs] for runs in (_tuning(made, cell), made.final_runs(cell)))
+        assert max(tuning, default=-1) < min(final)
+        ends.append(max(final))
+    early = [end - sum(5 if i else 2 for i in range(at + 1)) for at, end in enumerate(ends)]
+    assert max(early) < 5 * jobs  # free workers go on with the next contender, no further than they must
+
+
+def _tuning(made, cell):
+    return made.plan.tuning_runs(cell) if cell.takes_steps else []
+
+
 def test_time_that_is_up_leaves_the_rest_for_another_time(tmp_path):
     given = sweep(tmp_path, seeds=[0, 1])
     summary = swept(given, "nothing", max_hours=1e-9)

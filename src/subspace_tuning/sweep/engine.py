@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -28,21 +28,51 @@ class Source(Protocol):
     def tell(self, run: Run, outcome: Outcome) -> None: ...
 
 
-class Listed:
-    """Runs that are known from the start."""
+class Rounds:
+    """Runs of several cells, the first cell first; a round of a cell begins when all runs of its last one have ended.
 
-    def __init__(self, runs: Iterable[Run]):
-        self._runs = deque(runs)
+    rounds: for each cell its rounds, one after the other; the next one may depend on how the last one ended.
+    """
+
+    def __init__(self, rounds: Iterable[Iterator[list[Run]]]):
+        self._cells = [cell for cell in map(_Cell, rounds) if not cell.is_done]
 
     @property
     def left(self) -> bool:
-        return bool(self._runs)
+        return bool(self._cells)
 
     def next(self) -> Run | None:
-        return self._runs.popleft() if self._runs else None
+        return next((cell.begin() for cell in self._cells if cell.ready), None)
 
     def tell(self, run: Run, outcome: Outcome) -> None:
-        pass
+        for cell in self._cells:
+            cell.end(run)
+        self._cells = [cell for cell in self._cells if not cell.is_done]
+
+
+class _Cell:
+    def __init__(self, rounds: Iterator[list[Run]]):
+        self._rounds = rounds
+        self.ready: deque[Run] = deque()
+        self._at_work: set[str] = set()
+        self._go_on()
+
+    @property
+    def is_done(self) -> bool:
+        return not (self.ready or self._at_work)
+
+    def begin(self) -> Run:
+        run = self.ready.popleft()
+        self._at_work.add(run.name)
+        return run
+
+    def end(self, run: Run) -> None:
+        self._at_work.discard(run.name)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        while self.is_done and (more := next(self._rounds, None)) is not None:
+            self.ready.extend(more)
 
 
 @dataclass

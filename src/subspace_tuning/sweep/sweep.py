@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.aside import write
 from subspace_tuning.run.folder import RunFolder
-from subspace_tuning.sweep.engine import Listed, Progress, Source, TimeIsUp, work_off
+from subspace_tuning.sweep.engine import Progress, Rounds, TimeIsUp, work_off
 from subspace_tuning.sweep.plan import Cell, Plan, Run
 from subspace_tuning.sweep.pool import Pool
 from subspace_tuning.sweep.recipe import SweepRecipe
@@ -109,19 +109,18 @@ class Sweep:
         return Summary(self.stages(), progress.failed, without_rate, time_is_up)
 
     def _work(self, pool: Pool, progress: Progress, until: float | None) -> list[str]:
-        if self.recipe.tuning is not None:
-            work_off(self._tuning(), pool, self.recipe.retries, progress, until)
-            for cell in self._tuned:
-                self.choices.make(cell)
-        finals = [run for cell in self.plan.cells for run in self.final_runs(cell) if not run.is_finished]
-        work_off(Listed(finals), pool, self.recipe.retries, progress, until)
+        if self.search:
+            work_off(self._search(), pool, self.recipe.retries, progress, until)
+        work_off(Rounds(map(self._rounds, self.plan.cells)), pool, self.recipe.retries, progress, until)
         return [str(cell) for cell in self._tuned if self.choices.of(cell) is None]
 
-    def _tuning(self) -> Source:
-        if self.search:
-            return self._search()
-        open_cells = [cell for cell in self._tuned if self.choices.of(cell) is None]
-        return Listed(run for cell in open_cells for run in self.plan.tuning_runs(cell) if not run.is_finished)
+    def _rounds(self, cell: Cell) -> Iterator[list[Run]]:
+        """What is missing of a cell: its tuning runs, and then its final runs at what these chose."""
+        if cell in self._tuned and self.choices.of(cell) is None:
+            if not self.search:
+                yield [run for run in self.plan.tuning_runs(cell) if not run.is_finished]
+            self.choices.make(cell)
+        yield [run for run in self.final_runs(cell) if not run.is_finished]
 
     def _search(self) -> Searched:
         assert self.search is not None
