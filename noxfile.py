@@ -34,7 +34,7 @@ def newest(session: nox.Session) -> None:
 def notebook(session: nox.Session) -> None:
     """The notebook, cell by cell."""
     session.install("--constraint", CONSTRAINTS, ".[train]", "nbmake", "ipykernel")
-    session.run("pytest", "--nbmake", "docs/first_steps.ipynb")
+    session.run("pytest", "--nbmake", "--nbmake-timeout=1800", "docs/first_steps.ipynb")
 
 
 @nox.session
