@@ -84,7 +84,7 @@ def _values(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         "lr_scheduler_type": recipe.schedule,
         "max_grad_norm": recipe.max_grad_norm,
         "train_sampling_strategy": "group_by_length" if recipe.group_by_length else "random",
-        "bf16": recipe.bf16,
+        "bf16": recipe.in_bf16,
         "use_cpu": not torch.accelerator.is_available(),
         "eval_strategy": evaluate,
         "eval_steps": steps_between,

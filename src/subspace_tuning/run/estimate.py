@@ -125,7 +125,7 @@ def of_recipe(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> Needs | None
         batch=processes.share_of(recipe.batch_size or 1, "batch_size"),
         length=max((len(row["input_ids"]) for row in rows if "input_ids" in row), default=recipe.max_length or LENGTH),
         dtype=recipe.dtype or next((name for name, dtype in DTYPES.items() if dtype == config.dtype), "fp32"),
-        autocast=recipe.bf16,
+        autocast=recipe.in_bf16,
         optimizer="sgd" if "sgd" in optimizer else "adamw8bit" if "8bit" in optimizer else "adamw",
         gradient_checkpointing=recipe.gradient_checkpointing,
         gradient_accumulation=recipe.gradient_accumulation,

@@ -11,7 +11,8 @@ import torch
 from subspace_tuning.errors import BadInput
 from subspace_tuning.judge import Judgement, OfRows, Verdict
 from subspace_tuning.run.folder import RunFolder
-from subspace_tuning.run.judging import own_rows, precision
+from subspace_tuning.run.judging import own_rows
+from subspace_tuning.run.precision import precision
 from subspace_tuning.run.predict import Predictor
 from subspace_tuning.run.pretrained import load_model, load_tokenizer
 from subspace_tuning.run.recipe import Recipe, make
@@ -31,7 +32,7 @@ class Judged:
             self.recipe = RunFolder(target).recipe()
             _check(self.recipe)
             predictor = Predictor(target)
-            self.model, self.tokenizer, self.bf16 = predictor.model, predictor.tokenizer, self.recipe.bf16
+            self.model, self.tokenizer, self.bf16 = predictor.model, predictor.tokenizer, self.recipe.in_bf16
         else:
             self.model = load_model(target, task_of("sft")).model.eval()
             self.tokenizer = load_tokenizer(target)

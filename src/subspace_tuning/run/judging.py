@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-
-import torch
 
 from subspace_tuning.errors import BadInput, nearest
 from subspace_tuning.files.aside import write
@@ -18,6 +15,7 @@ from subspace_tuning.rows import Records
 from subspace_tuning.run import base_verdicts
 from subspace_tuning.run.folder import RunFolder
 from subspace_tuning.run.judgements import of_retention, of_target
+from subspace_tuning.run.precision import precision
 from subspace_tuning.run.pretrained import load_tokenizer
 from subspace_tuning.run.recipe import NONE, Recipe
 from subspace_tuning.tasks import Data, Task, load, stamp
@@ -83,13 +81,13 @@ class Judges:
         return Judged(OPPOSITE + metric, -value, target, before, after)
 
     def _of_base(self, model: Any, label: str, judgement: Judgement) -> Verdict:
-        how = {"dtype": str(model.dtype), "bf16": self.recipe.bf16}
+        how = {"dtype": str(model.dtype), "bf16": self.recipe.in_bf16}
         return base_verdicts.kept(
             self.recipe.model, how, judgement, self._rows[label], lambda: self._of(model, label, judgement)
         )
 
     def _of(self, model: Any, label: str, judgement: Judgement) -> Verdict:
-        with precision(model, self.recipe.bf16):
+        with precision(model, self.recipe.in_bf16):
             if isinstance(judgement, OfRows):
                 return judgement(model, self.tokenizer, records=self._rows[label])
             return judgement(model, self.tokenizer)
@@ -124,12 +122,6 @@ def own_rows(recipe: Recipe) -> Records:
 def _own_rows(task: Task, data: str | None, version: Any, how: tuple[tuple[str, Any], ...]) -> Records:
     found: Data = load(task, data, **dict(how))
     return Records.of(found.validation, f"the rows that {task.name} is judged by")
-
-
-def precision(model: Any, bf16: bool) -> AbstractContextManager[Any]:
-    """As the model was trained: in bf16 where the recipe says so."""
-    device = next(model.parameters()).device.type
-    return torch.autocast(device, torch.bfloat16, enabled=bf16)
 
 
 def _short(verdict: Verdict) -> dict[str, Any]:

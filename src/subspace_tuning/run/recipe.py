@@ -28,6 +28,7 @@ from subspace_tuning.method.mpc import WEIGHT
 from subspace_tuning.method.registry import NotLoaded, from_data, load, to_data
 from subspace_tuning.run.contradictions import check_fields, check_method
 from subspace_tuning.run.judgements import check_judgements
+from subspace_tuning.run.precision import has_bf16
 from subspace_tuning.run.yaml_words import holds_texts, parse
 from subspace_tuning.tasks import KINDS, Task, task_of
 from subspace_tuning.tasks.glue import GLUE
@@ -88,7 +89,7 @@ class Recipe(BaseModel):
     schedule: str = "linear"
     max_grad_norm: PositiveFloat = 1.0
     group_by_length: bool = True
-    bf16: bool = False
+    bf16: bool | Literal["auto"] = False  # auto: where the machine has units for it
     gradient_checkpointing: bool = False
     evaluate_every: PositiveInt | Literal["epoch", "end"] = "epoch"
     save_every: PositiveInt | Literal["epoch", "never"] = "epoch"
@@ -125,6 +126,11 @@ class Recipe(BaseModel):
     def is_plain(self) -> bool:
         """Whether the model is taken as it is, all of it, its head or nothing trained: no method of the registry."""
         return self.method in PLAIN
+
+    @property
+    def in_bf16(self) -> bool:
+        """Whether it computes in bf16, on this machine."""
+        return has_bf16() if self.bf16 == "auto" else self.bf16
 
     def task_object(self) -> Task:
         """The task with what the recipe says of it. Raises BadInput for one that does not exist."""
@@ -166,6 +172,7 @@ class Recipe(BaseModel):
             "learning_rate": self.learning_rate or own_rate,
             "batch_size": self.batch_size or batch_size,
             "epochs": self.epochs or epochs,
+            "bf16": self.in_bf16,
             "evaluate": self.evaluate or [dict(judgement) for judgement in task.judgements] or None,
             **{key: value for key, value in task.to_data().items() if self.task in KINDS or key in task.free},
         }

@@ -27,6 +27,7 @@ from subspace_tuning.run.checkpoints import Checkpoints, step_of
 from subspace_tuning.run.folder import Result, RunFolder
 from subspace_tuning.run.judging import Judges
 from subspace_tuning.run.order import by_length
+from subspace_tuning.run.precision import SLOW, has_bf16
 from subspace_tuning.run.pretrained import Pretrained, adapt, load_model, load_processor
 from subspace_tuning.run.prompts import WholePrompts
 from subspace_tuning.run.recipe import NONE, Recipe
@@ -65,6 +66,8 @@ def run(
     arguments(recipe, folder)  # raises before anything is written
     if not processes.is_first():
         say, beforehand = lambda text: None, lambda recipe, rows: None
+    if recipe.in_bf16 and not has_bf16():
+        say(SLOW)
     with processes.led(folder.held(recipe, again, say)) as done:
         return done or _in_sentences(recipe, folder, callbacks, say, load, beforehand)
 
@@ -100,7 +103,7 @@ def _out_of_memory(recipe: Recipe) -> RunFailed:
         f"a lower batch_size ({recipe.batch_size}) with more gradient_accumulation ({recipe.gradient_accumulation})": 1,
         f"a lower max_length ({recipe.max_length or 'as long as texts are'})": 1,
         "gradient_checkpointing: true": not recipe.gradient_checkpointing,
-        "bf16: true": not recipe.bf16,
+        "bf16: true": not recipe.in_bf16,
     }
     helps = [knob for knob, is_left in usual.items() if is_left]
     return RunFailed(f"memory ran out; what helps: {', '.join(helps[:-1])}, or {helps[-1]}")
@@ -145,7 +148,7 @@ def _run(
     ratio = None
     if recipe.floor:
         batches = calibration_batches(recipe, train_rows, trainer.data_collator)
-        ratio = floor_ratio(model, islice(batches, FLOOR_BATCHES), recipe.bf16)
+        ratio = floor_ratio(model, islice(batches, FLOOR_BATCHES), recipe.in_bf16)
     with stop.deferring():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.asked is not None:
