@@ -84,7 +84,7 @@ def _command(recipe: Path) -> subprocess.Popen[bytes]:
 
 def recipe_of(home: Workplace, name: str, axes: dict[str, Any], **base: Any) -> Path:
     """A sweep's file and its folder beside it, emptied."""
-    values = tiny.recipe(home.home, epochs=2, save_every=2, **base)
+    values = tiny.recipe(home.home, **{"epochs": 2, "save_every": 2, **base})
     kept = ("data", "labels", "learning_rate", "epochs", "batch_size", "save_every", *base)
     given = {"output": str(home.home / name), "tasks": ["classification"], "ranks": [2], "retries": 1000}
     given |= {"models": [str(home.model)], "base": {key: values[key] for key in kept}, **axes}

@@ -146,6 +146,7 @@ def test_full_fine_tuning_trains_everything(finished, tmp_path):
         {"method": "bitfit"},
         {"method": {"name": "lora", "r": 4}, "target_modules": ["query"], "rank_pattern": {"layer.1.*query": 2}},
         {"method": "ssb", "checkpoint": "best", "early_stopping": 1, "epochs": 4},
+        {"method": "ssb", "bf16": "auto"},
         {"method": "ssb", "bf16": True, "gradient_accumulation": 2, "gradient_checkpointing": True},
         {"columns": ["text", "other"], "metric": "f1"},
         {"task": "regression", "labels": None, "columns": ["text", "other"], "label": "number"},
@@ -284,3 +285,22 @@ def test_processes_take_the_threads_that_are_told_or_share_the_cores(told, each,
     monkeypatch.setattr(side_by_side, "cores", lambda: 5)
     monkeypatch.setenv("OMP_NUM_THREADS", told)
     assert side_by_side.threads_each(2) == each
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_bf16_is_computed_where_the_machine_has_units_for_it_or_is_told_to(units, finished, tmp_path, monkeypatch):
+    from subspace_tuning.run import precision, train
+    from subspace_tuning.run import recipe as recipes
+
+    for room in (precision, recipes, train):
+        monkeypatch.setattr(room, "has_bf16", lambda: units)
+    folder, _ = finished
+    told = {}
+    for bf16 in ("auto", True, False):
+        values = recipe(folder, epochs=1, max_steps=1, bf16=bf16, output=str(tmp_path / str(bf16)))
+        said = []
+        run(make(values), say=said.append)
+        assert make(values).in_bf16 is (units if bf16 == "auto" else bf16)
+        assert RunFolder(tmp_path / str(bf16)).recipe().bf16 is (units if bf16 == "auto" else bf16)
+        told[bf16] = any("without units" in text for text in said)
+    assert told == {"auto": False, True: not units, False: False}
