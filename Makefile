@@ -4,8 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 QUICK ?=
-# What is imported is compiled then; all of it takes a minute.
-QUIETLY := --quiet --no-compile
 # What the bridge, training and recipes are tried by where no further extra is installed.
 LOWEST := $(addprefix tests/tuner/test_, $(addsuffix .py, peft bridge saving targets strength steps mixed tied)) \
 	tests/run/test_recipe.py tests/run/test_train.py
@@ -22,8 +20,8 @@ setup: $(STAMP)  ## make .venv and install the package with its tools
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version.split()[0])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install $(QUIETLY) --constraint constraints.txt torch
-	$(BIN)/python -m pip install $(QUIETLY) --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: setup  ## fine-tune a real model on real data by eleven methods (QUICK=1: in three minutes)
@@ -35,7 +33,7 @@ test: setup  ## run the whole test suite
 test-lowest:  ## run the laws and the bridge with the oldest versions that are promised
 	test -x build/lowest/bin/python || $(PYTHON) -m venv build/lowest
 	$(PYTHON) .ci/lowest.py > build/lowest/constraints.txt
-	build/lowest/bin/python -m pip install $(QUIETLY) --constraint build/lowest/constraints.txt --editable '.[study]' pytest hypothesis
+	build/lowest/bin/python -m pip install --quiet --constraint build/lowest/constraints.txt --editable '.[study]' pytest hypothesis
 	build/lowest/bin/python -m pytest tests/methods tests/optim $(LOWEST)
 
 check: setup  ## format, lint, types, directions of imports

@@ -184,6 +184,7 @@ def test_a_model_or_data_that_is_not_there_is_refused_before_a_run(tmp_path, mis
         ({"learning_rates": [1], "tuning": {"factors": [1]}}, "leave one of them out"),
         ({"tuning": {"search": {"optuna": {"trials": 2}}, "factors": [1]}}, "leave out factors"),
         ({"base": {"seed": 3}}, "the sweep decides it"),
+        ({"base": {"bf16": "auto"}}, "set bf16: true or false"),
         ({"base": {"max_stps": 3}}, "did you mean 'max_steps'"),
         ({"sedes": [1]}, "did you mean 'seeds'"),
         ({"epochs": 3}, "go into base"),

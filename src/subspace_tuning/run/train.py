@@ -66,8 +66,6 @@ def run(
     arguments(recipe, folder)  # raises before anything is written
     if not processes.is_first():
         say, beforehand = lambda text: None, lambda recipe, rows: None
-    if recipe.in_bf16 and not has_bf16():
-        say(SLOW)
     with processes.led(folder.held(recipe, again, say)) as done:
         return done or _in_sentences(recipe, folder, callbacks, say, load, beforehand)
 
@@ -117,6 +115,8 @@ def _run(
     load_pretrained: Load,
     beforehand: Callable[[Recipe, Sequence[Row]], None],
 ) -> Result:
+    if recipe.in_bf16 and not has_bf16():
+        say(SLOW)
     task = recipe.task_object()
     train_rows, _ = encoded(recipe, task)
     beforehand(recipe, train_rows)

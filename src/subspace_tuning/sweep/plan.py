@@ -90,7 +90,12 @@ class Cell:
     candidates: tuple[Candidate, ...] = ()  # what to try; none: the recipe's own learning rate
 
     def recipe(self, seed: int, candidate: Candidate = (), *, hold_out: bool = False, **more: Any) -> Recipe:
-        return recipes.make({**self.values, "seed": seed, "hold_out": hold_out, **dict(candidate), **more}).resolved()
+        recipe = recipes.make({**self.values, "seed": seed, "hold_out": hold_out, **dict(candidate), **more})
+        if recipe.bf16 == "auto":
+            raise BadInput(
+                "bf16: auto would let the machines of a sweep compute unlike each other; set bf16: true or false"
+            )
+        return recipe.resolved()
 
     @cached_property
     def some(self) -> Recipe:
