@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO := $(VENV)/.installed-for-demo
+PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 QUICK ?=
 # What the bridge, training and recipes are tried by where no further extra is installed.
 LOWEST := $(addprefix tests/tuner/test_, $(addsuffix .py, peft bridge saving targets strength steps mixed tied)) \
@@ -17,15 +19,23 @@ help:  ## list the targets
 
 setup: $(STAMP)  ## make .venv and install the package with its tools
 
-$(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version.split()[0])'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) torch
+	$(PIP) --editable '.[dev]'
+	-$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib
 	@touch $@
 
-demo: setup  ## fine-tune a real model on real data by eleven methods (QUICK=1: in three minutes)
-	$(BIN)/subspace demo $(if $(QUICK),--quick)
+$(DEMO): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) torch
+	$(PIP) --editable '.[train]'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+
+demo: $(if $(wildcard $(STAMP)),setup,$(DEMO))  ## fine-tune a real model on real data by eleven methods (QUICK=1: in two minutes)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/subspace demo $(if $(QUICK),--quick)
 
 test: setup  ## run the whole test suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

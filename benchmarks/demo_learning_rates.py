@@ -17,6 +17,7 @@ from subspace_tuning.run.recipe import Recipe
 from subspace_tuning.run.side_by_side import run_all
 
 FOLDER = Path("runs/demo-learning-rates")
+SENTENCES = 3200  # twice those of the demo, which is to be short
 SCALING = [3e-2, 1e-2, 1e-1]
 LOW_RANK = [3e-3, 1e-3, 2e-3]
 GRID = {
@@ -41,7 +42,7 @@ def candidates(seed: int, only: list[str]) -> list[Recipe]:
     recipes = []
     for _, contender, rate in sorted(pairs, key=lambda pair: pair[0]):
         where = FOLDER / f"{contender.slug}-{rate:g}{f'-seed{seed}' if seed else ''}"
-        change = {"learning_rate": rate, "seed": seed, "output": str(where)}
+        change = {"learning_rate": rate, "seed": seed, "output": str(where), "train_samples": SENTENCES}
         recipes.append(contender.recipe.model_copy(update={**change, "hold_out": True, "eval_samples": 1000}))
     return recipes
 

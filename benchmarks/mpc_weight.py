@@ -21,6 +21,8 @@ import json
 from pathlib import Path
 from statistics import mean
 
+from demo_learning_rates import SENTENCES
+
 from subspace_tuning.run.demo import Demo
 from subspace_tuning.run.side_by_side import run_all
 
@@ -37,7 +39,7 @@ def main() -> None:
     recipes = []
     for pattern, weight, seed in grid:
         where = FOLDER / f"{pattern}-{weight:g}-{seed}"
-        change = {"mpc": pattern, "mpc_weight": weight, "seed": seed, "output": str(where)}
+        change = {"mpc": pattern, "mpc_weight": weight, "seed": seed, "output": str(where), "train_samples": SENTENCES}
         recipes.append(base.model_copy(update={**change, "hold_out": True, "eval_samples": 1000}))
     scores: dict[str, list[float]] = {}
     for number, outcome in run_all(recipes, parser.parse_args().workers):

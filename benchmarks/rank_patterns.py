@@ -2,14 +2,15 @@
 
     python benchmarks/rank_patterns.py [--rank 4] [--seeds 3] [--folder runs/rank-patterns]
 
-MiniLM on movie reviews at the size of the demo. The gradient is that of the run's own start, so each seed has ranks of
-its own. Finished runs are not run again. Writes docs/data/rank_patterns.json and the table of docs/advise.md.
+MiniLM on 3,200 movie reviews, twice those of the demo. The gradient is that of the run's own start, so each seed has
+ranks of its own. Finished runs are not run again. Writes docs/data/rank_patterns.json and the table of docs/advise.md.
 """
 
 import argparse
 from pathlib import Path
 from statistics import fmean
 
+from demo_learning_rates import SENTENCES
 from publish import publish
 from scipy.stats import ttest_1samp
 
@@ -26,7 +27,7 @@ def compared(rank: int, seed: int, folder: Path) -> dict:
     demo = next(c.recipe for c in Demo.read().contenders if c.title.startswith("LoRA r=4") and not c.recipe.mpc)
     s = LoRA().alpha / 4  # the scale of the demo's LoRA
     fields = {key: value for key, value in demo.model_dump(exclude_unset=True).items() if key != "output"}
-    fields |= {"seed": seed, "method": {"name": "lora", "r": rank, "alpha": s * rank}}
+    fields |= {"train_samples": SENTENCES, "seed": seed, "method": {"name": "lora", "r": rank, "alpha": s * rank}}
     found = gradients(make(fields), progress=False)
     seats = found.of(LoRA())
     energies, costs = filling.spectra(seats), {seat.name: sum(seat.shape) for seat in seats}
