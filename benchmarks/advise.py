@@ -4,9 +4,11 @@
     python benchmarks/advise.py --minutes 3                 stops after so long; the same command goes on from there
     make docs                                               the verdict, into the package's own tables
 
-Over all runs of the committed studies of MiniLM (docs/data/minilm_glue.csv; propositions.json, which has losses too):
+Over all runs of the committed studies: MiniLM (docs/data/minilm_glue.csv; propositions.json, which has losses too) and
+SmolLM2 (lm_study.csv, whose rows are below data/; a set counts once five methods are judged on it with every seed):
 rank correlations of kappa, of the energy at the start, and of the number of parameters with the score; and the regret
-of following each, task by task, knowing what was measured on the other tasks alone. Writes docs/data/advise.json.
+of following each, task by task, knowing what was measured on the other tasks alone. Writes docs/data/advise.json, whose
+energies stand unless --again.
 """
 
 import argparse
@@ -18,6 +20,7 @@ from statistics import fmean
 
 import numpy as np
 import pandas as pd
+from lm_study import DATA, STUDIES
 from method_table import BASE, BATCH, STEPS
 from publish import publish, save
 from scipy.stats import spearmanr
@@ -31,11 +34,12 @@ from subspace_tuning.method import Method
 from subspace_tuning.method.registry import METHODS
 from subspace_tuning.run.recipe import Recipe, make
 from subspace_tuning.study.statistics import finals, unlearned
-from subspace_tuning.sweep.plan import Plan
+from subspace_tuning.sweep.plan import Cell, Plan
 from subspace_tuning.sweep.recipe import read_sweep
 
 GLUE, PROPOSITIONS = Path("docs/data/minilm_glue.csv"), Path("docs/data/propositions.json")
-PAGE = "docs/advise.md"
+PAGE, ENERGIES = "docs/advise.md", Path("docs/data/advise.json")
+ENOUGH = 5  # methods on a set, for a rank correlation
 BATCHES = 8
 ITERATED = (
     "hira",
@@ -72,17 +76,33 @@ class Task:
 def glue() -> list[Task]:
     """The tasks on which full fine-tuning beat the linear probe and chance: elsewhere there is nothing to predict."""
     runs, plan = finals(pd.read_csv(GLUE)), Plan(read_sweep(Path("recipes/minilm_glue.yaml")))
-    means = runs.groupby(["task", "label"])[["score", "trainable"]].mean()
     lost = {task for _, task in unlearned(runs)}
-    found: dict[str, Task] = {}
-    for cell in plan.cells:
-        if not cell.some.is_plain and (name := cell.some.task) not in lost:
-            score, trainable = means.loc[(name, cell.label)]
-            task = found.setdefault(name, Task(name, cell.some, []))
+    found = {
+        name: studied(name, runs, [c for c in plan.cells if c.some.task == name]) for name in runs["task"].unique()
+    }
+    return [task for name, task in found.items() if name not in lost]
+
+
+def language() -> list[Task]:
+    """The sets of SmolLM2's study on which enough methods are judged."""
+    runs = finals(pd.read_csv(DATA.with_suffix(".csv")))
+    plans = {name: Plan(read_sweep(recipe)) for name, recipe in STUDIES.items()}
+    found = [studied(name, runs, plan.cells, len(plan.sweep.seeds)) for name, plan in plans.items()]
+    return [task for task in found if len(task.arms) >= ENOUGH]
+
+
+def studied(task: str, runs: pd.DataFrame, cells: list[Cell], seeds: int = 1) -> Task:
+    """The methods that have runs of so many seeds."""
+    own = runs[runs["task"] == task].groupby("label")[["score", "trainable"]]
+    means, counts = own.mean(), own.size()
+    arms = []
+    for cell in cells:
+        if not cell.some.is_plain and counts.get(cell.label, 0) >= seeds:
+            score, trainable = means.loc[cell.label]
             method, mpc = cell.some.method_object(), cell.some.mpc
             known = method.name + (f"+mpc_{mpc}" if mpc else "")
-            task.arms.append(Arm(cell.label, known, method, int(trainable), {"score": float(score)}))
-    return list(found.values())
+            arms.append(Arm(cell.label, known, method, int(trainable), {"score": float(score)}))
+    return Task(task, next(cell.some for cell in cells if not cell.some.is_plain), arms)
 
 
 def reviews() -> Task:
@@ -99,14 +119,17 @@ def reviews() -> Task:
 
 
 class Energies:
-    """kappa and the energy at the start by task and method, kept in a file."""
+    """kappa and the energy at the start by task and method, kept in a file, beside published ones by task and label."""
 
-    def __init__(self, folder: Path, minutes: float):
-        self.path, self.end = folder / "energies.json", time.monotonic() + 60 * minutes
+    def __init__(self, folder: Path, minutes: float, published: dict[tuple[str, str], dict[str, float]]):
+        self.path, self.end, self.published = folder / "energies.json", time.monotonic() + 60 * minutes, published
         self.known = json.loads(self.path.read_text()) if self.path.is_file() else {}
         self._found: tuple[str, Gradients] | None = None
 
     def of(self, task: Task, arm: Arm) -> dict[str, float]:
+        return {**(self.published.get((task.name, arm.label)) or self._made(task, arm)), "parameters": arm.parameters}
+
+    def _made(self, task: Task, arm: Arm) -> dict[str, float]:
         method = METHODS[LORA]().with_fields(r=arm.r) if arm.method.name.startswith(SAME_REACH) else arm.method
         key = f"{task.name} {method.describe()}"
         if key not in self.known:
@@ -118,13 +141,20 @@ class Energies:
             self.known[key] = {"kappa": family.kappa, "start": family.start}
             save(self.path, self.known)
             print(f"{key}: {family.kappa:.5f}, {family.start:.5f}, {time.monotonic() - began:.0f} s", flush=True)
-        return {**self.known[key], "parameters": arm.parameters}
+        return self.known[key]
 
     def _gradients(self, task: Task) -> Gradients:
         if self._found is None or self._found[0] != task.name:
             recipe = task.recipe.model_copy(update={"calibration_batches": BATCHES, "output": None, "seed": 0})
             self._found = task.name, gradients(recipe, progress=False)
         return self._found[1]
+
+
+def published() -> dict[tuple[str, str], dict[str, float]]:
+    found = json.loads(ENERGIES.read_text())["arms"]
+    return {
+        (task, arm["label"]): {k: arm[k] for k in ("kappa", "start")} for task, arms in found.items() for arm in arms
+    }
 
 
 def frame(task: Task, energies: Energies) -> pd.DataFrame:
@@ -245,12 +275,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/advise"))
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--tasks", nargs="*", default=[], help="without it all")
+    parser.add_argument("--again", action="store_true", help="published energies, too")
     given = parser.parse_args()
-    tasks = [task for task in (*glue(), reviews()) if task.name in given.tasks or not given.tasks]
-    energies = Energies(given.folder, given.minutes)
+    tasks = [task for task in (*glue(), reviews(), *language()) if task.name in given.tasks or not given.tasks]
+    energies = Energies(given.folder, given.minutes, {} if given.again else published())
     frames = {task.name: frame(task, energies) for task in tasks}
     data = {
-        "about": f"MiniLM, gradients of {BATCHES} batches before the first step, seed 0; python benchmarks/advise.py",
+        "about": f"Gradients of {BATCHES} batches before the first step, seed 0; python benchmarks/advise.py",
         "correlations": judged(tasks, frames),
         "regrets": regrets(tasks, frames),
         "arms": {name: rows.reset_index().to_dict("records") for name, rows in frames.items()},
