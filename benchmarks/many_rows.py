@@ -38,11 +38,12 @@ def written(path: Path, rows: int) -> None:
 
 
 def child(path: str, model: str, is_mapped: bool) -> None:
+    from subspace_tuning.files import stored
     from subspace_tuning.run.pretrained import load_processor
-    from subspace_tuning.tasks import load, mapped, task_of
+    from subspace_tuning.tasks import load, task_of
 
     if not is_mapped:
-        mapped.MANY = 1 << 40
+        stored.MANY = 1 << 40
     processor, task = load_processor(model, "AutoTokenizer"), task_of("classification", {"labels": ["0", "1"]})
     task.encode(task.questions(["a film"], [""]), processor, None)
     gc.collect()

@@ -1,5 +1,6 @@
-"""Inputs of many rows lie on the disk, and are what they would be in memory."""
+"""Many rows and their inputs lie on the disk, and are what they would be in memory."""
 
+import csv
 import tempfile
 from pathlib import Path
 
@@ -8,17 +9,19 @@ import torch
 from transformers import AutoTokenizer
 
 import tiny
+from subspace_tuning.errors import BadInput
+from subspace_tuning.files import stored
 from subspace_tuning.run.predict import Predictor
 from subspace_tuning.run.recipe import make
 from subspace_tuning.run.train import run
-from subspace_tuning.tasks import mapped, task_of
+from subspace_tuning.tasks import load, mapped, task_of
 
 
 @pytest.fixture
 def on_disk(monkeypatch, tmp_path):
     """Ten rows are many, four are read at a time; where the files are."""
-    monkeypatch.setattr(mapped, "MANY", 10)
-    monkeypatch.setattr(mapped, "CHUNK", 4)
+    monkeypatch.setattr(stored, "MANY", 10)
+    monkeypatch.setattr(stored, "CHUNK", 4)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     return tmp_path / "tmp"
@@ -38,21 +41,73 @@ def test_inputs_are_the_same(kind, tmp_path, on_disk, monkeypatch):
     task, tokenizer = task_of(kind, KINDS[kind]), AutoTokenizer.from_pretrained(tiny.model(tmp_path / "model"))
     rows = task.read(tiny.jsonl(tmp_path / "a.jsonl", content))
     found = task.encode(rows, tokenizer, None)
-    monkeypatch.setattr(mapped, "MANY", 1 << 40)
+    monkeypatch.setattr(stored, "MANY", 1 << 40)
     want = task.encode(rows, tokenizer, None)
     want = [{k: list(v) if isinstance(v, tuple) else v for k, v in row.items()} for row in want]
-    assert isinstance(found, mapped.Mapped)
+    assert isinstance(found, stored.Stored)
     assert (list(found), [found[i] for i in range(11)], found[3:9:2]) == (want, want, want[3:9:2])
     assert not [*on_disk.rglob("*.arrow")], "its name is gone while it is read"
 
 
-def test_training_is_the_same(tmp_path, on_disk, monkeypatch):
+def table(path: Path, content: list[dict]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(content[0]))
+        writer.writeheader()
+        writer.writerows(content)
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", [{}, {"train_samples": 12, "eval_samples": 3}, {"hold_out": True}], ids=str)
+def test_a_table_is_the_same(kind, how, tmp_path, on_disk, monkeypatch):
+    content = [{**row, "names": ("b", "a", "a|b")[i % 3]} for i, row in enumerate(tiny.rows(40))]
+    content[7] |= {"text": 'a "quoted",\ntext \u2028 of\x0ctwo lines', "other": "\U0001f600 é"}
+    path, task = table(tmp_path / "a.csv", content), task_of(kind, KINDS[kind])
+    found = load(task, str(path), **how)
+    assert isinstance(found.train, mapped.Rows)
+    assert not [*on_disk.rglob("*.arrow")]
+    monkeypatch.setattr(stored, "MANY", 1 << 40)
+    want = load(task, str(path), **how)
+    for rows, same in zip(found, want, strict=True):
+        assert isinstance(same, list)
+        assert (list(rows), [rows[i] for i in range(len(rows))], rows[1:9:3]) == (same, same, same[1:9:3])
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("a,b,c", r"line 41: found 3 field\(s\), expected 2"),
+        ("", "line 41: found nothing"),
+        ('"a,b', "line 41: unexpected end of data"),
+        ("a,2", "line 41: the label '2' is outside the range"),
+        (",1", "line 41: column 'text' has no value"),
+        ("\0,1", "NUL characters"),
+        ("\udcff,1", "line 41 has the byte 0xff"),
+    ],
+)
+def test_a_fault_behind_many_rows_is_named(line, said, tmp_path, on_disk):
+    lines = ["text,label", *("a film,1" for _ in range(39)), line, "a film,0"]
+    path = tmp_path / "a.csv"
+    path.write_bytes("\n".join(lines).encode("utf-8", "surrogateescape"))
+    with pytest.raises(BadInput, match=said):
+        load(task_of("classification", {"labels": ["0", "1"]}), str(path))
+
+
+def test_blank_lines_at_the_end_of_a_table_are_no_rows(tmp_path, on_disk):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "a film,1\n" * 39 + "\n\n\n", encoding="utf-8-sig")
+    assert len(task_of("classification", {"labels": ["0", "1"]}).read(path)) == 39
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_training_is_the_same(form, tmp_path, on_disk, monkeypatch):
     results = []
     for name, many in (("disk", 10), ("memory", 1 << 40)):
-        monkeypatch.setattr(mapped, "MANY", many)
-        results.append(
-            run(make(tiny.recipe(tmp_path / name, max_steps=4, evaluate_every="end", save_every="never"))).scores
-        )
+        monkeypatch.setattr(stored, "MANY", many)
+        recipe = tiny.recipe(tmp_path / name, max_steps=4, evaluate_every="end", save_every="never")
+        if form == "csv":
+            recipe |= {"data": str(table(tmp_path / f"{name}.csv", tiny.rows(96))), "labels": ["0", "1"]}
+        results.append(run(make(recipe)).scores)
     assert results[0] == results[1]
     states = [Predictor(Path(tmp_path, name, "run")).model.state_dict() for name in ("disk", "memory")]
     assert all(torch.equal(a, b) for a, b in zip(*(state.values() for state in states), strict=True))

@@ -21,7 +21,8 @@ def read_conll(path: Path, words: str, tags: str, encoding: str = UTF8) -> Table
     has another number of columns than the first.
     """
     name = str(path)
-    table = Table(name, {words: [], tags: []}, lines := [])
+    held: dict[str, list[list[str]]] = {words: [], tags: []}
+    lines: list[int] = []
     is_open, width = False, 0
     for number, line in enumerate(lines_of(read_text(path, encoding, SAY_WHICH)), 1):
         fields = _BLANKS.split(line.strip(" \t"))
@@ -36,9 +37,9 @@ def read_conll(path: Path, words: str, tags: str, encoding: str = UTF8) -> Table
             )
         if not is_open:
             lines.append(number)
-            table.columns[words].append([])
-            table.columns[tags].append([])
+            held[words].append([])
+            held[tags].append([])
             is_open = True
-        table.columns[words][-1].append(fields[0])
-        table.columns[tags][-1].append(fields[-1])
-    return table
+        held[words][-1].append(fields[0])
+        held[tags][-1].append(fields[-1])
+    return Table(name, held, lines)

@@ -12,14 +12,16 @@ from __future__ import annotations
 import csv
 import json
 import re
+from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from subspace_tuning.errors import BadInput, nearest
-from subspace_tuning.files.text import SAY_WHICH, UTF8, lines_of, read_text, with_ends
+from subspace_tuning.files.stored import columns_of_texts
+from subspace_tuning.files.text import SAY_WHICH, UTF8, lines_in, lines_of, read_text, with_ends
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON writes one of two surrogates
@@ -31,7 +33,7 @@ class Table:
     """Columns of equal length, and where each row stands."""
 
     name: str  # of the file, for errors
-    columns: dict[str, list[Any]]  # None: missing
+    columns: Mapping[str, Sequence[Any]]  # None: missing
     lines: Sequence[int]  # of each row
     unit: str = "line"
 
@@ -41,7 +43,7 @@ class Table:
     def place(self, row: int) -> str:
         return f"{self.name}, {self.unit} {self.lines[row]}"
 
-    def column(self, name: str) -> list[Any]:
+    def column(self, name: str) -> Sequence[Any]:
         """The values of a column. Raises BadInput where there is no such column or a value is missing."""
         if not self.columns:
             raise BadInput(f"{self.name} is empty: it has no rows and no columns")
@@ -68,11 +70,13 @@ def read_table(path: Path, encoding: str = UTF8) -> Table:
         raise BadInput(f"the data file {path} is empty: it has no rows and no columns")
     if path.suffix == ".parquet":
         return _parquet(path)
-    readers: dict[str, Callable[[str, str], Table]] = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".json": _json}
+    if path.suffix == ".csv":
+        return _csv(path, encoding)
+    readers: dict[str, Callable[[str, str], Table]] = {".tsv": _tsv, ".jsonl": _jsonl, ".json": _json}
     return readers[path.suffix](str(path), read_text(path, encoding, SAY_WHICH))
 
 
-def table_of(name: str, columns: dict[str, list[Any]]) -> Table:
+def table_of(name: str, columns: Mapping[str, Sequence[Any]]) -> Table:
     """A table of what is no file of lines, its rows counted from 1."""
     size = len(next(iter(columns.values()), []))
     return Table(name, columns, range(1, size + 1), "row")
@@ -99,8 +103,9 @@ def _parquet(path: Path) -> Table:
     return table_of(str(path), columns)
 
 
-def _csv(name: str, text: str) -> Table:
-    return _of_records(name, _records(name, text, ","))
+def _csv(path: Path, encoding: str) -> Table:
+    lines = lines_in(path, encoding, SAY_WHICH)
+    return _of_records(str(path), _records(str(path), lines, ",", longest=path.stat().st_size))
 
 
 def _tsv(name: str, text: str) -> Table:
@@ -111,14 +116,14 @@ def _tsv(name: str, text: str) -> Table:
     way round, or where only quoting leaves no field empty. Where both would do, fields that double their quotation
     marks tell of quoting.
     """
-    plain = _records(name, text, "\t", csv.QUOTE_NONE)
+    plain = _tabbed(name, text, csv.QUOTE_NONE)
     opened = [(line, field) for line, fields in plain for field in fields if field.startswith('"')]
     if not opened:
         return _of_records(name, plain)
     if opened[0][0] == plain[0][0]:
-        return _of_records(name, _records(name, text, "\t"))
+        return _of_records(name, _tabbed(name, text))
     try:
-        quoted = _records(name, text, "\t")
+        quoted = _tabbed(name, text)
     except BadInput:
         return _of_records(name, plain)
     if not _is_even(plain) or (_is_even(quoted) and _has_gaps(plain) and not _has_gaps(quoted)):
@@ -134,24 +139,29 @@ def _tsv(name: str, text: str) -> Table:
     return _of_records(name, quoted)
 
 
-def _records(name: str, text: str, delimiter: str, quoting: Any = csv.QUOTE_MINIMAL) -> list[Record]:
-    """The records of a file, without blank lines at its end."""
-    reader = csv.reader(with_ends(text), delimiter=delimiter, quoting=quoting, strict=True)
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # texts may be longer than 128 KB
-    found: list[Record] = []
-    line = 1
+def _tabbed(name: str, text: str, quoting: Any = csv.QUOTE_MINIMAL) -> list[Record]:
+    return list(_records(name, with_ends(text), "\t", quoting, len(text)))
+
+
+def _records(
+    name: str, lines: Iterable[str], delimiter: str, quoting: Any = csv.QUOTE_MINIMAL, longest: int = 0
+) -> Iterator[Record]:
+    """The records of a file, without blank lines at its end; ``longest``: what a field can have of characters."""
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    csv.field_size_limit(max(csv.field_size_limit(), longest))  # texts may be longer than 128 KB
+    line, blank = 1, []
     try:
         for fields in reader:
-            found.append((line, fields))
-            line = reader.line_num + 1
+            record, line = (line, fields), reader.line_num + 1
+            blank.append(record)
+            if fields:
+                yield from blank
+                blank = []
     except csv.Error as error:
         raise BadInput(
             f"{name}, line {line}: {error}; a field with {_called(delimiter)}, a quotation mark or a line end in it "
             f'stands in quotation marks, and its own are doubled: "a ""good"" film"'
         ) from error
-    while found and not found[-1][1]:
-        found.pop()
-    return found
 
 
 def _is_even(records: list[Record]) -> bool:
@@ -162,23 +172,29 @@ def _has_gaps(records: list[Record]) -> bool:
     return any(not field for _, fields in records for field in fields)
 
 
-def _of_records(name: str, records: list[Record]) -> Table:
+def _of_records(name: str, records: Iterable[Record]) -> Table:
     """The first record names the columns. Raises BadInput where another one has more or fewer fields."""
-    if not records:
+    records = iter(records)
+    _, header = next(records, (1, None))
+    if header is None:
         raise BadInput(f"the data file {name} is empty: it has no rows and no columns")
-    (_, header), *rows = records
     if not header:
         raise BadInput(f"{name}, line 1 is blank, expected the names of the columns")
-    for line, fields in rows:
-        if len(fields) != len(header):
-            found = f"{len(fields)} field(s)" if fields else "nothing"
-            raise BadInput(
-                f"{name}, line {line}: found {found}, expected {len(header)} fields ({', '.join(header)}); a text with "
-                f"{'a comma' if name.endswith('.csv') else 'a tab'} or a line end in it stands in quotation marks"
-            )
-    names = _once(header, name)
-    columns = {column: [fields[i] or None for _, fields in rows] for i, column in enumerate(names)}
-    return Table(name, columns, [line for line, _ in rows])
+    lines = array("q")
+
+    def rows() -> Iterator[list[str | None]]:
+        for line, fields in records:
+            if len(fields) != len(header):
+                found = f"{len(fields)} field(s)" if fields else "nothing"
+                raise BadInput(
+                    f"{name}, line {line}: found {found}, expected {len(header)} fields ({', '.join(header)}); a text "
+                    f"with {'a comma' if name.endswith('.csv') else 'a tab'} or a line end in it stands in quotation "
+                    "marks"
+                )
+            lines.append(line)
+            yield [field or None for field in fields]
+
+    return Table(name, columns_of_texts(_once(header, name), rows()), lines)
 
 
 def _jsonl(name: str, text: str) -> Table:

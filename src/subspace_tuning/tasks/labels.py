@@ -83,7 +83,7 @@ def label_sets(table: Table, column: str, names: tuple[str, ...]) -> list[tuple[
     return [tuple(float(i in chosen) for i in range(len(names))) for chosen in sets]
 
 
-def _values(table: Table, column: str) -> list[Any]:
+def _values(table: Table, column: str) -> Sequence[Any]:
     return table.columns[column] if column in table.columns else table.column(column)  # which says what is missing
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.text import UTF8
+from subspace_tuning.tasks.mapped import picked
 from subspace_tuning.tasks.task import Row, Task
 
 HELD_OUT = 1000  # rows that are split off where a task has no validation split of its own, at most a fifth
@@ -16,8 +17,8 @@ SHUFFLE = 20240707  # data is shuffled the same way for every run: seeds differ 
 
 
 class Data(NamedTuple):
-    train: list[Row]
-    validation: list[Row]
+    train: Sequence[Row]
+    validation: Sequence[Row]
 
 
 def load(
@@ -57,7 +58,7 @@ def load(
     return found
 
 
-def _from_disk(task: Task, source: Path, encoding: str) -> tuple[list[Row], list[Row] | None]:
+def _from_disk(task: Task, source: Path, encoding: str) -> tuple[Sequence[Row], Sequence[Row] | None]:
     if source.is_file():
         return task.read(source, encoding), None
     if not source.is_dir():
@@ -85,7 +86,7 @@ def _file(task: Task, folder: Path, name: str) -> Path | None:
     return next((path for suffix in task.suffixes if (path := folder / f"{name}{suffix}").is_file()), None)
 
 
-def _split_off(task: Task, rows: list[Row]) -> tuple[list[Row], list[Row]]:
+def _split_off(task: Task, rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Row]]:
     """Rows to train on, and at most a fifth of all to judge by, of which no group has rows in both."""
     groups = _shuffled(task, rows)
     held, rest = _drawn(groups, min(HELD_OUT, len(rows) // 5))
@@ -96,15 +97,15 @@ def _split_off(task: Task, rows: list[Row]) -> tuple[list[Row], list[Row]]:
             f"{len(rows)} rows in {len(groups)} groups that stay together ({task.row}) leave none to hold out, a "
             "fifth of all rows at most; give more, or a validation file"
         )
-    return [rows[i] for i in rest], [rows[i] for i in held]
+    return picked(rows, rest), picked(rows, held)
 
 
-def _sample(task: Task, rows: list[Row], size: int | None) -> list[Row]:
+def _sample(task: Task, rows: Sequence[Row], size: int | None) -> Sequence[Row]:
     """At most so many rows, in whole groups where one of them is small enough."""
     if size is None or size >= len(rows):
         return rows
     groups = _shuffled(task, rows)
-    return [rows[i] for i in _drawn(groups, size)[0] or groups[0][:size]]
+    return picked(rows, _drawn(groups, size)[0] or groups[0][:size])
 
 
 def _drawn(groups: Sequence[Sequence[int]], size: int) -> tuple[list[int], list[int]]:
@@ -116,12 +117,16 @@ def _drawn(groups: Sequence[Sequence[int]], size: int) -> tuple[list[int], list[
     return taken, others
 
 
-def _shuffled(task: Task, rows: list[Row]) -> list[list[int]]:
+def _shuffled(task: Task, rows: Sequence[Row]) -> list[Sequence[int]]:
     """The numbers of the rows, by group, the groups in a fixed random order."""
     groups: dict[Hashable, list[int]] = {}
-    for i, row in enumerate(rows):
-        key = task.group(row)
-        groups.setdefault(i if key is None else ("group", key), []).append(i)
-    order = list(groups.values())
+    order: list[Sequence[int]]
+    if type(task).group is Task.group:
+        order = [range(i, i + 1) for i in range(len(rows))]
+    else:
+        for i, row in enumerate(rows):
+            key = task.group(row)
+            groups.setdefault(i if key is None else ("group", key), []).append(i)
+        order = list(groups.values())
     random.Random(SHUFFLE).shuffle(order)
     return order

@@ -1,58 +1,64 @@
-"""Inputs of many rows, on the disk: made a part at a time, mapped into memory and read as they are needed."""
+"""Rows and inputs that are many: made when they are asked for, and kept on the disk."""
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, overload
 
+from subspace_tuning.files import stored
+from subspace_tuning.files.stored import Column
 from subspace_tuning.tasks.task import Inputs, Row
 
-MANY = 50_000  # rows; of fewer, lists are faster and small enough
-CHUNK = 5_000  # rows at a time
 
+class Rows(Sequence[Row]):
+    """``make(*values)`` of the values of each column, at ``numbers`` and in their order."""
 
-class Mapped(Sequence[Inputs]):
-    """Rows of a file of Arrow's, by datasets. Rows of a list would be some fifty bytes a number."""
-
-    def __init__(self, rows: Any):
-        self._rows = rows
+    def __init__(self, make: Callable[..., Row], columns: Sequence[Sequence[Any]], numbers: Sequence[int]):
+        self._make, self._columns, self._numbers = make, columns, numbers
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._numbers)
 
     @overload
-    def __getitem__(self, at: int) -> Inputs: ...
+    def __getitem__(self, at: int) -> Row: ...
     @overload
-    def __getitem__(self, at: slice) -> list[Inputs]: ...
-    def __getitem__(self, at: int | slice) -> Inputs | list[Inputs]:
-        return self._part(self._rows[at]) if isinstance(at, slice) else self._rows[int(at)]
+    def __getitem__(self, at: slice) -> list[Row]: ...
+    def __getitem__(self, at: int | slice) -> Row | list[Row]:
+        if not isinstance(at, slice):
+            return self._make(*(column[self._numbers[at]] for column in self._columns))
+        numbers = self._numbers[at]
+        return [self._make(*row) for row in zip(*(_at(column, numbers) for column in self._columns), strict=True)]
 
-    def __iter__(self) -> Iterator[Inputs]:
-        for first in range(0, len(self), CHUNK):
-            yield from self[first : first + CHUNK]
+    def __iter__(self) -> Iterator[Row]:
+        for first in range(0, len(self), stored.CHUNK):
+            yield from self[first : first + stored.CHUNK]
 
-    @staticmethod
-    def _part(columns: dict[str, list[Any]]) -> list[Inputs]:
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    def at(self, places: Sequence[int]) -> Rows:
+        return Rows(self._make, self._columns, array("q", (self._numbers[place] for place in places)))
+
+
+def _at(column: Sequence[Any], numbers: Sequence[int]) -> Sequence[Any]:
+    return column.at(numbers) if isinstance(column, Column) else [column[i] for i in numbers]
+
+
+def rows_of(make: Callable[..., Row], columns: Sequence[Sequence[Any]]) -> Sequence[Row]:
+    """A list, or where a column is stored, rows that are made when they are asked for."""
+    if any(isinstance(column, Column) for column in columns):
+        return Rows(make, columns, range(len(columns[0])))
+    return [make(*row) for row in zip(*columns, strict=True)]
+
+
+def picked(rows: Sequence[Row], places: Sequence[int]) -> Sequence[Row]:
+    return rows.at(places) if isinstance(rows, Rows) else [rows[place] for place in places]
 
 
 def mapped(rows: Sequence[Row], encode: Callable[[Sequence[Row]], list[Inputs]]) -> Sequence[Inputs]:
-    """``encode(rows)``, of which each row's inputs are its own; on the disk where the rows are many.
-
-    The file is in the folder for temporary ones ($TMPDIR), and gone when the process ends.
-    """
-    if len(rows) < MANY:
+    """``encode(rows)``, of which each row's inputs are its own; on the disk where the rows are many."""
+    if len(rows) < stored.MANY:
         return encode(rows)
-    from datasets import Dataset
-    from datasets.arrow_writer import ArrowWriter
 
-    with TemporaryDirectory(prefix="subspace-rows-", ignore_cleanup_errors=True) as folder:
-        path = str(Path(folder, "rows.arrow"))
-        with ArrowWriter(path=path) as writer:
-            for first in range(0, len(rows), CHUNK):
-                inputs = encode(rows[first : first + CHUNK])
-                writer.write_batch({key: [row[key] for row in inputs] for key in inputs[0]})
-            writer.finalize()
-        return Mapped(Dataset.from_file(path))  # what is mapped stays when its name goes
+    def columns(inputs: list[Inputs]) -> stored.Part:
+        return {key: [row[key] for row in inputs] for key in inputs[0]}
+
+    return stored.stored(columns(encode(rows[i : i + stored.CHUNK])) for i in range(0, len(rows), stored.CHUNK))

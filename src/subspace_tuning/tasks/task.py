@@ -24,7 +24,7 @@ Row = Any  # of data, as its kind reads it; hashable kinds of rows can be compar
 Inputs = dict[str, Any]  # one row as the model takes it, with its labels where there are some
 Collate = Callable[[list[Inputs]], Any]  # several inputs as one batch
 Metric = Callable[..., float]
-Fetch = Callable[["Task"], tuple[list[Row], list[Row] | None]]  # training and validation rows
+Fetch = Callable[["Task"], tuple[Sequence[Row], Sequence[Row] | None]]  # training and validation rows
 
 
 class Answer(NamedTuple):
@@ -84,16 +84,16 @@ class Task(ABC):
 
     # rows
 
-    def read(self, path: Path, encoding: str = UTF8) -> list[Row]:
+    def read(self, path: Path, encoding: str = UTF8) -> Sequence[Row]:
         """The checked rows of a file. Raises BadInput with the place at fault."""
         return self.rows(read_table(path, encoding))
 
-    def elsewhere(self, source: str) -> tuple[list[Row], list[Row] | None] | None:
+    def elsewhere(self, source: str) -> tuple[Sequence[Row], Sequence[Row] | None] | None:
         """Training and validation rows of a source that is no file or folder; None where the kind knows none."""
         return None
 
     @abstractmethod
-    def rows(self, table: Table) -> list[Row]:
+    def rows(self, table: Table) -> Sequence[Row]:
         """The checked rows of a table, one for each of its own. Raises BadInput with the place at fault."""
 
     @abstractmethod

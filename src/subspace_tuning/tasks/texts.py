@@ -13,7 +13,7 @@ USUAL_LENGTH = 128  # tokens of a text, or of a pair together
 AS_TEXT = {"split_special_tokens": True}  # what looks like a special token, [SEP] or </s>, is read as any other word
 
 
-def column_of(table: Table, column: str) -> list[str]:
+def column_of(table: Table, column: str) -> Sequence[str]:
     """A column of texts. Raises BadInput where a value is something else."""
     values = table.column(column)
     for row, value in enumerate(values):

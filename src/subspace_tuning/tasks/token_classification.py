@@ -105,7 +105,7 @@ class TokenClassification(Weighted):
 
     # rows
 
-    def read(self, path: Path, encoding: str = UTF8) -> list[Tagged]:
+    def read(self, path: Path, encoding: str = UTF8) -> Sequence[Tagged]:
         if path.suffix in CONLL:
             return self.rows(read_conll(path, self.tokens, self.tags, encoding))
         return super().read(path, encoding)
@@ -217,7 +217,7 @@ class TokenClassification(Weighted):
         return [Answer((" ".join(row.words),), " ".join(tags[number])) for number, row in enumerate(rows)]
 
 
-def _lists(table: Table, column: str) -> list[list[Any]]:
+def _lists(table: Table, column: str) -> Sequence[list[Any]]:
     values = table.column(column)
     for row, value in enumerate(values):
         if not isinstance(value, list):
