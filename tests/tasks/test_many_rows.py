@@ -4,13 +4,16 @@ import csv
 import tempfile
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
 from transformers import AutoTokenizer
 
 import tiny
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files import stored
+from subspace_tuning.files.table import read_table
 from subspace_tuning.run.predict import Predictor
 from subspace_tuning.run.recipe import make
 from subspace_tuning.run.train import run
@@ -50,6 +53,12 @@ def test_inputs_are_the_same(kind, tmp_path, on_disk, monkeypatch):
 
 
 def table(path: Path, content: list[dict]) -> Path:
+    """A file of rows in the form that its name says."""
+    if path.suffix == ".jsonl":
+        return tiny.jsonl(path, content)
+    if path.suffix == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(content), path)
+        return path
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(content[0]))
         writer.writeheader()
@@ -58,11 +67,12 @@ def table(path: Path, content: list[dict]) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
 @pytest.mark.parametrize("how", [{}, {"train_samples": 12, "eval_samples": 3}, {"hold_out": True}], ids=str)
-def test_a_table_is_the_same(kind, how, tmp_path, on_disk, monkeypatch):
+def test_a_table_is_the_same(kind, form, how, tmp_path, on_disk, monkeypatch):
     content = [{**row, "names": ("b", "a", "a|b")[i % 3]} for i, row in enumerate(tiny.rows(40))]
     content[7] |= {"text": 'a "quoted",\ntext \u2028 of\x0ctwo lines', "other": "\U0001f600 é"}
-    path, task = table(tmp_path / "a.csv", content), task_of(kind, KINDS[kind])
+    path, task = table(tmp_path / f"a.{form}", content), task_of(kind, KINDS[kind])
     found = load(task, str(path), **how)
     assert isinstance(found.train, mapped.Rows)
     assert not [*on_disk.rglob("*.arrow")]
@@ -97,6 +107,32 @@ def test_blank_lines_at_the_end_of_a_table_are_no_rows(tmp_path, on_disk):
     path = tmp_path / "a.csv"
     path.write_text("text,label\n" + "a film,1\n" * 39 + "\n\n\n", encoding="utf-8-sig")
     assert len(task_of("classification", {"labels": ["0", "1"]}).read(path)) == 39
+
+
+LATER = {  # what comes after rows of a text and a number
+    "alike": {"text": "more", "number": 1},
+    "no number": {"text": "more"},
+    "no text": {"text": None, "number": 1},
+    "another type": {"text": ["a", "list"], "number": 1},
+    "another column": {"text": "more", "number": 1, "new": "text"},
+    "nothing": {},
+}
+
+
+@pytest.mark.parametrize("name", LATER)
+@pytest.mark.parametrize("at", [3, 11, 12, 30])
+def test_rows_that_change_are_read_as_in_lists(name, at, tmp_path, on_disk, monkeypatch):
+    content = [{"text": f"text {i}", "number": i} for i in range(30)]
+    content.insert(at, LATER[name])
+    path = tiny.jsonl(tmp_path / "a.jsonl", content)
+    found = read_table(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(stored, "MANY", 1 << 40)
+        want = read_table(path)
+    assert {column: list(values) for column, values in found.columns.items()} == want.columns
+    assert (list(found.columns), list(found.lines)) == (list(want.columns), list(want.lines))
+    changes = name == "another type" or (name == "another column" and at >= stored.MANY)
+    assert isinstance(found.columns["text"], list if changes else stored.Column)
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 MANY = 50_000  # rows; of fewer, lists are faster and small enough
 CHUNK = 5_000  # rows at a time
-Part = dict[str, list[Any]]  # columns of some rows
+Part = Mapping[str, list[Any]]  # columns of some rows
+Columns = Mapping[str, Sequence[Any]]
 
 
 class Stored(Sequence[dict[str, Any]]):
@@ -74,15 +75,51 @@ def stored(parts: Iterable[Part], features: Features | None = None) -> Stored:
         return Stored(Dataset.from_file(path))  # what is mapped stays when its name goes
 
 
-def columns_of_texts(names: Sequence[str], rows: Iterable[Sequence[str | None]]) -> dict[str, Sequence[str | None]]:
-    """The columns of rows of texts: in lists, or stored where the rows are many."""
-    rows = iter(rows)
+def columns_of(read: Callable[[], Iterable[Mapping[str, Any]]], names: Sequence[str] = ()) -> Columns:
+    """The columns of rows, None where a row has no value: in lists, or stored where rows are many and all are texts.
+
+    read: begins to read the rows, a second time where they are not as the first ones; names: of columns that are there
+    whatever the rows have.
+    """
+    rows = iter(read())
     first = list(islice(rows, MANY))
     if len(first) < MANY:
-        return {name: [row[i] for row in first] for i, name in enumerate(names)}
+        return _in_lists(first, names)
+    try:
+        return _on_disk(first, rows, names)
+    except _Uneven:
+        return _in_lists(list(read()), names)
+
+
+class _Uneven(Exception):
+    """A column that held texts alone holds something else further on, or there is another one."""
+
+
+def _in_lists(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, list[Any]]:
+    return {name: [row.get(name) for row in rows] for name in dict.fromkeys(chain(names, *rows))}
+
+
+def _on_disk(first: Sequence[Mapping[str, Any]], rows: Iterator[Mapping[str, Any]], names: Sequence[str]) -> Columns:
     from datasets import Features, Value
 
-    parts = chain([first], iter(lambda: list(islice(rows, CHUNK)), []))
-    columns = ({name: [row[i] for row in part] for i, name in enumerate(names)} for part in parts)
-    found = stored(columns, Features(dict.fromkeys(names, Value("string")))).rows
-    return {name: Column(found, name) for name in names}
+    columns: dict[str, Any] = {**_in_lists(first, names)}
+    texts = {name: columns[name] for name in columns if _are_texts(columns[name])}
+    if not texts:
+        raise _Uneven
+
+    def parts() -> Iterator[Part]:
+        yield texts
+        while part := list(islice(rows, CHUNK)):
+            found = _in_lists(part, list(columns))
+            if found.keys() != columns.keys() or not all(_are_texts(found[name]) for name in texts):
+                raise _Uneven
+            for name in columns.keys() - texts.keys():
+                columns[name] += found[name]
+            yield {name: found[name] for name in texts}
+
+    kept = stored(parts(), Features(dict.fromkeys(texts, Value("string")))).rows
+    return columns | {name: Column(kept, name) for name in texts}
+
+
+def _are_texts(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, str | None) for value in values)

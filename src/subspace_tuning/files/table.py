@@ -16,12 +16,13 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from subspace_tuning.errors import BadInput, nearest
-from subspace_tuning.files.stored import columns_of_texts
-from subspace_tuning.files.text import SAY_WHICH, UTF8, lines_in, lines_of, read_text, with_ends
+from subspace_tuning.files.stored import CHUNK, columns_of
+from subspace_tuning.files.text import SAY_WHICH, UTF8, lines_in, read_text, with_ends
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON writes one of two surrogates
@@ -70,10 +71,9 @@ def read_table(path: Path, encoding: str = UTF8) -> Table:
         raise BadInput(f"the data file {path} is empty: it has no rows and no columns")
     if path.suffix == ".parquet":
         return _parquet(path)
-    if path.suffix == ".csv":
-        return _csv(path, encoding)
-    readers: dict[str, Callable[[str, str], Table]] = {".tsv": _tsv, ".jsonl": _jsonl, ".json": _json}
-    return readers[path.suffix](str(path), read_text(path, encoding, SAY_WHICH))
+    if path.suffix in (".csv", ".jsonl"):
+        return (_csv if path.suffix == ".csv" else _jsonl)(path, encoding)
+    return (_tsv if path.suffix == ".tsv" else _json)(str(path), read_text(path, encoding, SAY_WHICH))
 
 
 def table_of(name: str, columns: Mapping[str, Sequence[Any]]) -> Table:
@@ -86,26 +86,36 @@ def _parquet(path: Path) -> Table:
     import pyarrow
     from pyarrow import parquet
 
+    def rows() -> Iterator[dict[str, Any]]:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(CHUNK):
+                columns = [_values(batch, name, path) for name in names]
+                yield from (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+
     try:
         with parquet.ParquetFile(path) as file:
-            read = file.read()
+            names, size = _once(file.schema_arrow.names, str(path)), file.metadata.num_rows
+        columns = columns_of(rows, names)
     except (pyarrow.ArrowException, OSError) as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise BadInput(f"cannot read the data file {path} as parquet: {said[0]}") from error
-    columns = {}
-    for name in _once(read.column_names, str(path)):
-        try:
-            columns[name] = read.column(name).to_pylist()
-        except (ValueError, OverflowError, KeyError) as error:  # no UTF-8, a day beyond the year 9999, no time zone
-            raise BadInput(
-                f"cannot read column {name!r} of the data file {path}: {error}; mend it, or leave it out"
-            ) from error
-    return table_of(str(path), columns)
+    return Table(str(path), columns, range(1, size + 1), "row")
+
+
+def _values(batch: Any, name: str, path: Path) -> list[Any]:
+    try:
+        return batch.column(name).to_pylist()
+    except (ValueError, OverflowError, KeyError) as error:  # no UTF-8, a day beyond the year 9999, no time zone
+        raise BadInput(
+            f"cannot read column {name!r} of the data file {path}: {error}; mend it, or leave it out"
+        ) from error
 
 
 def _csv(path: Path, encoding: str) -> Table:
-    lines = lines_in(path, encoding, SAY_WHICH)
-    return _of_records(str(path), _records(str(path), lines, ",", longest=path.stat().st_size))
+    def read() -> Iterator[Record]:
+        return _records(str(path), lines_in(path, encoding, SAY_WHICH), ",", longest=path.stat().st_size)
+
+    return _of_records(str(path), read)
 
 
 def _tsv(name: str, text: str) -> Table:
@@ -119,24 +129,24 @@ def _tsv(name: str, text: str) -> Table:
     plain = _tabbed(name, text, csv.QUOTE_NONE)
     opened = [(line, field) for line, fields in plain for field in fields if field.startswith('"')]
     if not opened:
-        return _of_records(name, plain)
+        return _of_records(name, plain.__iter__)
     if opened[0][0] == plain[0][0]:
-        return _of_records(name, _tabbed(name, text))
+        return _of_records(name, _tabbed(name, text).__iter__)
     try:
         quoted = _tabbed(name, text)
     except BadInput:
-        return _of_records(name, plain)
+        return _of_records(name, plain.__iter__)
     if not _is_even(plain) or (_is_even(quoted) and _has_gaps(plain) and not _has_gaps(quoted)):
-        return _of_records(name, quoted)
+        return _of_records(name, quoted.__iter__)
     if not _is_even(quoted) or len(quoted) < len(plain):
-        return _of_records(name, plain)
+        return _of_records(name, plain.__iter__)
     for line, field in opened:
         if '""' not in field[1:-1]:
             raise BadInput(
                 f"{name}, line {line}: the field {short(field)} could be quoted, or a text with quotation marks; "
                 f"quote the names of the columns too, or save the file as .csv or .jsonl"
             )
-    return _of_records(name, quoted)
+    return _of_records(name, quoted.__iter__)
 
 
 def _tabbed(name: str, text: str, quoting: Any = csv.QUOTE_MINIMAL) -> list[Record]:
@@ -172,18 +182,18 @@ def _has_gaps(records: list[Record]) -> bool:
     return any(not field for _, fields in records for field in fields)
 
 
-def _of_records(name: str, records: Iterable[Record]) -> Table:
+def _of_records(name: str, read: Callable[[], Iterator[Record]]) -> Table:
     """The first record names the columns. Raises BadInput where another one has more or fewer fields."""
-    records = iter(records)
-    _, header = next(records, (1, None))
+    _, header = next(read(), (1, None))
     if header is None:
         raise BadInput(f"the data file {name} is empty: it has no rows and no columns")
     if not header:
         raise BadInput(f"{name}, line 1 is blank, expected the names of the columns")
     lines = array("q")
 
-    def rows() -> Iterator[list[str | None]]:
-        for line, fields in records:
+    def rows() -> Iterator[dict[str, str | None]]:
+        del lines[:]
+        for line, fields in islice(read(), 1, None):
             if len(fields) != len(header):
                 found = f"{len(fields)} field(s)" if fields else "nothing"
                 raise BadInput(
@@ -192,41 +202,50 @@ def _of_records(name: str, records: Iterable[Record]) -> Table:
                     "marks"
                 )
             lines.append(line)
-            yield [field or None for field in fields]
+            yield dict(zip(header, (field or None for field in fields), strict=True))
 
-    return Table(name, columns_of_texts(_once(header, name), rows()), lines)
+    return Table(name, columns_of(rows, _once(header, name)), lines)
 
 
-def _jsonl(name: str, text: str) -> Table:
-    lines = lines_of(text)
-    while lines and not lines[-1].strip():
-        lines.pop()
-    rows = [parsed(line, f"{name}, line {number}", "jsonl") for number, line in enumerate(lines, 1)]
-    return _of_objects(Table(name, {}, range(1, len(rows) + 1)), rows)
+def _jsonl(path: Path, encoding: str) -> Table:
+    name, lines = str(path), array("q")
+
+    def rows() -> Iterator[dict[str, Any]]:
+        del lines[:]
+        blank = None
+        for number, line in enumerate(lines_in(path, encoding, SAY_WHICH), 1):
+            if not line.strip():
+                blank = blank or number
+                continue
+            if blank:  # and not at the end
+                parsed("", f"{name}, line {blank}", "jsonl")
+            lines.append(number)
+            place = f"{name}, line {number}"
+            yield _object(parsed(line, place, "jsonl"), place)
+
+    return Table(name, columns_of(rows), lines)
 
 
 def _json(name: str, text: str) -> Table:
     """A list of objects, or an object of columns (each a list, or an object from row to value as pandas writes it)."""
     data = parsed(text, name, "json")
     if isinstance(data, list):
-        return _of_objects(Table(name, {}, range(1, len(data) + 1), "row"), data)
+        rows = [_object(row, f"{name}, row {number}") for number, row in enumerate(data, 1)]
+        return Table(name, columns_of(lambda: rows), range(1, len(rows) + 1), "row")
     if not (isinstance(data, dict) and all(isinstance(values, list | dict) for values in data.values())):
         raise BadInput(f"{name} holds {short(data)}, expected a list of rows: [{{...}}, {{...}}]")
-    rows = {column: list(v) if isinstance(v, dict) else range(len(v)) for column, v in data.items()}
-    first = next(iter(rows), "")
-    for column, keys in rows.items():
-        if list(keys) != list(rows[first]):
+    numbers = {column: list(v) if isinstance(v, dict) else range(len(v)) for column, v in data.items()}
+    first = next(iter(numbers), "")
+    for column, keys in numbers.items():
+        if list(keys) != list(numbers[first]):
             raise BadInput(f"{name}: the columns {first!r} and {column!r} have different rows")
     return table_of(name, {c: list(v.values()) if isinstance(v, dict) else v for c, v in data.items()})
 
 
-def _of_objects(table: Table, rows: list[Any]) -> Table:
-    """Each row an object from column to value; a column that a row leaves out is missing there."""
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise BadInput(f"{table.place(number)} is {short(row)}, expected an object from columns to values")
-    columns = dict.fromkeys(column for row in rows for column in row)
-    return Table(table.name, {c: [row.get(c) for row in rows] for c in columns}, table.lines, table.unit)
+def _object(row: Any, place: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise BadInput(f"{place} is {short(row)}, expected an object from columns to values")
+    return row
 
 
 def parsed(text: str, place: str, form: str) -> Any:
