@@ -34,7 +34,7 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 
-demo: $(if $(wildcard $(STAMP)),setup,$(DEMO))  ## fine-tune a real model on real data by eleven methods (QUICK=1: in two minutes)
+demo: $(if $(wildcard $(STAMP)),setup,$(DEMO))  ## fine-tune a real model on real data by eleven methods (QUICK=1: in three minutes)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/subspace demo $(if $(QUICK),--quick)
 
 test: setup  ## run the whole test suite
