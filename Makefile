@@ -35,6 +35,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 demo: $(if $(wildcard $(STAMP)),setup,$(DEMO))  ## fine-tune a real model on real data by eleven methods (QUICK=1: in three minutes)
+	@# what its set-up left uncompiled is compiled once, as it is imported
 	PYTHONDONTWRITEBYTECODE= $(BIN)/subspace demo $(if $(QUICK),--quick)
 
 test: setup  ## run the whole test suite

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
+
+T = TypeVar("T")
 
 MANY = 50_000  # rows; of fewer, lists are faster and small enough
 CHUNK = 5_000  # rows at a time
@@ -17,7 +19,15 @@ Part = Mapping[str, list[Any]]  # columns of some rows
 Columns = Mapping[str, Sequence[Any]]
 
 
-class Stored(Sequence[dict[str, Any]]):
+class InParts(Sequence[T]):
+    """What is best read a part at a time."""
+
+    def __iter__(self) -> Iterator[T]:
+        for first in range(0, len(self), CHUNK):
+            yield from self[first : first + CHUNK]
+
+
+class Stored(InParts[dict[str, Any]]):
     """Rows of a file of Arrow's, by datasets. In lists they would be some fifty bytes more for each number and text."""
 
     def __init__(self, rows: Dataset):
@@ -36,12 +46,8 @@ class Stored(Sequence[dict[str, Any]]):
         columns = self.rows[at]
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for first in range(0, len(self), CHUNK):
-            yield from self[first : first + CHUNK]
 
-
-class Column(Sequence[Any]):
+class Column(InParts[Any]):
     """The values of one column of stored rows."""
 
     def __init__(self, rows: Dataset, name: str):
@@ -52,10 +58,6 @@ class Column(Sequence[Any]):
 
     def __getitem__(self, at: Any) -> Any:
         return self._rows[at if isinstance(at, slice) else int(at)][self._name]
-
-    def __iter__(self) -> Iterator[Any]:
-        for first in range(0, len(self), CHUNK):
-            yield from self[first : first + CHUNK]
 
     def at(self, numbers: Sequence[int]) -> list[Any]:
         return self._rows[list(numbers)][self._name]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 from subspace_tuning.files import stored
-from subspace_tuning.files.stored import Column
+from subspace_tuning.files.stored import Column, InParts
 from subspace_tuning.tasks.task import Inputs, Row
 
 
-class Rows(Sequence[Row]):
+class Rows(InParts[Row]):
     """``make(*values)`` of the values of each column, at ``numbers`` and in their order."""
 
     def __init__(self, make: Callable[..., Row], columns: Sequence[Sequence[Any]], numbers: Sequence[int]):
@@ -29,10 +29,6 @@ class Rows(Sequence[Row]):
             return self._make(*(column[self._numbers[at]] for column in self._columns))
         numbers = self._numbers[at]
         return [self._make(*row) for row in zip(*(_at(column, numbers) for column in self._columns), strict=True)]
-
-    def __iter__(self) -> Iterator[Row]:
-        for first in range(0, len(self), stored.CHUNK):
-            yield from self[first : first + stored.CHUNK]
 
     def at(self, places: Sequence[int]) -> Rows:
         return Rows(self._make, self._columns, array("q", (self._numbers[place] for place in places)))

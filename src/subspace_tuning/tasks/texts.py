@@ -51,8 +51,9 @@ def tokens_of(texts: Sequence[tuple[str, ...]], tokenizer: Any, length: int) -> 
 def check(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     """Raises BadInput where a row is longer than the model can read, or has a token without an embedding."""
     room = positions(model)
-    sizes = [(len(row["input_ids"]), max(row["input_ids"], default=0)) for row in rows]
-    longest, largest = (max(size, default=0) for size in zip(*sizes, strict=True)) if sizes else (0, 0)
+    longest = largest = 0
+    for row in rows:
+        longest, largest = max(longest, len(row["input_ids"])), max(largest, *row["input_ids"], 0)
     if room is not None and longest > room:
         raise BadInput(
             f"a row has {longest} tokens, more than the {room} positions of the model; set max_length: {room} or less"
