@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class BadInput(ValueError):
@@ -53,6 +54,18 @@ def few(names: Iterable[str], shown: int = 4) -> str:
     """The first of them, and how many more there are."""
     found = list(names)
     return ", ".join(found[:shown]) + (f" and {len(found) - shown} more" if len(found) > shown else "")
+
+
+def shown(value: Any) -> str:
+    """A value in an error: never longer than a line."""
+    try:
+        return short(repr(value))
+    except (RecursionError, ValueError):
+        return f"a {type(value).__name__}"
+
+
+def short(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:76]} ..."
 
 
 _NOT_OURS = {

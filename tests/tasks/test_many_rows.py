@@ -4,6 +4,7 @@ import csv
 import tempfile
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pytest
 import torch
@@ -18,6 +19,7 @@ from subspace_tuning.run.predict import Predictor
 from subspace_tuning.run.recipe import make
 from subspace_tuning.run.train import run
 from subspace_tuning.tasks import load, mapped, task_of
+from subspace_tuning.tasks.glue import GLUE, from_hub
 
 
 @pytest.fixture
@@ -60,14 +62,14 @@ def table(path: Path, content: list[dict]) -> Path:
         parquet.write_table(pa.Table.from_pylist(content), path)
         return path
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(content[0]))
+        writer = csv.DictWriter(file, list(content[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
         writer.writeheader()
         writer.writerows(content)
     return path
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet"])
 @pytest.mark.parametrize("how", [{}, {"train_samples": 12, "eval_samples": 3}, {"hold_out": True}], ids=str)
 def test_a_table_is_the_same(kind, form, how, tmp_path, on_disk, monkeypatch):
     content = [{**row, "names": ("b", "a", "a|b")[i % 3]} for i, row in enumerate(tiny.rows(40))]
@@ -81,6 +83,16 @@ def test_a_table_is_the_same(kind, form, how, tmp_path, on_disk, monkeypatch):
     for rows, same in zip(found, want, strict=True):
         assert isinstance(same, list)
         assert (list(rows), [rows[i] for i in range(len(rows))], rows[1:9:3]) == (same, same, same[1:9:3])
+
+
+def test_a_data_set_of_the_hub_is_the_same(on_disk, monkeypatch):
+    held = {part: datasets.Dataset.from_list(tiny.rows(size)) for part, size in (("train", 20), ("validation", 9))}
+    held = {part: rows.rename_column("text", "sentence") for part, rows in held.items()}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: held)
+    rows = from_hub(GLUE["sst2"])
+    assert [type(part) for part in rows] == [mapped.Rows, list]
+    monkeypatch.setattr(stored, "MANY", 1 << 40)
+    assert [list(part) for part in rows] == list(from_hub(GLUE["sst2"]))
 
 
 @pytest.mark.parametrize(

@@ -9,24 +9,21 @@ A row is one record of the file, or the file is refused with the place at fault.
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from array import array
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from subspace_tuning.errors import BadInput, nearest
+from subspace_tuning.errors import BadInput, nearest, shown
+from subspace_tuning.files.delimited import csv, once, tsv
 from subspace_tuning.files.stored import CHUNK, columns_of
-from subspace_tuning.files.text import SAY_WHICH, UTF8, lines_in, read_text, with_ends
+from subspace_tuning.files.text import SAY_WHICH, UTF8, lines_in, read_text
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON writes one of two surrogates
-Record = tuple[int, list[str]]  # the number of the line it begins at, and its fields
 
 
 @dataclass(frozen=True)
@@ -71,9 +68,9 @@ def read_table(path: Path, encoding: str = UTF8) -> Table:
         raise BadInput(f"the data file {path} is empty: it has no rows and no columns")
     if path.suffix == ".parquet":
         return _parquet(path)
-    if path.suffix in (".csv", ".jsonl"):
-        return (_csv if path.suffix == ".csv" else _jsonl)(path, encoding)
-    return (_tsv if path.suffix == ".tsv" else _json)(str(path), read_text(path, encoding, SAY_WHICH))
+    if path.suffix in (".csv", ".tsv"):
+        return Table(str(path), *(csv if path.suffix == ".csv" else tsv)(path, encoding))
+    return (_jsonl if path.suffix == ".jsonl" else _json)(path, encoding)
 
 
 def table_of(name: str, columns: Mapping[str, Sequence[Any]]) -> Table:
@@ -94,7 +91,7 @@ def _parquet(path: Path) -> Table:
 
     try:
         with parquet.ParquetFile(path) as file:
-            names, size = _once(file.schema_arrow.names, str(path)), file.metadata.num_rows
+            names, size = once(file.schema_arrow.names, str(path)), file.metadata.num_rows
         columns = columns_of(rows, names)
     except (pyarrow.ArrowException, OSError) as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
@@ -109,102 +106,6 @@ def _values(batch: Any, name: str, path: Path) -> list[Any]:
         raise BadInput(
             f"cannot read column {name!r} of the data file {path}: {error}; mend it, or leave it out"
         ) from error
-
-
-def _csv(path: Path, encoding: str) -> Table:
-    def read() -> Iterator[Record]:
-        return _records(str(path), lines_in(path, encoding, SAY_WHICH), ",", longest=path.stat().st_size)
-
-    return _of_records(str(path), read)
-
-
-def _tsv(name: str, text: str) -> Table:
-    """Some writers quote fields, others (GLUE's) never do: the file itself says which, or is refused.
-
-    A file whose names of columns are quoted is quoted. Otherwise a quotation mark that opens a field is a part of the
-    text where the lines come out even without quoting and would not with it, and a quotation where it is the other
-    way round, or where only quoting leaves no field empty. Where both would do, fields that double their quotation
-    marks tell of quoting.
-    """
-    plain = _tabbed(name, text, csv.QUOTE_NONE)
-    opened = [(line, field) for line, fields in plain for field in fields if field.startswith('"')]
-    if not opened:
-        return _of_records(name, plain.__iter__)
-    if opened[0][0] == plain[0][0]:
-        return _of_records(name, _tabbed(name, text).__iter__)
-    try:
-        quoted = _tabbed(name, text)
-    except BadInput:
-        return _of_records(name, plain.__iter__)
-    if not _is_even(plain) or (_is_even(quoted) and _has_gaps(plain) and not _has_gaps(quoted)):
-        return _of_records(name, quoted.__iter__)
-    if not _is_even(quoted) or len(quoted) < len(plain):
-        return _of_records(name, plain.__iter__)
-    for line, field in opened:
-        if '""' not in field[1:-1]:
-            raise BadInput(
-                f"{name}, line {line}: the field {short(field)} could be quoted, or a text with quotation marks; "
-                f"quote the names of the columns too, or save the file as .csv or .jsonl"
-            )
-    return _of_records(name, quoted.__iter__)
-
-
-def _tabbed(name: str, text: str, quoting: Any = csv.QUOTE_MINIMAL) -> list[Record]:
-    return list(_records(name, with_ends(text), "\t", quoting, len(text)))
-
-
-def _records(
-    name: str, lines: Iterable[str], delimiter: str, quoting: Any = csv.QUOTE_MINIMAL, longest: int = 0
-) -> Iterator[Record]:
-    """The records of a file, without blank lines at its end; ``longest``: what a field can have of characters."""
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
-    csv.field_size_limit(max(csv.field_size_limit(), longest))  # texts may be longer than 128 KB
-    line, blank = 1, []
-    try:
-        for fields in reader:
-            record, line = (line, fields), reader.line_num + 1
-            blank.append(record)
-            if fields:
-                yield from blank
-                blank = []
-    except csv.Error as error:
-        raise BadInput(
-            f"{name}, line {line}: {error}; a field with {_called(delimiter)}, a quotation mark or a line end in it "
-            f'stands in quotation marks, and its own are doubled: "a ""good"" film"'
-        ) from error
-
-
-def _is_even(records: list[Record]) -> bool:
-    return len({len(fields) for _, fields in records}) <= 1
-
-
-def _has_gaps(records: list[Record]) -> bool:
-    return any(not field for _, fields in records for field in fields)
-
-
-def _of_records(name: str, read: Callable[[], Iterator[Record]]) -> Table:
-    """The first record names the columns. Raises BadInput where another one has more or fewer fields."""
-    _, header = next(read(), (1, None))
-    if header is None:
-        raise BadInput(f"the data file {name} is empty: it has no rows and no columns")
-    if not header:
-        raise BadInput(f"{name}, line 1 is blank, expected the names of the columns")
-    lines = array("q")
-
-    def rows() -> Iterator[dict[str, str | None]]:
-        del lines[:]
-        for line, fields in islice(read(), 1, None):
-            if len(fields) != len(header):
-                found = f"{len(fields)} field(s)" if fields else "nothing"
-                raise BadInput(
-                    f"{name}, line {line}: found {found}, expected {len(header)} fields ({', '.join(header)}); a text "
-                    f"with {'a comma' if name.endswith('.csv') else 'a tab'} or a line end in it stands in quotation "
-                    "marks"
-                )
-            lines.append(line)
-            yield dict(zip(header, (field or None for field in fields), strict=True))
-
-    return Table(name, columns_of(rows, _once(header, name)), lines)
 
 
 def _jsonl(path: Path, encoding: str) -> Table:
@@ -226,14 +127,15 @@ def _jsonl(path: Path, encoding: str) -> Table:
     return Table(name, columns_of(rows), lines)
 
 
-def _json(name: str, text: str) -> Table:
+def _json(path: Path, encoding: str) -> Table:
     """A list of objects, or an object of columns (each a list, or an object from row to value as pandas writes it)."""
-    data = parsed(text, name, "json")
+    name = str(path)
+    data = parsed(read_text(path, encoding, SAY_WHICH), name, "json")
     if isinstance(data, list):
         rows = [_object(row, f"{name}, row {number}") for number, row in enumerate(data, 1)]
         return Table(name, columns_of(lambda: rows), range(1, len(rows) + 1), "row")
     if not (isinstance(data, dict) and all(isinstance(values, list | dict) for values in data.values())):
-        raise BadInput(f"{name} holds {short(data)}, expected a list of rows: [{{...}}, {{...}}]")
+        raise BadInput(f"{name} holds {shown(data)}, expected a list of rows: [{{...}}, {{...}}]")
     numbers = {column: list(v) if isinstance(v, dict) else range(len(v)) for column, v in data.items()}
     first = next(iter(numbers), "")
     for column, keys in numbers.items():
@@ -244,19 +146,19 @@ def _json(name: str, text: str) -> Table:
 
 def _object(row: Any, place: str) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise BadInput(f"{place} is {short(row)}, expected an object from columns to values")
+        raise BadInput(f"{place} is {shown(row)}, expected an object from columns to values")
     return row
 
 
 def parsed(text: str, place: str, form: str) -> Any:
     """What JSON says. Raises BadInput where it is none, names a key twice or holds half a character."""
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        _once([key for key, _ in pairs], place)
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        once([key for key, _ in pairs], place)
         return dict(pairs)
 
     try:
-        found = json.loads(text, object_pairs_hook=once)
+        found = json.loads(text, object_pairs_hook=unique)
         if _HALF.search(text):
             json.dumps(found, ensure_ascii=False).encode()
         return found
@@ -272,14 +174,6 @@ def parsed(text: str, place: str, form: str) -> Any:
         raise BadInput(f"cannot read the data file {place} as {form}: {error}{many}") from error
 
 
-def _once(names: Sequence[str], where: str) -> Sequence[str]:
-    """The names of columns, none of which stands there twice."""
-    twice = [name for name, times in Counter(names).items() if times > 1]
-    if twice:
-        raise BadInput(f"{where} has two columns {twice[0]!r}; give each column a name of its own")
-    return names
-
-
 def _parted(names: Collection[str]) -> str:
     """By what a file seems to be parted that was read as one column."""
     found = next((mark for mark in (";", "\t", "|", ",") if len(names) == 1 and mark in next(iter(names))), None)
@@ -288,13 +182,3 @@ def _parted(names: Collection[str]) -> str:
 
 def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)  # NaN
-
-
-def short(value: Any) -> str:
-    """A value in an error."""
-    told = repr(value)
-    return told if len(told) <= 60 else f"{told[:57]}..."
-
-
-def _called(delimiter: str) -> str:
-    return "a comma" if delimiter == "," else "a tab"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from subspace_tuning.errors import BadInput
 
 UTF8 = "utf-8"
 SAY_WHICH = "say which encoding it is in with encoding: in the recipe, or save it as UTF-8"  # of files of rows
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _MARKS = {  # byte order marks, the longer ones first: that of UTF-16 begins like that of UTF-32
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -72,11 +70,6 @@ def read_text(path: Path, encoding: str = UTF8, remedy: str = "save it as UTF-8"
             f"{remedy}"
         )
     return text
-
-
-def with_ends(text: str) -> Iterator[str]:
-    r"""The lines with their ends (\n, \r\n, \r), as a file yields them, without a copy of the text."""
-    return (found[0] for found in _LINE.finditer(text))
 
 
 def lines_of(text: str) -> list[str]:

@@ -8,6 +8,8 @@ from dataclasses import fields
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from subspace_tuning.errors import shown
+
 WHOLE = 1 << 63  # whole numbers are below this, as tensors hold them
 LARGEST = 3.4e38  # and others below this, as single precision does; what is no number is below nothing
 
@@ -54,18 +56,6 @@ def _is_plain(value: Any, hint: Any) -> bool:
     if isinstance(hint, type) and issubclass(hint, Enum) and issubclass(hint, str):
         return isinstance(value, str)
     return isinstance(value, hint) if isinstance(hint, type) else True
-
-
-def shown(value: Any) -> str:
-    """A value in an error: never longer than a line."""
-    try:
-        return short(repr(value))
-    except (RecursionError, ValueError):
-        return f"a {type(value).__name__}"
-
-
-def short(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:76]} ..."
 
 
 def _told(hint: Any) -> str:

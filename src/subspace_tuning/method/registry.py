@@ -19,9 +19,9 @@ from importlib.metadata import entry_points
 from operator import or_
 from typing import Any, TypeVar
 
-from subspace_tuning.errors import nearest
+from subspace_tuning.errors import nearest, short, shown
 from subspace_tuning.method.composition import Composition
-from subspace_tuning.method.declared import check, short, shown
+from subspace_tuning.method.declared import check
 from subspace_tuning.method.method import Method
 
 METHODS: dict[str, type[Method]] = {}

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from subspace_tuning.errors import BadInput
+from subspace_tuning.files import stored
 from subspace_tuning.files.table import table_of
 from subspace_tuning.tasks.classification import Classification
 from subspace_tuning.tasks.registry import know
 from subspace_tuning.tasks.regression import Regression
 from subspace_tuning.tasks.task import Row, Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 HUB = "nyu-mll/glue"
 
@@ -26,10 +31,13 @@ def from_hub(task: Task) -> tuple[Sequence[Row], Sequence[Row]]:
             f"data=FOLDER a local folder that holds train.parquet and {task.validation[0]}.parquet in {task.name}/"
         ) from error
     parts = ((f"{HUB}/{task.name}/{part}", glue[part]) for part in ("train", task.validation[0]))
-    train, validation = (
-        task.rows(table_of(name, {column: list(part[column]) for column in part.column_names})) for name, part in parts
-    )
+    train, validation = (task.rows(table_of(name, _columns(part))) for name, part in parts)
     return train, validation
+
+
+def _columns(part: Dataset) -> dict[str, Sequence[Any]]:
+    are_many = len(part) >= stored.MANY  # and stay on the disk
+    return {name: stored.Column(part, name) if are_many else list(part[name]) for name in part.column_names}
 
 
 def _pair(name: str, labels: tuple[str, ...], columns: tuple[str, ...] = ("sentence1", "sentence2")) -> Classification:

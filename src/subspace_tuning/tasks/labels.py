@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from subspace_tuning.errors import BadInput, nearest
-from subspace_tuning.files.table import Table, short
+from subspace_tuning.errors import BadInput, nearest, shown
+from subspace_tuning.files.table import Table
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?", re.ASCII)  # 007, -1, 2.0
 LARGEST = 1e15  # of a label that is a number
@@ -94,7 +94,7 @@ def _parts(value: Any, place: str) -> list[Any]:
         return [part.strip() for part in value.split("|")]
     if isinstance(value, list):
         return value
-    raise BadInput(f"{place}: the labels are {short(value)}, expected a list of names, or a text of names parted by |")
+    raise BadInput(f"{place}: the labels are {shown(value)}, expected a list of names, or a text of names parted by |")
 
 
 def _flags(table: Table, name: str) -> list[float]:
@@ -103,7 +103,7 @@ def _flags(table: Table, name: str) -> list[float]:
         flag = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0, "0.0": 0.0, "1.0": 1.0}.get(str(value).lower())
         if flag is None:
             raise BadInput(
-                f"{table.place(row)}: column {name!r} holds {short(value)}, expected 0 or 1, or true or false"
+                f"{table.place(row)}: column {name!r} holds {shown(value)}, expected 0 or 1, or true or false"
             )
         found.append(flag)
     return found
@@ -118,7 +118,7 @@ def numbers(table: Table, column: str) -> list[float]:
     for row, value in enumerate(table.column(column)):
         number = _number(value)
         if not math.isfinite(number):
-            raise BadInput(f"{table.place(row)}: the label is {short(value)}, expected a number")
+            raise BadInput(f"{table.place(row)}: the label is {shown(value)}, expected a number")
         if abs(number) > LARGEST:
             raise BadInput(
                 f"{table.place(row)}: the label is {value!r}, expected a number from {-LARGEST:g} to {LARGEST:g}; "
@@ -165,4 +165,4 @@ def _expected(value: Any, names: tuple[str, ...], are_counted: bool) -> str:
         return f"the label is {str(value).lower()}, which is the name of no class; give labels: ['false', 'true']"
     listed = ", ".join(f"{i} or {name!r}" if are_counted else repr(name) for i, name in enumerate(names))
     hint = nearest(value, names) if isinstance(value, str) else ""
-    return f"the label {short(value)} is outside the range; {hint}expected {listed}"
+    return f"the label {shown(value)} is outside the range; {hint}expected {listed}"

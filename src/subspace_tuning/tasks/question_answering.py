@@ -13,8 +13,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from pydantic import PositiveInt
 
-from subspace_tuning.errors import BadInput
-from subspace_tuning.files.table import Table, parsed, read_table, short, table_of
+from subspace_tuning.errors import BadInput, shown
+from subspace_tuning.files.table import Table, parsed, read_table, table_of
 from subspace_tuning.files.text import SAY_WHICH, UTF8, read_text
 from subspace_tuning.tasks import texts
 from subspace_tuning.tasks.forward import outputs
@@ -88,8 +88,8 @@ class QuestionAnswering(Task):
                 if context[start : start + len(said)] != said or not said.strip():
                     found = context[start : start + len(said)]
                     raise BadInput(
-                        f"{table.place(row)}: the answer {short(said)} does not stand at character {start} of its "
-                        f"context, where {short(found)} stands; answer_start counts characters from 0"
+                        f"{table.place(row)}: the answer {shown(said)} does not stand at character {start} of its "
+                        f"context, where {shown(found)} stands; answer_start counts characters from 0"
                     )
         return [Asked(*row) for row in zip(questions, contexts, answers, strict=True)]
 
@@ -111,7 +111,7 @@ class QuestionAnswering(Task):
         room = length - special - len(processor(row.question, add_special_tokens=False, **texts.AS_TEXT)["input_ids"])
         if room < 2:
             raise BadInput(
-                f"max_length: {length} leaves no room for a context beside the question {short(row.question)}"
+                f"max_length: {length} leaves no room for a context beside the question {shown(row.question)}"
             )
         tokens = processor(
             row.question.lstrip(),
@@ -221,11 +221,11 @@ def _spans(value: Any, place: str) -> tuple[tuple[str, int], ...]:
     elif isinstance(value, list) and all(isinstance(answer, dict) for answer in value):
         pairs = [(answer.get("text"), answer.get("answer_start")) for answer in value]
     else:
-        raise BadInput(f"{place}: answers holds {short(value)}, expected a list of texts with their answer_start")
+        raise BadInput(f"{place}: answers holds {shown(value)}, expected a list of texts with their answer_start")
     for said, start in pairs:
         if not isinstance(said, str) or not isinstance(start, int) or isinstance(start, bool) or start < 0:
             raise BadInput(
-                f"{place}: an answer is {short(said)} at {start!r}, expected a text and the place of its first letter"
+                f"{place}: an answer is {shown(said)} at {start!r}, expected a text and the place of its first letter"
             )
     return tuple(pairs)
 

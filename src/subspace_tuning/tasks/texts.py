@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from subspace_tuning.errors import BadInput
-from subspace_tuning.files.table import Table, short
+from subspace_tuning.errors import BadInput, shown
+from subspace_tuning.files.table import Table
 from subspace_tuning.weights.embedding import positions
 
 USUAL_LENGTH = 128  # tokens of a text, or of a pair together
@@ -19,7 +19,7 @@ def column_of(table: Table, column: str) -> Sequence[str]:
     for row, value in enumerate(values):
         if not isinstance(value, str):
             raise BadInput(
-                f"{table.place(row)}: column {column!r} holds {short(value)}, expected a text; write it as one (in "
+                f"{table.place(row)}: column {column!r} holds {shown(value)}, expected a text; write it as one (in "
                 "JSON in quotation marks, in parquet in a column of strings)"
             )
     return values

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from subspace_tuning.errors import BadInput
+from subspace_tuning.errors import BadInput, shown
 from subspace_tuning.files.conll import SUFFIXES as CONLL
 from subspace_tuning.files.conll import read_conll
-from subspace_tuning.files.table import SUFFIXES, Table, short
+from subspace_tuning.files.table import SUFFIXES, Table
 from subspace_tuning.files.text import UTF8
 from subspace_tuning.rows.encode import IGNORED
 from subspace_tuning.tasks import texts
@@ -117,7 +117,7 @@ class TokenClassification(Weighted):
                 raise BadInput(f"{table.place(row)}: {len(a)} words and {len(b)} tags; expected a tag for each word")
             for word in a:
                 if not isinstance(word, str) or not word.strip():
-                    raise BadInput(f"{table.place(row)}: a word is {short(word)}, expected a text that is not empty")
+                    raise BadInput(f"{table.place(row)}: a word is {shown(word)}, expected a text that is not empty")
         lines = [table.lines[row] for row, held in enumerate(tags) for _ in held]
         flat = Table(table.name, {self.tags: [tag for held in tags for tag in held]}, lines, table.unit)
         found = iter(classes(flat, self.tags, self.labels))
@@ -222,6 +222,6 @@ def _lists(table: Table, column: str) -> Sequence[list[Any]]:
     for row, value in enumerate(values):
         if not isinstance(value, list):
             raise BadInput(
-                f"{table.place(row)}: column {column!r} holds {short(value)}, expected a list, an entry a word"
+                f"{table.place(row)}: column {column!r} holds {shown(value)}, expected a list, an entry a word"
             )
     return values

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from subspace_tuning.algebra import Weight
-from subspace_tuning.errors import BadInput, as_bad_input
+from subspace_tuning.errors import BadInput, as_bad_input, short, shown
 from subspace_tuning.files.adapter_folder import CONFIG, read_config, read_tensors
 from subspace_tuning.method import Method, declared
 from subspace_tuning.tuner.config import SubspaceConfig
@@ -97,7 +97,7 @@ class Adapter:
                 found[path][name] = self.shared[key]
                 unread.discard(key)
         if unread:
-            raise self._misfit(f"it holds {declared.short(min(unread))}, which no layer shares")
+            raise self._misfit(f"it holds {short(min(unread))}, which no layer shares")
         return found
 
     def check(self, model: nn.Module) -> None:
@@ -110,7 +110,7 @@ class Adapter:
         seats = self.seated(layers)
         for path, values in seats.items():
             if path not in layers:
-                raise self._misfit(f"{type(_inner(model)).__name__} has no module {declared.shown(path)}")
+                raise self._misfit(f"{type(_inner(model)).__name__} has no module {shown(path)}")
             if (equal := self.equal_on) and not isinstance(_frozen(layers[path]).layer, equal):
                 kinds, kind = " or ".join(cls.__name__ for cls in equal), type(_frozen(layers[path]).layer).__name__
                 raise self._misfit(f"PEFT's {self.made_by} is ours on {kinds} alone, and {path} is a {kind}")
@@ -162,7 +162,7 @@ class Adapter:
                 raise self._misfit(f"it lacks {lost[0].removeprefix(PREFIX)}" + _more(lost))
             done: Any = set_peft_model_state_dict(model, dict(self.weights), name)
         if done.unexpected_keys and not config.is_prompt_learning:
-            raise self._misfit(f"it holds {declared.short(done.unexpected_keys[0])}, which matches nothing in it")
+            raise self._misfit(f"it holds {short(done.unexpected_keys[0])}, which matches nothing in it")
         if lost := [key for key in done.missing_keys if any(f".{group}.{name}." in key for group in (*GROUPS, HOME))]:
             raise self._misfit(f"it lacks {lost[0]}" + _more(lost))
         return model
@@ -203,7 +203,7 @@ class Adapter:
         for key, shape in given.items():
             free = 1 if HEADS & set(key.split(".")) else 0
             if key not in own:
-                raise self._misfit(f"it holds {declared.short(key)}, which matches nothing in it")
+                raise self._misfit(f"it holds {short(key)}, which matches nothing in it")
             if shape[free:] != own[key][free:] or len(shape) != len(own[key]):
                 raise self._misfit(f"size mismatch: {key} is {own[key]}, got {shape}")
 
@@ -256,7 +256,7 @@ def _ours(data: Mapping[str, Any], where: str) -> SubspaceConfig:
     values = {key: value for key, value in data.items() if key not in NOT_LOOKED_AT}
     for key in values:
         if key not in {f.name for f in fields(SubspaceConfig)}:
-            raise BadInput(f"{where} holds {declared.shown(key)}, which nothing here knows")
+            raise BadInput(f"{where} holds {shown(key)}, which nothing here knows")
     return _config(values, where)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-from subspace_tuning.errors import BadInput, as_bad_input
+from subspace_tuning.errors import BadInput, as_bad_input, shown
 from subspace_tuning.method import declared
 
 SOFT = ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING")
@@ -28,7 +28,7 @@ def soft_config(kind: str, data: Mapping[str, Any], where: str) -> PeftConfig:
     for key, value in data.items():
         if key in NOT_LOOKED_AT or key in KNOWN or value == plain.get(key, value is None):
             continue
-        raise BadInput(f"{where} holds {declared.shown(key)}={declared.shown(value)}, which no soft prompt here has")
+        raise BadInput(f"{where} holds {shown(key)}={shown(value)}, which no soft prompt here has")
     with as_bad_input((ValueError, TypeError, OverflowError)):
         declared.check(cls, data, where)
         if any(isinstance(data.get(key), int) and not 0 < data[key] <= MOST for key in COUNTS):
