@@ -171,7 +171,8 @@ def rho(rows: pd.DataFrame, predictor: str, outcome: str) -> float:
 def correlations(frames: list[pd.DataFrame], outcome: str) -> dict[str, dict[str, float]]:
     """Of each predictor, and of kappa less the number of parameters: means over the tasks.
 
-    Intervals from methods drawn anew, the same ones on every task: they say what other methods would do.
+    Intervals from methods drawn anew, the same ones on every task: they say what other methods would do. A task that
+    was judged by fewer than three of a draw has no part in it.
     """
 
     def all_of(tables: list[pd.DataFrame]) -> dict[str, float]:
@@ -180,9 +181,11 @@ def correlations(frames: list[pd.DataFrame], outcome: str) -> dict[str, dict[str
 
     labels = sorted(set().union(*(rows.index for rows in frames)))
     rng, drawn = np.random.default_rng(0), []
-    for _ in range(RESAMPLES):
+    while len(drawn) < RESAMPLES:
         chosen = rng.choice(labels, len(labels))
-        drawn.append(all_of([rows.loc[[c for c in chosen if c in rows.index]] for rows in frames]))
+        tables = [rows.loc[[c for c in chosen if c in rows.index]] for rows in frames]
+        if told := [rows for rows in tables if rows.index.nunique() > 2]:
+            drawn.append(all_of(told))
     ends = {name: np.percentile([d[name] for d in drawn], LEVEL) for name in drawn[0]}
     return {k: {"rho": v, "low": float(ends[k][0]), "high": float(ends[k][1])} for k, v in all_of(frames).items()}
 

@@ -54,6 +54,7 @@ SCALE, ESTIMATES, FORETOLD = "docs/scale.md", "docs/data/estimate.json", "<!-- e
 RELIABLE, TRIED = "docs/reliability.md", "<!-- reliability -->"
 LEADERBOARD, ENTRIES = "docs/leaderboard.md", "<!-- leaderboard -->"
 GLUE, JUDGED = "docs/data/minilm_glue.csv", "docs/data/advise.json"
+STUDIES = {"GLUE": GLUE, "SmolLM2": "docs/data/lm_study.csv"}
 CARRIED = "src/subspace_tuning/data"
 SEARCHED = "\\*"  # marks a learning rate that was searched for
 HEAD = """\
@@ -176,7 +177,9 @@ def pages(root: Path) -> dict[Path, str]:
             made[root / path] = choose_page(entries(), scores[0], _read(root / STEPS), glue, words)
         made[root / CARRIED / "steps.csv"] = steps_csv(_read(root / STEPS))
     if scores and (root / GLUE).is_file():
-        made[root / CARRIED / "measured.csv"] = measured_csv(scores[0], pd.read_csv(root / GLUE))
+        studies = {name: root / path for name, path in STUDIES.items()}
+        runs = {name: pd.read_csv(path) for name, path in studies.items() if path.is_file()}
+        made[root / CARRIED / "measured.csv"] = measured_csv(scores[0], runs)
     if (root / JUDGED).is_file():
         made[root / CARRIED / "predictors.csv"] = predictors_csv(_read(root / JUDGED))
     return made

@@ -63,7 +63,8 @@ class Advice:
         )
         if self.wanted.keep:
             told.append(
-                "No study here has measured which method forgets least: judge it by retention in your own runs."
+                "Which method forgets least no study can tell yet (what was measured: docs/language_models.md): "
+                "judge it by retention in your own runs."
             )
         return told
 

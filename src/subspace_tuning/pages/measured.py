@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
 from subspace_tuning.method.registry import METHODS
+from subspace_tuning.run.recipe import NONE
 from subspace_tuning.study.statistics import finals, unlearned
 
 MADE = "# made by `make docs` from {}\n"
 
 
-def measured_csv(table: Mapping[str, Any], glue: pd.DataFrame) -> str:
-    """Mean scores by task, method and rank: docs/data/method_table.json, and minilm_glue.csv where it was learned."""
-    lost = {task for _, task in unlearned(glue)}
-    kept = finals(glue[~glue["task"].isin(lost)])
-    cells = kept.groupby(["task", "method", "r"], dropna=False, sort=True)[["score", "trainable"]].mean()
-    rows = [
-        (task, method, "" if pd.isna(r) else int(r), f"{score:.4f}", int(trainable))
-        for (task, method, r), (score, trainable) in zip(cells.index, cells.to_numpy(), strict=True)
-    ]
+def measured_csv(table: Mapping[str, Any], studies: Mapping[str, pd.DataFrame]) -> str:
+    """Mean scores by task, method and rank: docs/data/method_table.json, and studies where the task was learned.
+
+    studies: by what they are called. A method counts where it was judged with all seeds.
+    """
+    rows = [(name, *row) for name, runs in studies.items() for row in _means(runs)]
     for row in table["results"]:
         default = getattr(METHODS[row["method"]](), "r", "") if row["method"] in METHODS else ""
-        rows.append(("movie_reviews", row["method"], default, f"{row['score']:.4f}", row["trainable"]))
-    return _csv("method_table.json and minilm_glue.csv", ("task", "method", "r", "score", "trainable"), rows)
+        rows.append(("all methods", "movie_reviews", row["method"], default, f"{row['score']:.4f}", row["trainable"]))
+    header = ("study", "task", "method", "r", "score", "trainable")
+    return _csv("method_table.json, minilm_glue.csv and lm_study.csv", header, rows)
+
+
+def _means(runs: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
+    lost = {task for _, task in unlearned(runs)}
+    kept = finals(runs[~runs["task"].isin(lost) & (runs["method"] != NONE)])
+    cells = kept.groupby(["task", "method", "r"], dropna=False, sort=True)[["score", "trainable"]]
+    means, seeds = cells.mean(), cells.size()
+    is_whole = seeds == seeds.groupby(level="task").transform("max")
+    for (task, method, r), (score, trainable) in zip(means.index[is_whole], means[is_whole].to_numpy(), strict=True):
+        yield task, method, "" if pd.isna(r) else int(r), f"{score:.4f}", int(trainable)
 
 
 def steps_csv(steps: Mapping[str, Any]) -> str:

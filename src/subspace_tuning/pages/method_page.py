@@ -30,7 +30,10 @@ DRAWN = """\
 Dashed: a weight W in $R^{2 \\times 2}$, as the ellipse to which it takes the unit circle. Blue: $\\varphi_t(W)$, from W
 to $\\varphi(W)$ and back ([what lies between](../strength.md)). The two lines are where the inputs (1, 0) and (0, 1)
 go. The parameters are moved along one random direction"""
-MEASURED = "Short runs of MiniLM, three seeds, in %: [movie reviews](../methods.md#measured), [GLUE](../study.md)."
+MEASURED = (
+    "Short runs, three seeds, in %: MiniLM on [movie reviews](../methods.md#measured) and [GLUE](../study.md), "
+    "[SmolLM2](../language_models.md#the-study)."
+)
 PAPERS = (r"arXiv:(\d{4}\.\d{5})", r"[arXiv:\1](https://arxiv.org/abs/\1)"), (r"^(openreview\S+)", r"[\1](https://\1)")
 
 
@@ -197,7 +200,9 @@ def _scores(e: Entry, measured: Measured) -> str:
     rows: list[tuple[str, ...]] = []
     for steps, scores in zip(("100 steps", "300 steps"), measured.scores, strict=False):
         rows += _own((("movie reviews, " + steps, row) for row in scores["results"]), shown, e.name)
-    studied = ((f"{row['task']}, study of GLUE", row) for row in measured.studies if row["task"] != "movie_reviews")
+    studied = (
+        (f"{row['task']}, study of {row['study']}", row) for row in measured.studies if row["task"] != "movie_reviews"
+    )
     rows += _own(studied, shown, e.name)
     if not rows:
         return "## Measured\n\nNot yet: it joined after the last run of the [table of scores](../methods.md#measured)."
