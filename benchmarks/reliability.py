@@ -26,6 +26,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALL
 
 from reliable import disks, fuzz, kills, many, same, sweeps, training
 from reliable.workplace import Asked, Section, Workplace
+from transformers.utils import logging
 
 from subspace_tuning.files.aside import write
 from subspace_tuning.pages.reliability import DATA
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = vars(parser.parse_args())
     sections = given.pop("sections") or list(SECTIONS)
+    logging.disable_progress_bar()  # as the command line does
     gc.collect()
     gc.freeze()  # else each fork's own collections copy all that was imported
     ended = [run(name, Asked(**given)) for name in sections]  # all, whatever the first ones say

@@ -44,7 +44,7 @@ class Ended:
 
     @property
     def sentence(self) -> str:
-        return next((line for line in self.said.splitlines() if line.startswith("error: ")), "")
+        return next((line for line in self.said.splitlines() if line.startswith("error: ") and line[-4:] != "None"), "")
 
     @property
     def trace(self) -> str:

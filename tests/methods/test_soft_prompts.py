@@ -17,6 +17,7 @@ from subspace_tuning.run.merged import merge
 from subspace_tuning.run.predict import Predictor
 from subspace_tuning.run.recipe import make
 from subspace_tuning.run.train import run
+from subspace_tuning.tuner.adapter import read
 from subspace_tuning.tuner.budget import budget
 
 OF_PEFT = {"prefix": PrefixTuningConfig, "prompt": PromptTuningConfig, "p_tuning": PromptEncoderConfig}
@@ -87,6 +88,14 @@ def test_a_checkpoint_is_plain_peft(tmp_path):
     model.save_pretrained(tmp_path)
     again = PeftModel.from_pretrained(base(), tmp_path).eval()
     assert torch.equal(again(**inputs).logits, model(**inputs).logits)
+
+
+def test_a_checkpoint_without_its_task_is_refused(tmp_path):
+    get_peft_model(bert(), SubspaceConfig(method="prefix").handed_over()).save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"task_type": None}))
+    with pytest.raises(BadInput, match="has no task_type, which a soft prompt needs: one of SEQ_CLS"):
+        read(tmp_path)
 
 
 def test_wrong_uses_end_in_one_sentence():

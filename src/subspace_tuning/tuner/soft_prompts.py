@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from peft import PeftConfig
+from peft import PeftConfig, TaskType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from subspace_tuning.errors import BadInput, as_bad_input, shown
@@ -29,6 +29,10 @@ def soft_config(kind: str, data: Mapping[str, Any], where: str) -> PeftConfig:
         if key in NOT_LOOKED_AT or key in KNOWN or value == plain.get(key, value is None):
             continue
         raise BadInput(f"{where} holds {shown(key)}={shown(value)}, which no soft prompt here has")
+    if data.get("task_type") is None:
+        raise BadInput(
+            f"{where} has no task_type, which a soft prompt needs: one of {', '.join(t.value for t in TaskType)}"
+        )
     with as_bad_input((ValueError, TypeError, OverflowError)):
         declared.check(cls, data, where)
         if any(isinstance(data.get(key), int) and not 0 < data[key] <= MOST for key in COUNTS):
