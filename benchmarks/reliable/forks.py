@@ -44,7 +44,9 @@ class Ended:
 
     @property
     def sentence(self) -> str:
-        return next((line for line in self.said.splitlines() if line.startswith("error: ") and line[-4:] != "None"), "")
+        return next(
+            (line for line in self.said.splitlines() if line.startswith("error: ") and not line.endswith(": None")), ""
+        )
 
     @property
     def trace(self) -> str:
