@@ -102,7 +102,10 @@ def scores(runs: pd.DataFrame) -> str:
         spent = (f"{own.seconds_per_step:.2f}", f"{own.peak_memory_mb:,.0f}") if arm.method != NONE else ("", "")
         rows.append((f"`{arm.name}`", f"{own.permille:,.2f}", *each, average, of_full.get(arm, ""), *spent))
     header = ("method", "per mille", *sets, "average, 95 %", "% of full, 95 %", "s/step", "peak MB")
-    told = "Accuracy in %, mean ± standard deviation over seeds; seconds and memory are medians over the final runs."
+    told = (
+        "Accuracy in %, mean ± standard deviation over seeds; seconds and memory are medians over the final runs, each "
+        "on a core that other work shared, now more, now less (side by side: [how close to the floor](floor.md))."
+    )
     return f"{told}\n\n{table(header, rows)}"
 
 

@@ -1,5 +1,6 @@
 """Laws of checkpoints: what is taken up again is whole and finite; what is not is passed over, and that is said."""
 
+import contextlib
 import json
 import signal
 from pathlib import Path
@@ -177,10 +178,24 @@ class Send(TrainerCallback):
                 signal.raise_signal(self.number)
 
 
+@pytest.fixture
+def set_to():
+    """Sets what a signal does; the parent may have it ignored, as nohup does."""
+    with contextlib.ExitStack() as undo:
+        yield lambda number, how: undo.callback(signal.signal, number, signal.signal(number, how))
+
+
+def test_a_signal_that_the_parent_ignores_is_ignored(home, tmp_path, whole, set_to):
+    set_to(signal.SIGHUP, signal.SIG_IGN)
+    run(make(values_of(home, tmp_path)), callbacks=[Send(signal.SIGHUP, 3)])
+    assert weights(tmp_path / "run") == whole
+
+
 @pytest.mark.parametrize("save_every", [4, "epoch", "never"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_saves_first_and_says_how_to_go_on(home, tmp_path, whole, number, save_every):
+def test_a_signal_saves_first_and_says_how_to_go_on(home, tmp_path, whole, set_to, number, save_every):
     """One run, asked to end at three of its steps: between saves, at the end of an epoch, at its last."""
+    set_to(number, signal.SIG_DFL)
     values = values_of(home, tmp_path, save_every=save_every)
     for step in (3, 6, 12):
         with pytest.raises(Interrupted, match=rf"{number.name}.*checkpoint-{step}.*goes on from there") as caught:
