@@ -138,9 +138,10 @@ class Energies:
             began = time.monotonic()
             found = self._gradients(task)
             (family,) = families(found, [method])
-            self.known[key] = {"kappa": family.kappa, "start": family.start}
+            kappa = family.start if family.kappa is None else family.kappa  # of what has no projection: OFT, VeRA
+            self.known[key] = {"kappa": kappa, "start": family.start}
             save(self.path, self.known)
-            print(f"{key}: {family.kappa:.5f}, {family.start:.5f}, {time.monotonic() - began:.0f} s", flush=True)
+            print(f"{key}: {kappa:.5f}, {family.start:.5f}, {time.monotonic() - began:.0f} s", flush=True)
         return self.known[key]
 
     def _gradients(self, task: Task) -> Gradients:
