@@ -126,6 +126,16 @@ def test_too_few_runs_settle_nothing():
     assert {v.verdict for v in language.verdicts(alone[alone["method"] == "none"])} == {"cannot tell"}
 
 
+def test_a_set_that_the_base_alone_has_is_no_set_that_contenders_lack():
+    runs = study(TRUTH, seeds=6)
+    begun = runs[(runs["task"] == "obqa") | (runs["method"] == "none")]
+    claim = "Orthogonal methods have the best front of target and retention (texts)"
+    assert verdicts(begun)[claim].verdict == "holds"
+    lacking = verdicts(runs[(runs["task"] == "obqa") | (runs["method"] != "oft")])[claim]
+    assert (lacking.verdict, lacking.text) == ("cannot tell", "not run")
+    assert lacking.why == "no runs of oft or psoft beside others on every set, with this retention"
+
+
 def test_gains_stand_beside_parameters():
     table = language.gain_per_parameter(study(TRUTH)).set_index("method")
     assert table.index[0] == "ssb"

@@ -119,7 +119,8 @@ def orthogonal_is_on_the_front(runs: pd.DataFrame, name: str) -> Verdict:
     drawn, runs_of, pairs = _drawn(runs, name)
     ours = [i for i, arm in enumerate(drawn) if arm.method in ORTHOGONAL]
     if not ours or len(drawn) < 2:
-        return _open(claim, "not run", f"no runs of {' or '.join(ORTHOGONAL)} beside others, with this retention")
+        lacking = f"no runs of {' or '.join(ORTHOGONAL)} beside others on every set, with this retention"
+        return _open(claim, "not run", lacking)
     part = float(on_front(np.stack(list(drawn.values()), axis=1))[:, ours].any(axis=1).mean())
     text = f"on the front in {100 * part:.1f} % of {RESAMPLES:,} resamples of the seeds"
     if (least := smallest_p(pairs)) > ALPHA:
@@ -134,10 +135,11 @@ def orthogonal_is_on_the_front(runs: pd.DataFrame, name: str) -> Verdict:
 def _drawn(runs: pd.DataFrame, name: str) -> tuple[dict[Arm, NDArray], int, int]:
     """Each contender's (target, kept) over resamples of its seeds, (resamples, 2); runs in all, and the fewest of one.
 
-    Contenders that lack a task are left out.
+    Contenders that lack a task that another has are left out.
     """
+    runs = runs[runs["method"] != NONE]
     kept = as_score(runs, name)
-    target, retained = arms(finals(runs)[finals(runs)["method"] != NONE]), arms(kept)
+    target, retained = arms(finals(runs)), arms(kept)
     tasks = set(kept["task"])
     rng = np.random.default_rng(SEED)
     found: dict[Arm, NDArray] = {}
