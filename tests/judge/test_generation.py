@@ -103,6 +103,21 @@ def test_prompts_too_long_are_left_out_and_counted():
         Generation(max_new_tokens=10)(_model(), tiny_lm.tokenizer(), records=[long])
 
 
+def test_a_row_left_out_does_not_shift_the_answers_of_others(monkeypatch):
+    from tokenizers import normalizers
+
+    from subspace_tuning.judge import generation
+
+    tokenizer = tiny_lm.tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("z", "")
+    rows = [{"prompt": "x", "completion": answer} for answer in ("zz", "the cat", "no")]
+    monkeypatch.setattr(generation, "generate", lambda *args, **values: ["the cat", "yes"])
+    verdict = Generation()(_model(), tokenizer, records=rows)
+    assert verdict.per_row["exact_match"] == [1, 0]
+    assert verdict.numbers == [1, 2]
+    assert verdict.left_out == {"answer of which the tokenizer makes no token": 1}
+
+
 def test_plain_texts_have_no_prompt():
     with pytest.raises(BadInput, match="generation needs a prompt"):
         Generation()(_model(), tiny_lm.tokenizer(), records=[{"text": "the"}])

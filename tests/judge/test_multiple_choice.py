@@ -101,3 +101,25 @@ def test_questions_too_long_are_left_out_and_counted():
     assert verdict.numbers == [1]
     with pytest.raises(BadInput, match="every question is longer than the 256 tokens"):
         MultipleChoice()(tiny_lm.model(), tiny_lm.tokenizer(), records=[long])
+
+
+@pytest.mark.parametrize("bos", [None, "<pad>"])
+def test_options_that_nothing_stands_before_follow_the_beginning_of_a_text(bos):
+    model, tokenizer = tiny_lm.model(initializer_range=0.3), tiny_lm.tokenizer(bos_token=bos)
+    row = {"question": "q", "passage": "", "answer": True}
+    found = MultipleChoice(template="{passage}")(model, tokenizer, records=[row, row])
+    begin = tokenizer.eos_token if bos is None else bos
+    no, yes = (np.exp(_plain(model, tokenizer, begin, option)[0]) for option in (" no", " yes"))
+    assert found.per_row["probability"] == pytest.approx([yes / (no + yes)] * 2, abs=1e-4)
+    with pytest.raises(BadInput, match="neither a bos nor an eos token"):
+        MultipleChoice(template="{passage}")(model, tiny_lm.tokenizer(eos_token=None), records=[row])
+
+
+def test_an_option_without_a_token_is_one_sentence():
+    from tokenizers import normalizers
+
+    tokenizer = tiny_lm.tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(" z", "")
+    row = {"goal": "g", "sol1": "yes", "sol2": "z", "label": 0}
+    with pytest.raises(BadInput, match="makes no token of the option ' z', so that it cannot be judged"):
+        MultipleChoice()(tiny_lm.model(), tokenizer, records=[row])

@@ -8,6 +8,11 @@ from subspace_tuning.judge.questions import ASK, ASK_OF, GO_ON, Question, questi
 CHOICES = {"text": ["red", "blue"], "label": ["A", "B"]}
 
 
+def _choices(question, texts, labels: str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0") -> dict:
+    labels = labels if len(labels) < 4 else labels[: len(texts)]
+    return {"question": question, "choices": {"text": texts, "label": [*labels]}, "answerKey": "A"}
+
+
 def _said(instruction: str, answer: str) -> dict:
     return {"instruction": instruction, "input": "", "output": f"the correct answer is {answer}", "answer": answer}
 
@@ -100,12 +105,34 @@ def test_how_a_question_is_put():
         (_said("What?\n\nAnswer1: a\n\nAnswer format: answer1/answer2", "answer1"), "no option 'Answer2:'"),
         ({"question": "q", "choices": CHOICES, "answerKey": "C"}, "'C' is none of A, B"),
         ({"question": "q", "choices": ["a", "b"], "answerKey": "C"}, "not in the form that its columns promise"),
-        ({"ctx": "c", "endings": ["x", "y"], "label": ""}, "not in the form"),
+        ({"ctx": "c", "endings": ["x", "y"], "label": ""}, "label '' is none of the 2 options .*another split"),
+        ({"ctx": "c", "endings": "xy", "label": 0}, "the options are 'xy', expected a list"),
         ({"goal": "g", "sol1": "x", "sol2": "y", "label": -1}, "label -1 is none of the 2 options"),
-        ({"question": "q", "passage": "p", "answer": "maybe"}, "not in the form"),
+        ({"goal": "g", "sol1": "x", "sol2": "y", "label": 0.5}, "label 0.5 is none of the 2 options"),
+        ({"goal": "g", "sol1": float("nan"), "sol2": "y", "label": 0}, "option 1 of 2 is nan, expected a text"),
+        ({"question": "q", "passage": "p", "answer": "maybe"}, "label 'maybe' is none of the 2"),
+        ({"question": "q", "passage": None, "answer": True}, "the passage is None, expected a text"),
+        (_choices("q", ["red"]), "has 1 options, expected 2 to 26"),
+        (_choices("q", ["red"] * 27), "has 27 options, expected 2 to 26"),
+        (_choices("q", ["red", " "]), "option 2 of 2 is ' ', expected a text"),
+        (_choices("q", [1, 2]), "option 1 of 2 is 1, expected a text"),
+        (_choices("q", ["red", "blue"], labels="ABC"), "there are 3 labels for 2 options"),
+        (_choices("q", ["red", "blue", "green"], labels="AB"), "there are 2 labels for 3 options"),
+        (_choices(None, ["red", "blue"]), "the question is None, expected a text"),
+        (_choices(" ", ["red", "blue"]), "the question is empty"),
     ],
 )
 def test_what_is_no_question_is_one_sentence(record, said):
     with pytest.raises(BadInput, match=said) as told:
         question_of(record, "file, row 3")
     assert str(told.value).startswith("file, row 3")
+
+
+def test_labels_are_numbers_however_they_are_written():
+    for label in (1, 1.0, "1", "1.0", " 1"):
+        assert question_of({"goal": "g", "sol1": "x", "sol2": "y", "label": label}).right == 1
+
+
+def test_a_template_that_tells_no_options_apart_is_one_sentence():
+    with pytest.raises(BadInput, match=r"' ' writes every option alike; it takes \{option\}"):
+        question_of(SISTERS["answers"]).answers(" ")

@@ -9,6 +9,7 @@ from scipy.io import wavfile
 from transformers import AutoTokenizer, SegformerImageProcessorPil
 
 import tiny
+import tiny_lm
 import tiny_pictures
 import tiny_sounds
 from command import subspace
@@ -46,6 +47,24 @@ def read(tmp_path, kind, rows, **fields):
 def test_rows_that_are_none_are_named(tmp_path, kind, rows, said):
     with pytest.raises(BadInput, match=said):
         read(tmp_path, kind, rows)
+
+
+def test_pairs_that_max_length_cuts_away_are_told_and_an_error_where_all_are():
+    dpo, tokenizer = task_of("dpo", {}), tiny_lm.tokenizer()
+    rows = [{"prompt": "z" * size, "chosen": "yes", "rejected": "no"} for size in (4, 40)]
+    with pytest.warns(UserWarning, match=r"1 of 2 rows: answer cut away by max_length \((chosen|rejected)\)") as told:
+        [pair] = dpo.encode(rows, tokenizer, 20)
+    assert pair["prompt_ids"] == tokenizer.encode("zzzz")
+    assert len(told) == 2
+    turns = [{"role": role, "content": "b" * size} for role, size in (("assistant", 1), ("user", 90), ("assistant", 1))]
+    uneven = [turns[:1], turns], [turns, turns[:1]]
+    asked = [{"role": "user", "content": "a"}]
+    rows = [{"prompt": asked, "chosen": better, "rejected": worse} for better, worse in uneven]
+    with (
+        pytest.warns(UserWarning, match="cut away"),
+        pytest.raises(BadInput, match="max_length=60 cuts away an answer of every row"),
+    ):
+        dpo.encode(rows, tokenizer, 60)
 
 
 def test_weights_that_are_none_are_told_what_they_could_be():

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from subspace_tuning.errors import BadInput
 from subspace_tuning.judge.judgement import STRICT, OfRows, Progress, register
 from subspace_tuning.judge.likelihood import Likelihood
-from subspace_tuning.judge.ready import limit_of
+from subspace_tuning.judge.ready import limit_of, opened
 from subspace_tuning.judge.trie import Sequence
 from subspace_tuning.judge.verdict import Verdict
-from subspace_tuning.rows import Encoded, Kind, Records, encode
+from subspace_tuning.rows import Kind, Records, encode
 
 
 @register("bits_per_byte")
@@ -41,7 +40,9 @@ class BitsPerByte(OfRows):
     def judge(self, model: Any, tokenizer: Any, records: Records, progress: Progress) -> Verdict:
         encoding = encode(records, tokenizer, answers=self.answers, ends=False)
         window = min(self.window, limit_of(model) or self.window)
-        pieces = [list(_windows(*_opened(row, tokenizer), window)) for row in encoding.rows]
+        pieces = [
+            list(_windows(*opened(row.ids, row.kinds == Kind.ANSWER, tokenizer), window)) for row in encoding.rows
+        ]
         read = Likelihood(model, self.batch_tokens)([[piece] for row in pieces for piece in row], progress)
         each = iter(log_probs for [log_probs] in read)
         nats = np.array([-sum(float(next(each).sum()) for _ in row) for row in pieces])
@@ -65,20 +66,6 @@ class BitsPerByte(OfRows):
             left_out=encoding.left_out,
             notes=(*encoding.notes, *said),
         )
-
-
-def _opened(row: Encoded, tokenizer: Any) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Ids and what is judged; the first token follows bos, or eos, with which models learn that a text begins."""
-    asked = row.kinds == Kind.ANSWER
-    if not asked[0]:
-        return row.ids, asked
-    opens = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if opens is None:
-        raise BadInput(
-            "the tokenizer has neither a bos nor an eos token, so that the first token of a text follows nothing; "
-            "set tokenizer.bos_token"
-        )
-    return np.concatenate([[opens], row.ids]).astype(np.int32), np.concatenate([[False], asked])
 
 
 def _windows(ids: NDArray[np.int32], asked: NDArray[np.bool_], window: int) -> Iterator[Sequence]:

@@ -68,7 +68,7 @@ class Generation(OfRows):
         return self.metrics
 
     def judge(self, model: Any, tokenizer: Any, records: Records, progress: Progress) -> Verdict:
-        rows = rows_of(records)
+        wanted = dict(zip(records.numbers, (row.answer for row in rows_of(records)), strict=True))
         encoding = encode(records, tokenizer, answers="last", ends=False)
         if any(not len(row.prompt) for row in encoding.rows):
             raise BadInput(
@@ -91,11 +91,12 @@ class Generation(OfRows):
             stops=self.stop,
             progress=progress,
         )
-        answers = [rows[at].answer for at in fits]
+        answers = [wanted[encoding.rows[at].number] for at in fits]
         compared = [self._extracted(text) for text in written], [self._extracted(text) for text in answers]
         if self.extract and not all(compared[1]):
             raise BadInput(f"extract: {self.extract!r} finds nothing in the answer {answers[compared[1].index('')]!r}")
         scored = {name: METRICS[name](*compared) for name in self.metrics}
+        too_long = len(encoding.rows) - len(fits)
         endless = not ends_of(model, tokenizer) and not self.stop
         return Verdict(
             judge=self.label,
@@ -104,7 +105,7 @@ class Generation(OfRows):
             numbers=[encoding.rows[at].number for at in fits],
             per_row={name: of.rows for name, of in scored.items()},
             data=records.digest(),
-            left_out={TOO_LONG: len(rows) - len(fits)} if len(fits) < len(rows) else {},
+            left_out=encoding.left_out | ({TOO_LONG: too_long} if too_long else {}),
             notes=(
                 *encoding.notes,
                 *(["there is no eos token: every answer runs to max_new_tokens"] if endless else []),

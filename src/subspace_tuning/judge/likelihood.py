@@ -48,6 +48,8 @@ class Likelihood:
             (at, part) for at, group in enumerate(groups) for part in ([group] if self.shares else [[s] for s in group])
         ]
         tries = [Trie.of(part) for _, part in parts]
+        if any((one.parents[one.asked] < 0).any() for one in tries):
+            raise ValueError("a first token follows nothing and cannot be judged: see judge.ready.opened")
         told: dict[int, list[NDArray[np.float64]]] = {}
         open_parts = Counter(at for at, _ in parts)
         for batch in _packed(tries, self.batch_tokens):

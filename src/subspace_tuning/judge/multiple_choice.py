@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 
-from subspace_tuning.errors import BadInput
+from subspace_tuning.errors import BadInput, shown
 from subspace_tuning.judge.judgement import STRICT, OfRows, Progress, register
 from subspace_tuning.judge.likelihood import Likelihood
 from subspace_tuning.judge.questions import Question, questions_of
-from subspace_tuning.judge.ready import limit_of
+from subspace_tuning.judge.ready import limit_of, opened
 from subspace_tuning.judge.trie import Sequence
 from subspace_tuning.judge.verdict import Verdict
 from subspace_tuning.rows import Kind, Records
@@ -100,5 +100,11 @@ class MultipleChoice(OfRows):
 
 def _sequences(texts: list[list[tuple[Span, Span]]], tokenizer: Any) -> list[list[Sequence]]:
     flat = iter(tokens([parts for options in texts for parts in options], tokenizer))
-    pairs = [[next(flat) for _ in options] for options in texts]
-    return [[Sequence(ids, kinds == Kind.ANSWER) for ids, kinds in options] for options in pairs]
+    return [[_sequence(option.text, *next(flat), tokenizer) for _, option in options] for options in texts]
+
+
+def _sequence(option: str, ids: NDArray[np.int32], kinds: NDArray[np.uint8], tokenizer: Any) -> Sequence:
+    judged = kinds == Kind.ANSWER
+    if not judged.any():  # it would have the probability 1
+        raise BadInput(f"the tokenizer makes no token of the option {shown(option)}, so that it cannot be judged")
+    return Sequence(*opened(ids, judged, tokenizer))

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from subspace_tuning.errors import BadInput
+from subspace_tuning.errors import BadInput, shown
 from subspace_tuning.rows.records import Record, Records
 
 ASK = "Question: {question}\nAnswer:"
 ASK_OF = "{passage}\nQuestion: {question}\nAnswer:"
 GO_ON = "{question}"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+HIDDEN = "(test sets may hide theirs: name another split)"
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,21 @@ class Question:
         return _filled(template or self.template, known | {"instruction": self.instruction})
 
     def answers(self, template: str | None = None) -> list[str]:
-        """Each option as it would go on from there; an ending that begins with a mark joins without a space."""
+        """Each option as it would go on from there; an ending that begins with a mark joins without a space.
+
+        Raises BadInput for a template that tells no options apart.
+        """
         labels = self.labels or tuple(LETTERS[: len(self.options)])
         usual = ["{option}" if text[:1] in tuple(",.;:?!") else " {option}" for text in self.options]
-        return [
+        found = [
             _filled(template or usual[at], {"option": text, "letter": LETTERS[at], "label": labels[at]})
             for at, text in enumerate(self.options)
         ]
+        if len(set(found)) == 1 < len(set(self.options)):
+            raise BadInput(
+                f"option: {template!r} writes every option alike; it takes {{option}}, {{letter}} or {{label}}"
+            )
+        return found
 
 
 def _filled(template: str, known: dict[str, str]) -> str:
@@ -67,26 +76,51 @@ def question_of(record: Record, place: str = "the row") -> Question:
             f"{place} has the columns {', '.join(record) or 'none'}, which hold no options; known are {known}"
         )
     try:
-        return form(record)
+        return _sound(form(record))
     except BadInput as error:
         raise BadInput(f"{place}: {error}") from error
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise BadInput(f"{place} is not in the form that its columns promise ({error!r})") from error
 
 
+def _sound(question: Question) -> Question:
+    """The question. Raises BadInput for one that cannot be put, or of which nothing can be chosen."""
+    for name, text in (("question", question.question), ("passage", question.passage)):
+        if not isinstance(text, str):
+            raise BadInput(f"the {name} is {shown(text)}, expected a text")
+    if not question.question.strip():
+        raise BadInput("the question is empty")
+    count = len(question.options)
+    if not 2 <= count <= len(LETTERS):
+        raise BadInput(f"the question has {count} options, expected 2 to {len(LETTERS)}")
+    if question.labels and len(question.labels) != count:
+        raise BadInput(f"there are {len(question.labels)} labels for {count} options")
+    for at, option in enumerate(question.options):
+        if not isinstance(option, str) or not option.strip():
+            raise BadInput(f"option {at + 1} of {count} is {shown(option)}, expected a text")
+    return question
+
+
+def _listed(texts: Any) -> tuple[Any, ...]:
+    if isinstance(texts, str):
+        raise BadInput(f"the options are {shown(texts)}, expected a list of texts")
+    return tuple(texts)
+
+
 def _right(label: Any, of: int, first: int = 0) -> int:
-    at = int(label) - first
-    if at not in range(of):
-        raise BadInput(f"the label {label!r} is none of the {of} options")
-    return at
+    known = {name: at for at in range(of) for name in (str(at + first), f"{at + first}.0")}
+    if str(label).strip() not in known:
+        raise BadInput(f"the label {shown(label)} is none of the {of} options {HIDDEN}")
+    return known[str(label).strip()]
 
 
 def _arc(record: Record, column: str = "question") -> Question:
     """ai2_arc (and OpenBookQA, CommonsenseQA): choices {text, label}, answerKey."""
-    labels, texts = list(record["choices"]["label"]), record["choices"]["text"]
+    labels, texts = _listed(record["choices"]["label"]), _listed(record["choices"]["text"])
     if record["answerKey"] not in labels:
-        raise BadInput(f"the answerKey {record['answerKey']!r} is none of {', '.join(labels)}")
-    return Question(record[column], tuple(texts), labels.index(record["answerKey"]), labels=tuple(labels))
+        known = ", ".join(map(str, labels))
+        raise BadInput(f"the answerKey {shown(record['answerKey'])} is none of {known} {HIDDEN}")
+    return Question(record[column], texts, labels.index(record["answerKey"]), labels=labels)
 
 
 def _openbookqa(record: Record) -> Question:
@@ -94,7 +128,7 @@ def _openbookqa(record: Record) -> Question:
 
 
 def _hellaswag(record: Record) -> Question:
-    endings = tuple(record["endings"])
+    endings = _listed(record["endings"])
     return Question(record["ctx"], endings, _right(record["label"], len(endings)), GO_ON)
 
 
@@ -105,7 +139,8 @@ def _piqa(record: Record) -> Question:
 def _boolq(record: Record) -> Question:
     answer = record["answer"] if "answer" in record else record["label"]
     asked = record["question"].rstrip("?") + "?"
-    right = {"true": 1, "false": 0, "1": 1, "0": 0}[str(answer).lower()]
+    right = {"true": 1, "false": 0}.get(str(answer).strip().lower())
+    right = _right(answer, 2) if right is None else right
     return Question(asked, ("no", "yes"), right, ASK_OF, passage=record["passage"])
 
 

@@ -1,4 +1,4 @@
-"""A model as it is judged: without dropout, without gradients, and afterwards as it was."""
+"""What is judged, made ready: the model without dropout and gradients (and afterwards as it was), and what it reads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from subspace_tuning.errors import BadInput, RunFailed
@@ -47,6 +49,21 @@ def known(model: Any, ids: Tensor) -> None:
             f"the tokenizer gives the token {int(ids.max())}, and the model knows {size} tokens: they do not belong "
             "together; load the tokenizer from the model's folder"
         )
+
+
+def opened(
+    ids: NDArray[np.int32], asked: NDArray[np.bool_], tokenizer: Any
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Ids and what is judged; a first token that is follows bos, or eos, with which models learn that a text begins."""
+    if not asked[0]:
+        return ids, asked
+    opens = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if opens is None:
+        raise BadInput(
+            "the tokenizer has neither a bos nor an eos token, so that the first token of a text follows nothing; "
+            "set tokenizer.bos_token"
+        )
+    return np.concatenate([[opens], ids]).astype(np.int32), np.concatenate([[False], asked])
 
 
 def numbers(logits: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from pydantic import PositiveFloat
 from subspace_tuning.errors import BadInput
 from subspace_tuning.rows import Encoded, Records, encode, row_of
 from subspace_tuning.rows.records import Record
-from subspace_tuning.tasks.language import LENGTH, LanguageTask, config_class
+from subspace_tuning.tasks.language import LENGTH, LanguageTask, config_class, tell
 from subspace_tuning.tasks.registry import register
 from subspace_tuning.tasks.task import Inputs, Metric
 
@@ -60,13 +60,18 @@ class DPO(LanguageTask):
         return records.rows
 
     def encode(self, rows: Sequence[Record], processor: Any, max_length: int | None) -> list[Inputs]:
+        """Rows of which max_length cuts an answer away are left out, with a warning."""
         better, worse = (self._encoded(rows, column, processor, max_length) for column in (CHOSEN, REJECTED))
-        return [_pair(better[at], worse[at]) for at in better if at in worse]
+        pairs = [_pair(better[at], worse[at]) for at in better if at in worse]
+        if not pairs:
+            raise BadInput(f"max_length={max_length or LENGTH} cuts away an answer of every row; give a greater one")
+        return pairs
 
     @staticmethod
     def _encoded(rows: Sequence[Record], column: str, processor: Any, max_length: int | None) -> dict[int, Encoded]:
         records = Records.of([_answered(row, column) for row in rows])
         found = encode(records, processor, max_length=max_length or LENGTH, answers="last")
+        tell(found, of=len(rows), what=f" ({column})")
         return {row.number: row for row in found.rows}
 
     def arguments(self) -> tuple[Any, dict[str, Any]]:

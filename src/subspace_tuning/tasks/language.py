@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from subspace_tuning.files.table import Table, read_table
 from subspace_tuning.files.text import UTF8
 from subspace_tuning.judge.generate import generate
 from subspace_tuning.judge.ready import judged, limit_of
-from subspace_tuning.rows import Records
+from subspace_tuning.rows import Encoding, Records
 from subspace_tuning.rows import read as read_records
 from subspace_tuning.rows.encode import tokens
 from subspace_tuning.rows.forms import USER
@@ -118,6 +119,12 @@ class LanguageTask(Task):
         with judged(model):
             said = generate(model, processor, prompts, max_new_tokens=self.max_new_tokens, batch_size=BATCH)
         return [Answer((line,), text.strip()) for line, text in zip(rows, said, strict=True)]
+
+
+def tell(found: Encoding, of: int, what: str = "") -> None:
+    """Warns of rows that were cut or left out."""
+    for why, count in found.left_out.items():
+        warnings.warn(f"{count} of {of} rows: {why}{what}", stacklevel=3)
 
 
 def _trl() -> Any:

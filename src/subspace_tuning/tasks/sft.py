@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -10,9 +9,8 @@ from typing import Any, ClassVar, Literal
 from subspace_tuning.files import assets
 from subspace_tuning.judge.questions import ASK, questions_of
 from subspace_tuning.rows import Records, encode, rows_of
-from subspace_tuning.rows.encode import CUT, CUT_AWAY, NO_TOKEN
 from subspace_tuning.rows.records import Record
-from subspace_tuning.tasks.language import LENGTH, LanguageTask, config_class
+from subspace_tuning.tasks.language import LENGTH, LanguageTask, config_class, tell
 from subspace_tuning.tasks.registry import know, register
 from subspace_tuning.tasks.task import Inputs, Task
 
@@ -54,9 +52,7 @@ class SFT(LanguageTask):
     def encode(self, rows: Sequence[Record], processor: Any, max_length: int | None) -> list[Inputs]:
         """Rows whose answer max_length cuts away are left out, with a warning."""
         found = encode(self.written(Records.of(rows)), processor, max_length=max_length or LENGTH)
-        for why in (CUT, CUT_AWAY, NO_TOKEN):
-            if count := found.left_out.get(why):
-                warnings.warn(f"{count} of {len(rows)} rows: {why}", stacklevel=2)
+        tell(found, of=len(rows))
         return [
             {
                 "input_ids": row.ids.tolist(),
