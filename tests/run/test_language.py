@@ -8,6 +8,7 @@ import torch
 import tiny_sft
 from command import subspace
 from subspace_tuning.errors import BadInput
+from subspace_tuning.judge import Verdict, from_data
 from subspace_tuning.run import base_verdicts
 from subspace_tuning.run.chat import Chat
 from subspace_tuning.run.folder import RunFolder
@@ -244,6 +245,37 @@ def test_none_needs_no_head(tmp_path):
 
     with pytest.raises(BadInput, match="method: none"):
         run(make(tiny.recipe(tmp_path, method="none")))
+
+
+@pytest.mark.parametrize(
+    ("judgement", "times"),
+    [
+        ({"judge": "bits_per_byte", "data": "a.jsonl"}, 2),
+        ({"judge": "lm_eval", "task": "a"}, 2),
+        ({"judge": "lm_eval", "task": "a", "include": "own"}, 3),  # files that may change under their names
+    ],
+)
+def test_the_base_is_judged_again_where_what_decides_it_may_have_changed(tmp_path, monkeypatch, judgement, times):
+    monkeypatch.setattr(base_verdicts, "cache_folder", lambda: tmp_path / "cache")
+    made = []
+    folder = str(tiny_sft.model(tmp_path / "model"))
+
+    def judge():
+        made.append(1)
+        return Verdict("a", "b", {"b": 1.0}, [0], {"b": [1.0]}, "")
+
+    for release in ("1", "1", "2"):
+        monkeypatch.setattr(base_verdicts, "VERSION", release)
+        assert base_verdicts.kept(folder, {}, from_data(judgement), None, judge).value == 1
+    assert len(made) == times
+
+
+def test_an_answer_ends_where_the_model_says_that_it_does(tmp_path):
+    tokenizer, model = load_tokenizer(str(tiny_sft.model(tmp_path / "model"))), load(tmp_path)
+    first = Chat(model, tokenizer, max_new_tokens=1).say("the cat", lambda text: None)
+    assert len(Chat(model, tokenizer, max_new_tokens=8).say("the cat", lambda text: None)) > len(first)
+    model.generation_config.eos_token_id = list(range(320))
+    assert Chat(model, tokenizer, max_new_tokens=8).say("the cat", lambda text: None) == first
 
 
 def test_smollm2_alone_is_a_recipe():

@@ -37,6 +37,12 @@ class Judgement(ABC):
     samples: PositiveInt | None = None
 
     kind: ClassVar[str] = ""
+    packages: ClassVar[tuple[str, ...]] = ()  # whose versions decide a verdict, beside ours
+
+    @property
+    def is_told(self) -> bool:
+        """Whether fields, rows and versions tell all that decides a verdict."""
+        return True
 
     @abstractmethod
     def __call__(self, model: nn.Module, tokenizer: Any, *, progress: Progress | None = None) -> Verdict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -31,6 +31,13 @@ class LmEval(Judgement):
     shots: int | None = Field(None, ge=0)
     metric: str | None = None
     batch_size: int = Field(16, ge=1)
+
+    packages: ClassVar[tuple[str, ...]] = ("lm_eval",)
+
+    @property
+    def is_told(self) -> bool:
+        """One's own task files may change under their names."""
+        return self.include is None
 
     def __call__(self, model: nn.Module, tokenizer: Any, *, progress: Progress | None = None) -> Verdict:
         harness, huggingface = _harness()

@@ -9,6 +9,7 @@ import torch
 from transformers import TextStreamer
 
 from subspace_tuning.errors import BadInput
+from subspace_tuning.judge.generate import ends_of
 from subspace_tuning.judge.ready import judged, limit_of
 from subspace_tuning.rows.encode import tokens
 from subspace_tuning.rows.forms import ASSISTANT, USER
@@ -39,7 +40,7 @@ class Chat:
                     max_new_tokens=self.max_new_tokens,
                     streamer=streamed,
                     pad_token_id=self.tokenizer.pad_token_id,
-                    eos_token_id=self.tokenizer.eos_token_id,
+                    eos_token_id=ends_of(self.model, self.tokenizer) or None,
                     **self._how(),
                 )
         except KeyboardInterrupt:
