@@ -22,7 +22,7 @@ from subspace_tuning.files.plain import read_object
 from subspace_tuning.run.recipe import NONE
 from subspace_tuning.study.language import gain_per_parameter, verdicts
 from subspace_tuning.study.reproduce import plain
-from subspace_tuning.study.retention import judgements, told
+from subspace_tuning.study.retention import as_score, judgements, told
 from subspace_tuning.study.statistics import ARM, Arm, averages, finals, shares, summary
 from subspace_tuning.sweep.plan import FINAL, TUNING, Plan
 from subspace_tuning.sweep.recipe import read_sweep
@@ -116,6 +116,9 @@ def forgotten(runs: pd.DataFrame) -> str:
         known = finals(runs)
         before = known[f"after_{name}"] - known[f"change_{name}"]
         base = ", ".join(f"{study} study {value:.4f}" for study, value in before.groupby(known["task"]).first().items())
+        each = summary(as_score(runs, name))
+        shown = {(arm_of(cell), cell.task): f"{cell.mean:+.4f}" for cell in each.itertuples()}
+        sets = [study for study in STUDIES if study in set(each["task"])]
         rows = [
             (
                 f"`{arm_of(row).name}`",
@@ -124,12 +127,18 @@ def forgotten(runs: pd.DataFrame) -> str:
                 _interval(row.kept, row.kept_low, row.kept_high, 4),
                 f"**{row.retention}**",
                 "" if pd.isna(row.kept_p) else f"{row.kept_p:.2g}",
+                *(shown.get((arm_of(row), study), "") for study in sets),
             )
             for row in found[found["judgement"] == name].sort_values("kept", ascending=False).itertuples()
         ]
         header = ("method", "gain over the base, points", "target", "kept (0: as the base)", "retention", "p (Holm)")
+        header += tuple(f"kept after {study}" for study in sets)
         parts.append(f"{name.replace('_', ' ')}, the base before training: {base}.\n\n{table(header, rows)}")
-    return "\n".join(parts) or "No retention was judged.\n"
+    how = (
+        "Averages over the sets that were trained on. p asks whether signs alone make such an average: where a "
+        "contender keeps more after one set and less after the other, it is large though every seed says the same.\n"
+    )
+    return "\n".join([how, *parts]) if parts else "No retention was judged.\n"
 
 
 def claims(runs: pd.DataFrame) -> str:
