@@ -151,10 +151,16 @@ def claims(runs: pd.DataFrame) -> str:
 
 def gains(runs: pd.DataFrame) -> str:
     rows = [
-        (f"`{arm_of(row).name}`", f"{row.permille:,.2f}", f"{row.gain:+.2f}", f"{row.per_permille:+.3g}")
+        (
+            f"`{arm_of(row).name}`",
+            str(row.tasks),
+            f"{row.permille:,.2f}",
+            f"{row.gain:+.2f}",
+            f"{row.per_permille:+.3g}",
+        )
         for row in gain_per_parameter(runs).itertuples()
     ]
-    return table(("method", "per mille", "gain, points", "points per per mille"), rows, 1)
+    return table(("method", "sets", "per mille", "gain, points", "points per per mille"), rows, 1)
 
 
 def arm_of(row) -> Arm:

@@ -206,10 +206,10 @@ def rank_correlation(a: NDArray, b: NDArray) -> Estimate:
 
 
 def gain_per_parameter(runs: pd.DataFrame) -> pd.DataFrame:
-    """model, method, r, permille, gain (points over the base, tasks averaged), per_permille; the greatest first."""
+    """model, method, r, tasks (how many), permille, gain (mean points over the base), per_permille; best first."""
     gains = beside_base(runs)
     sizes = finals(runs).groupby(["model", "method", "r"], dropna=False, as_index=False)["permille"].first()
-    table = gains[["model", "method", "r", "effect"]].merge(sizes)
+    table = gains[["model", "method", "r", "tasks", "effect"]].merge(sizes)
     table = table.assign(gain=100 * table["effect"]).drop(columns="effect")
     return table.assign(per_permille=table["gain"] / table["permille"]).sort_values(
         "per_permille", ascending=False, ignore_index=True
