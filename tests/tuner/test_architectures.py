@@ -12,8 +12,8 @@ from transformers.pytorch_utils import Conv1D
 from model_types import ARCHITECTURES
 from subspace_tuning import SSB, BitFit, LoRA, SubspaceConfig
 from subspace_tuning.methods import Houlsby, VeRA
+from subspace_tuning.structure.blocks import read
 from subspace_tuning.testing.cases import adapter_parameters
-from subspace_tuning.tuner.structure import read
 from subspace_tuning.tuner.targets import all_linear
 from subspace_tuning.weights.experts import Experts, with_experts
 

@@ -12,7 +12,7 @@ from peft import get_peft_model
 from model_types import ARCHITECTURES
 from subspace_tuning import SSB, LoRA, SubspaceConfig
 from subspace_tuning.methods import Pfeiffer
-from subspace_tuning.tuner.fused import slices
+from subspace_tuning.structure.fused import slices
 from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.tuner.sheet import by_kind, sheet
 from subspace_tuning.tuner.targets import KINDS, default_targets

@@ -14,9 +14,9 @@ from quantised import BITSANDBYTES
 from subspace_tuning import SubspaceConfig
 from subspace_tuning.convert.export import export
 from subspace_tuning.files.checkpoint import Checkpoint
+from subspace_tuning.structure.fused import fused_layers
 from subspace_tuning.theory.analyze import analyze
 from subspace_tuning.theory.places import shared
-from subspace_tuning.tuner.fused import fused_layers
 from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.weights import Unsupported
 

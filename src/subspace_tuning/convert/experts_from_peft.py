@@ -18,11 +18,11 @@ from subspace_tuning.convert.lora_experts import factors, seats
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.method import Method
 from subspace_tuning.methods import LoRA
+from subspace_tuning.peft_types.kind import Kind
+from subspace_tuning.peft_types.read import PREFIX, from_folder
+from subspace_tuning.peft_types.table import KEEPS_W
 from subspace_tuning.tuner.adapter import Adapter
 from subspace_tuning.tuner.config import SubspaceConfig
-from subspace_tuning.tuner.from_peft import PREFIX, from_folder
-from subspace_tuning.tuner.peft_kind import Kind
-from subspace_tuning.tuner.peft_kinds import KEEPS_W
 from subspace_tuning.weights.experts import Experts, with_experts
 
 KEPT = ("task_type", "base_model_name_or_path", "revision", "modules_to_save")

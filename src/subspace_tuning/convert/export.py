@@ -37,8 +37,8 @@ from subspace_tuning.convert.to_peft import as_peft, compared, type_of
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.files.adapter_folder import WEIGHTS
 from subspace_tuning.files.aside import free, whole_folder
+from subspace_tuning.peft_types.kind import Unequal
 from subspace_tuning.run.merged import public_name, write_model
-from subspace_tuning.tuner.peft_kind import Unequal
 from subspace_tuning.version import VERSION
 from subspace_tuning.weights import NotTaken
 

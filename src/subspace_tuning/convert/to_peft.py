@@ -27,11 +27,11 @@ from subspace_tuning.errors import BadInput
 from subspace_tuning.files.adapter_folder import CONFIG, read_config
 from subspace_tuning.method import Method
 from subspace_tuning.method.mpc import Constrained
+from subspace_tuning.peft_types.kind import Kind, Unequal
+from subspace_tuning.peft_types.read import PREFIX
+from subspace_tuning.peft_types.table import KINDS
 from subspace_tuning.tuner.adapter import BROKEN
-from subspace_tuning.tuner.from_peft import PREFIX
 from subspace_tuning.tuner.layer import SubspaceLayer
-from subspace_tuning.tuner.peft_kind import Kind, Unequal
-from subspace_tuning.tuner.peft_kinds import KINDS
 from subspace_tuning.weights import weight_of
 from subspace_tuning.weights.experts import Experts
 from subspace_tuning.weights.slices import Slice

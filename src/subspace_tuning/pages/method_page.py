@@ -20,7 +20,7 @@ from subspace_tuning.method.strength import rule
 from subspace_tuning.methods.reconstruct.prompt import SoftPrompt
 from subspace_tuning.methods.relations import relations_of
 from subspace_tuning.pages.small import drawable, small
-from subspace_tuning.tuner.peft_kinds import KINDS
+from subspace_tuning.peft_types.table import KINDS
 from subspace_tuning.tuner.shared import SCOPES
 
 N, M = 768, 3072  # a feed-forward weight of RoBERTa-base; its key weight is N x N

@@ -16,8 +16,8 @@ from subspace_tuning.errors import BadInput
 from subspace_tuning.files.checkpoint import Checkpoint
 from subspace_tuning.run.named import Named
 from subspace_tuning.run.skeleton import skeleton
-from subspace_tuning.tuner.fused import slices
-from subspace_tuning.tuner.heads import HEADS
+from subspace_tuning.structure.fused import slices
+from subspace_tuning.structure.heads import HEADS
 from subspace_tuning.weights import LayerWeight, Unsupported, weight_of
 from subspace_tuning.weights.attention import InProjection
 from subspace_tuning.weights.experts import Experts, ExpertWeight, experts_of, with_experts

@@ -12,10 +12,10 @@ from subspace_tuning.files.checkpoint import Checkpoint
 from subspace_tuning.method import Method
 from subspace_tuning.run.named import Named
 from subspace_tuning.run.skeleton import skeleton
+from subspace_tuning.structure.fused import slices
 from subspace_tuning.theory.places import Place, places_of, tensors_of, tied_to
 from subspace_tuning.tuner.adapter import Adapter
 from subspace_tuning.tuner.config import SubspaceConfig
-from subspace_tuning.tuner.fused import slices
 from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.weights.experts import Experts, apart, with_experts
 

@@ -26,16 +26,16 @@ from subspace_tuning.algebra import Weight
 from subspace_tuning.errors import BadInput, as_bad_input, short, shown
 from subspace_tuning.files.adapter_folder import CONFIG, read_config, read_tensors
 from subspace_tuning.method import Method, declared
+from subspace_tuning.peft_types.read import PREFIX, from_folder, keywords, renamed
+from subspace_tuning.peft_types.table import KINDS
+from subspace_tuning.structure.fused import slices
 from subspace_tuning.tuner.config import SubspaceConfig
-from subspace_tuning.tuner.from_peft import PREFIX, from_folder, keywords, renamed
-from subspace_tuning.tuner.fused import slices
 from subspace_tuning.tuner.kept_along import kept_apart, other_than
 from subspace_tuning.tuner.keys import GROUPS, heads, is_own, is_shared, paths_in, renamed_key, seat
 from subspace_tuning.tuner.layer import SubspaceLayer
 from subspace_tuning.tuner.names import HEADS
 from subspace_tuning.tuner.older_names import renaming
 from subspace_tuning.tuner.patterns import Patterns
-from subspace_tuning.tuner.peft_kinds import KINDS
 from subspace_tuning.tuner.shared import HOME, key_of
 from subspace_tuning.tuner.soft_prompts import NOT_LOOKED_AT, SOFT, soft_config
 from subspace_tuning.weights import LayerWeight, weight_of
@@ -246,7 +246,8 @@ def read(folder: Path | str) -> Adapter:
         theirs, source = from_folder(folder)
         with as_bad_input((ValueError, TypeError, KeyError)):
             config = _config(keywords(theirs, source), where)
-        weights = renamed(theirs, source, config)
+        weights, packed = renamed(theirs, source, config.resolved)
+        config.packed |= packed
     weights, frozen = kept_apart(weights)
     _check_kept(config, weights, folder)
     return Adapter(folder, config, weights, kind, frozen)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from subspace_tuning.method import Params
 from subspace_tuning.methods.on_block import OnBlock
+from subspace_tuning.structure.blocks import BlockWeight, read
+from subspace_tuning.structure.roles import DOWN, FEED_FORWARD
 from subspace_tuning.tuner.layer import SubspaceLayer
-from subspace_tuning.tuner.roles import DOWN, FEED_FORWARD
-from subspace_tuning.tuner.structure import BlockWeight, read
 from subspace_tuning.tuner.targets import KINDS
 from subspace_tuning.weights import Unsupported
 

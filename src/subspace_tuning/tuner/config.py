@@ -13,9 +13,9 @@ from peft.utils.other import get_pattern_key
 from subspace_tuning.errors import as_bad_input
 from subspace_tuning.method import Method, registry
 from subspace_tuning.method.mpc import WEIGHT, constrain
+from subspace_tuning.peft_types.read import from_config, from_folder, keywords
+from subspace_tuning.peft_types.words import ours, with_parameters
 from subspace_tuning.tuner.bridge import SUBSPACE
-from subspace_tuning.tuner.from_peft import from_config, from_folder, keywords
-from subspace_tuning.tuner.peft_words import ours, with_parameters
 
 CARD = """
 ## Loading this adapter

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from subspace_tuning.tuner.from_peft import PREFIX
+from subspace_tuning.peft_types.read import PREFIX
 
 INFIX = ".base_layer."
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
-from subspace_tuning.tuner.from_peft import PREFIX
+from subspace_tuning.peft_types.read import PREFIX
 from subspace_tuning.tuner.shared import HOME
 
 INSIDE = ("base_layer", "original_module", "modules_to_save")  # parts of a tuned model that the base model lacks

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from subspace_tuning.structure.fused import slices
 from subspace_tuning.tuner.config import SubspaceConfig
-from subspace_tuning.tuner.fused import slices
 from subspace_tuning.tuner.patterns import ENDING, KEPT
 from subspace_tuning.weights.experts import with_experts
 

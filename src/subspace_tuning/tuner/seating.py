@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from subspace_tuning.tuner.fused import fused_layers
+from subspace_tuning.structure.fused import fused_layers
 from subspace_tuning.weights import Unsupported
 from subspace_tuning.weights.attention import projections, seat_projections, unseat_projections
 from subspace_tuning.weights.experts import coded_experts, experts_of, seat, unseat

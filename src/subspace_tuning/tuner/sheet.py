@@ -12,11 +12,11 @@ from typing import Any
 from torch import nn
 
 from subspace_tuning.method.registry import METHODS
-from subspace_tuning.tuner.as_pattern import as_pattern
-from subspace_tuning.tuner.fused import apart, fused
-from subspace_tuning.tuner.heads import heads
-from subspace_tuning.tuner.roles import within
-from subspace_tuning.tuner.structure import BlockWeight, beside, language_tower, outer_modules, read
+from subspace_tuning.structure.as_pattern import as_pattern
+from subspace_tuning.structure.blocks import BlockWeight, beside, language_tower, outer_modules, read
+from subspace_tuning.structure.fused import apart, fused
+from subspace_tuning.structure.heads import heads
+from subspace_tuning.structure.roles import within
 from subspace_tuning.tuner.targets import BIASES, KINDS, default_targets, sits, taken, with_bias
 from subspace_tuning.weights.slices import Fused
 

@@ -11,7 +11,7 @@ key           the key weight of each self-attention, where methods that sit on a
 Of a fused weight, the slices of the roles that are wanted; all of it where they all are, or whose columns are whose is
 not known.
 
-Blocks and roles are read off the model (structure.py, roles.py), fused experts among them. A model of several towers is
+Blocks and roles are read off the model (structure/), fused experts among them. A model of several towers is
 taken by its language tower, where it has one. What sits on outputs leaves experts out, which have none of their own.
 """
 
@@ -28,10 +28,10 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
 from subspace_tuning.method import members
-from subspace_tuning.tuner.fused import apart
-from subspace_tuning.tuner.heads import heads, is_in
-from subspace_tuning.tuner.read import check_read, only_read
-from subspace_tuning.tuner.roles import (
+from subspace_tuning.structure.blocks import BlockWeight, beside, language_tower, outer_modules, read
+from subspace_tuning.structure.fused import apart
+from subspace_tuning.structure.heads import heads, is_in
+from subspace_tuning.structure.roles import (
     ATTENTION,
     CROSS,
     DOWN,
@@ -48,7 +48,7 @@ from subspace_tuning.tuner.roles import (
     VALUE,
     within,
 )
-from subspace_tuning.tuner.structure import BlockWeight, beside, language_tower, outer_modules, read
+from subspace_tuning.tuner.read import check_read, only_read
 from subspace_tuning.weights import Unsupported, has_bias, is_linear, weight_of
 from subspace_tuning.weights.experts import Experts, coded_experts
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from subspace_tuning.errors import BadInput
 from subspace_tuning.method import Method
 from subspace_tuning.methods import BOFT, HRA, OFT, RoAd
-from subspace_tuning.tuner.peft_kind import Kind, Source, Unequal, as_it_is, ranks
+from subspace_tuning.peft_types.kind import Kind, Source, Unequal, as_it_is, ranks
 
 OF_BLOCKS = "the adapter names a number of blocks, and each module has another block size; give one size"
 FEWEST = 4  # terms of the sum that PEFT's OFT takes, whatever it is told

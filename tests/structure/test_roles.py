@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from model_types import ARCHITECTURES
-from subspace_tuning.tuner.fused import fused
-from subspace_tuning.tuner.roles import (
+from subspace_tuning.structure.blocks import language_tower, read
+from subspace_tuning.structure.fused import fused
+from subspace_tuning.structure.roles import (
     ATTENTION,
     DOWN,
     EXPERTS,
@@ -27,7 +28,6 @@ from subspace_tuning.tuner.roles import (
     roles,
     within,
 )
-from subspace_tuning.tuner.structure import language_tower, read
 from subspace_tuning.tuner.targets import default_targets
 from subspace_tuning.weights.slices import Fused
 

@@ -1,9 +1,9 @@
 """The types of PEFT's that equal one of ours: what their fields mean, how their weights are called and laid out.
 
-LORA, ADALORA, IA3 and VERA; those with structured products are in peft_structured.py, those with few numbers laid out
-in a pattern in peft_patterned.py, those that turn W in peft_rotations.py, those that are read as a LoRA alone in
-peft_as_lora.py. (IA)3 scales a module's output, bias included, which is ``ia3_output``; ``ia3`` and SSL equal it where
-what is written computes the same.
+LORA, ADALORA, IA3 and VERA; those with structured products are in structured.py, those with few numbers laid out in a
+pattern in patterned.py, those that turn W in rotations.py, those that are read as a LoRA alone in as_lora.py. (IA)3
+scales a module's output, bias included, which is ``ia3_output``; ``ia3`` and SSL equal it where what is written
+computes the same.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from subspace_tuning.methods import IA3 as IA3Method
 from subspace_tuning.methods import SSL, AdaLoRA, DoRA, IA3Output, KaSA, LoRA, VeRA
 from subspace_tuning.methods.extend.starts import STARTS
 from subspace_tuning.methods.projections import projection_pair
-from subspace_tuning.tuner.peft_as_lora import AS_LORA
-from subspace_tuning.tuner.peft_kind import Kind, Source, Unequal, back, ranks, scales
-from subspace_tuning.tuner.peft_patterned import PATTERNED
-from subspace_tuning.tuner.peft_rotations import ROTATIONS
-from subspace_tuning.tuner.peft_structured import STRUCTURED
+from subspace_tuning.peft_types.as_lora import AS_LORA
+from subspace_tuning.peft_types.kind import Kind, Source, Unequal, back, ranks, scales
+from subspace_tuning.peft_types.patterned import PATTERNED
+from subspace_tuning.peft_types.rotations import ROTATIONS
+from subspace_tuning.peft_types.structured import STRUCTURED
 
 
 def _transposed(name: str, t: Tensor, method: Method) -> Tensor:

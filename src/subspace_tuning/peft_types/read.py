@@ -7,10 +7,10 @@ says how training began is not looked at. Weights are read from safetensors, nev
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft import PeftConfig
@@ -21,11 +21,8 @@ from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.files.adapter_folder import CONFIG, read_config, read_tensors
 from subspace_tuning.method import Method, declared
 from subspace_tuning.methods import BOFT, OFT, LoKr, RoAd
-from subspace_tuning.tuner.peft_kind import Kind, Source
-from subspace_tuning.tuner.peft_kinds import KINDS
-
-if TYPE_CHECKING:
-    from subspace_tuning.tuner.config import SubspaceConfig
+from subspace_tuning.peft_types.kind import Kind, Source
+from subspace_tuning.peft_types.table import KINDS
 
 PREFIX = "base_model.model."
 ANY = 1 << 30  # a size at which every method can name its parameters
@@ -94,9 +91,13 @@ def _check_types(peft_type: str, config: Mapping[str, Any], where: str) -> None:
         declared.check(PEFT_TYPE_TO_CONFIG_MAPPING[peft_type], loose, where)  # type: ignore[index]
 
 
-def renamed(kind: Kind, source: Source, config: SubspaceConfig) -> dict[str, Tensor]:
-    """The weights under our names; heads and other modules that were saved whole keep theirs."""
+def renamed(kind: Kind, source: Source, method_of: Callable[[str], Method]) -> tuple[dict[str, Tensor], bool]:
+    """The weights under our names, and whether any is packed; heads and other modules saved whole keep theirs.
+
+    method_of: the method on a module, by its name.
+    """
     found: dict[str, Tensor] = {}
+    packed = False
     held: dict[str, dict[str, Tensor]] = {}
     for key, value in (source.weights or {}).items():
         module, _, name = key.removesuffix(".weight").rpartition(".")
@@ -110,13 +111,13 @@ def renamed(kind: Kind, source: Source, config: SubspaceConfig) -> dict[str, Ten
         raise BadInput("the adapter holds no weights of its method; was it saved half-way?")
     for module, theirs in held.items():
         with as_bad_input((ValueError, TypeError, IndexError, RuntimeError)):
-            method = config.resolved(module.removeprefix(PREFIX))
+            method = method_of(module.removeprefix(PREFIX))
             ours = {name: kind.rewrite(name, value, method).contiguous() for name, value in theirs.items()}
         _check_shapes(module, method, ours)
         whole = kind.whole(method)
-        config.packed |= bool(whole)
+        packed |= bool(whole)
         found |= {f"{module}.subspace_params.{whole.get(name, name)}": value for name, value in ours.items()}
-    return found
+    return found, packed
 
 
 def _check_shapes(module: str, method: Method, given: Mapping[str, Tensor]) -> None:

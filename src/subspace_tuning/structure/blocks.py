@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.pytorch_utils import Conv1D
 
-from subspace_tuning.tuner.roles import DOWN, EXPERTS, GATE, GATE_UP, UP, Weight, roles
+from subspace_tuning.structure.roles import DOWN, EXPERTS, GATE, GATE_UP, UP, Weight, roles
 from subspace_tuning.weights import Unsupported, weight_of
 from subspace_tuning.weights.attention import InProjection, with_projections
 from subspace_tuning.weights.experts import Experts, with_experts

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from subspace_tuning.method import Method
 from subspace_tuning.methods import DeLoRA, HiRA, LoHa, LoKr
-from subspace_tuning.tuner.peft_kind import Kind, Source, Unequal, back, ranks, scales, turned
+from subspace_tuning.peft_types.kind import Kind, Source, Unequal, back, ranks, scales, turned
 
 PATTERNS = ("rank_pattern", "alpha_pattern")
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from subspace_tuning.errors import BadInput
 from subspace_tuning.method import Method
 from subspace_tuning.methods import C3A, FourierFT, GraLoRA, MiSS, WaveFT
-from subspace_tuning.tuner.peft_kind import Kind, Source, Unequal, ranks, scales
+from subspace_tuning.peft_types.kind import Kind, Source, Unequal, ranks, scales
 
 
 def _alike(name: str, t: Tensor, method: Method) -> Tensor:

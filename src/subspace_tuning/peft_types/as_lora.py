@@ -16,7 +16,7 @@ from torch import Tensor
 from subspace_tuning.errors import BadInput, as_bad_input
 from subspace_tuning.method import Method
 from subspace_tuning.methods import LoRA
-from subspace_tuning.tuner.peft_kind import Kind, Source, Tensors, Unequal, back, turned
+from subspace_tuning.peft_types.kind import Kind, Source, Tensors, Unequal, back, turned
 
 MOST = 1 << 30  # numbers of one factor, before it is made
 Modules = Mapping[str, Mapping[str, Tensor]]

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from subspace_tuning.tuner.roles import GATE, GATE_UP, KEY, OUTPUT, QKV, QUERY, UP, VALUE
-from subspace_tuning.tuner.structure import BlockWeight, outer_modules, read
+from subspace_tuning.structure.blocks import BlockWeight, outer_modules, read
+from subspace_tuning.structure.roles import GATE, GATE_UP, KEY, OUTPUT, QKV, QUERY, UP, VALUE
 from subspace_tuning.weights.attention import with_projections
 from subspace_tuning.weights.slices import Fused, Slice
 
