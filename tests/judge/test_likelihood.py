@@ -57,7 +57,17 @@ def test_a_prefix_is_computed_once():
     beginnings = {(one.ids[: end + 1].tobytes()) for one in GROUPS[0] for end in range(len(one.ids))}
     assert len(Trie.of(GROUPS[0])) == len(beginnings)
     assert (trie.parents < np.arange(len(trie))).all()
-    assert (trie.sees().sum(1) == trie.depths + 1).all()
+    assert (trie.sees().sum(1) == trie.depths[: trie.read] + 1).all()
+
+
+def test_only_what_another_token_follows_is_read():
+    """The last token of an option is asked for, and nothing is asked of what would come after it."""
+    model = models.llama()
+    seen = []
+    model.model.embed_tokens.register_forward_hook(lambda module, args, out: seen.append(args[0].numel()))
+    with judged(model):
+        Likelihood(model).read([Trie.of(GROUPS[0])])
+    assert seen == [len({one.ids[:end].tobytes() for one in GROUPS[0] for end in range(1, len(one.ids))})]
 
 
 ADAPTERS = {

@@ -83,11 +83,11 @@ class Likelihood:
 
     def read(self, tries: Sequence[Trie]) -> list[NDArray[np.float64]]:
         """Log-probabilities of every asked node of each trie, 0 for the others, in one batch."""
-        length = max(map(len, tries))
+        length = max(one.read for one in tries)
         ids = torch.zeros(len(tries), length, dtype=torch.long)
         for row, one in enumerate(tries):
-            ids[row, : len(one)] = torch.from_numpy(one.ids)
-        known(self.model, ids)
+            ids[row, : one.read] = torch.from_numpy(one.ids[: one.read])
+            known(self.model, torch.from_numpy(one.ids))
         weight = embedding(self.model)
         inputs = {"input_ids": ids.to(weight.device), "use_cache": False}
         inputs |= _single(tries, length, weight) if all(one.is_line for one in tries) else _tree(tries, length, weight)
@@ -113,9 +113,9 @@ def _packed(tries: Sequence[Trie], tokens: int) -> Iterator[list[int]]:
     """Batches of like length, the longest first: what does not fit into memory fails at once."""
     batch: list[int] = []
     rows = 0
-    for at in sorted(range(len(tries)), key=lambda at: -len(tries[at])):
+    for at in sorted(range(len(tries)), key=lambda at: -tries[at].read):
         more = len(tries[at].asked)
-        if batch and ((len(batch) + 1) * len(tries[batch[0]]) > tokens or rows + more > HEAD_ROWS):
+        if batch and ((len(batch) + 1) * tries[batch[0]].read > tokens or rows + more > HEAD_ROWS):
             yield batch
             batch, rows = [], 0
         batch.append(at)
@@ -132,7 +132,7 @@ def _asked(tries: Sequence[Trie], length: int) -> tuple[NDArray[np.int64], NDArr
 
 def _single(tries: Sequence[Trie], length: int, weight: Tensor) -> dict[str, Tensor]:
     """Padding on the right is never seen by what stands before it."""
-    lengths = torch.tensor([len(one) for one in tries])
+    lengths = torch.tensor([one.read for one in tries])
     return {"attention_mask": (torch.arange(length)[None] < lengths[:, None]).long().to(weight.device)}
 
 
@@ -140,8 +140,8 @@ def _tree(tries: Sequence[Trie], length: int, weight: Tensor) -> dict[str, Tenso
     sees = torch.eye(length, dtype=torch.bool).repeat(len(tries), 1, 1)  # padding sees itself: no row sees nothing
     depths = torch.zeros(len(tries), length, dtype=torch.long)
     for row, one in enumerate(tries):
-        sees[row, : len(one), : len(one)] = torch.from_numpy(one.sees())
-        depths[row, : len(one)] = torch.from_numpy(one.depths)
+        sees[row, : one.read, : one.read] = torch.from_numpy(one.sees())
+        depths[row, : one.read] = torch.from_numpy(one.depths[: one.read])
     dtype = weight.dtype
     hidden = torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)
     return {"attention_mask": hidden[:, None].to(weight.device), "position_ids": depths.to(weight.device)}

@@ -20,7 +20,7 @@ class Sequence(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Trie:
-    """The distinct prefixes of some sequences as nodes, parents before children.
+    """The distinct prefixes of some sequences as nodes, parents before children, those that nothing follows last.
 
     ids, parents, depths: of each node (a first token has the parent -1). paths: of each sequence its nodes.
     """
@@ -54,8 +54,10 @@ class Trie:
                 node = at
                 path.append(node)
             paths.append(np.array(path, dtype=np.int64))
-        nodes = [np.array(values, dtype=np.int64) for values in (ids, parents, places)]
-        return Trie(nodes[0], nodes[1], nodes[2], paths, [sequence.judged for sequence in sequences])
+        order, place = _leaves_last(np.array(parents))
+        above = np.append(place, -1)[parents]  # the parent -1 stays -1
+        paths, judged = [place[path] for path in paths], [sequence.judged for sequence in sequences]
+        return Trie(np.array(ids)[order], above[order], np.array(places)[order], paths, judged)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -65,14 +67,19 @@ class Trie:
         """The nodes of which a log-probability is asked for, each once."""
         return np.unique(np.concatenate([path[judged] for path, judged in zip(self.paths, self.judged, strict=True)]))
 
+    @cached_property
+    def read(self) -> int:
+        """So many nodes, the first, have to be read; of the rest only the probability can be asked for."""
+        return max(1, int(self.parents.max()) + 1)
+
     @property
     def is_line(self) -> bool:
         return len(self.paths) == 1
 
     def sees(self) -> NDArray[np.bool_]:
-        """(nodes, nodes): each node sees itself and what it follows."""
-        seen = np.eye(len(self), dtype=bool)
-        for node, parent in enumerate(self.parents):
+        """(read, read): each node that is read sees itself and what it follows."""
+        seen = np.eye(self.read, dtype=bool)
+        for node, parent in enumerate(self.parents[: self.read]):
             if parent >= 0:
                 seen[node] |= seen[parent]
         return seen
@@ -80,3 +87,11 @@ class Trie:
     def told(self, log_probs: NDArray[np.float64]) -> list[NDArray[np.float64]]:
         """From a number for each node to those of each sequence's judged tokens."""
         return [log_probs[path[judged]] for path, judged in zip(self.paths, self.judged, strict=True)]
+
+
+def _leaves_last(parents: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Nodes in their new order, and of each node its new place."""
+    leaf = np.ones(len(parents), dtype=bool)
+    leaf[parents[parents >= 0]] = False
+    order = np.argsort(leaf, kind="stable")
+    return order, np.argsort(order)
