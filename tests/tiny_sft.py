@@ -41,6 +41,13 @@ def preferences(size: int) -> list[dict]:
     return [{"prompt": f"{number} the cat", "chosen": " sat", "rejected": " yes"} for number in range(size)]
 
 
+def disputed(size: int, seed: int = 0) -> list[dict]:
+    """Preferences of which nothing can be learnt, so that some rows come out right and some do not."""
+    said, rng = [" sat", " yes", " the mat was red", " no 2 cats"], random.Random(seed)
+    drawn = (rng.sample(said, 2) for _ in range(size))
+    return [{"prompt": f"{i} the cat", "chosen": good, "rejected": bad} for i, (good, bad) in enumerate(drawn)]
+
+
 def write(path: Path, rows: list[dict]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

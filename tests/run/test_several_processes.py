@@ -18,6 +18,7 @@ from test_resume import Cut
 from torch.distributed.fsdp import CPUOffloadPolicy
 from transformers import TrainerCallback
 
+import tiny_sft
 from subspace_tuning.errors import BadInput, Interrupted
 from subspace_tuning.run.processes import Even
 from subspace_tuning.run.recipe import make
@@ -37,6 +38,9 @@ CHECKPOINTED = FSDP2 | {"FSDP_ACTIVATION_CHECKPOINTING": "true"}
 OFFLOADED = FSDP2 | {"FSDP_OFFLOAD_PARAMS": "true"}
 LORA = {"method": {"name": "lora", "r": 2}}
 ACCUMULATED = LORA | {"batch_size": 10, "gradient_accumulation": 3, "save_every": 2}  # 96 rows: at last one batch of 6
+# 23 rows to train on and 10 to judge by: in the last batch one has a row less, in that which is judged none of its own
+ANSWERS = LORA | {"task": "sft", "labels": None, "model": "lm", "data": "chats", "batch_size": 4, "eval_batch_size": 4}
+PREFERENCES = ANSWERS | {"task": "dpo", "data": "pairs", "beta": 1.0}
 RUNS = {  # name -> changes of the recipe, and by whom it is trained, from cut to cut
     "accumulated": (ACCUMULATED, [DDP]),
     "the best": ({"method": "ssb", "checkpoint": "best", "evaluate_every": 2}, [FSDP2]),
@@ -46,6 +50,8 @@ RUNS = {  # name -> changes of the recipe, and by whom it is trained, from cut t
     "from two to one": (LORA | {"save_every": 2}, [CHECKPOINTED, ONE]),
     "from one to two, sharded": ({"method": {"name": "adalora", "r": 2}, "save_every": 2}, [ONE, FSDP2]),
     "bf16": (LORA | {"bf16": True}, [FSDP2]),
+    "answers": (ANSWERS, [DDP]),
+    "preferences": (PREFERENCES, [DDP]),
 }
 LOOSE = {"bf16": 3e-2}
 REFUSED = {
@@ -78,6 +84,7 @@ class Asked(TrainerCallback):
 
 def made(home, name, **changes):
     usual = {"log_every": 1, "epochs": 1, "group_by_length": False, "output": str(home / name)}
+    changes |= {key: str(home / changes[key]) for key in ("model", "data") if key in changes}
     return make(recipe(home, **usual | changes))
 
 
@@ -147,6 +154,9 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     model(folder / "model", num_hidden_layers=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     data(folder / "data")
+    tiny_sft.model(folder / "lm")
+    for name, rows in {"chats": tiny_sft.chats, "pairs": tiny_sft.disputed}.items():
+        tiny_sft.data(folder / name, rows, train=23, test=10)
     return folder
 
 

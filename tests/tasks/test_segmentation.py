@@ -110,6 +110,17 @@ def test_points_of_weight_one_have_the_models_own_loss(home):
     torch.testing.assert_close(task.weighted_loss(said.logits, batch["labels"], torch.ones(2)), said.loss)
 
 
+def test_a_loss_weighs_as_much_as_it_has_points_that_count(home):
+    task = task_of("segmentation", {"labels": LABELS})
+    model = hf.AutoModelForSemanticSegmentation.from_pretrained(home / "model", **task.config()).eval()
+    images, masks = scenes(4)
+    masks[:3, 3:] = 255
+    whole = dict(hf.AutoImageProcessor.from_pretrained(home / "model")([*images], [*masks], return_tensors="pt"))
+    parts = [{key: value[rows] for key, value in whole.items()} for rows in (slice(0, 3), slice(3, 4))]
+    shares = [model(**part).loss * task.averaged(part) for part in parts]
+    torch.testing.assert_close(model(**whole).loss, sum(shares) / task.averaged(whole))
+
+
 def test_classes_of_points_count_alike_where_they_are_balanced(home, tmp_path):
     """Pictures that say nothing, one in eight of which is all light: as likely as it is heavy."""
     masks = np.repeat(np.arange(16) % 8 == 0, 32 * 32).reshape(16, 32, 32).astype(np.uint8)

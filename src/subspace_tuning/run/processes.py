@@ -18,6 +18,7 @@ from torch.utils.data import Sampler
 from subspace_tuning.errors import BadInput, Interrupted
 
 T = TypeVar("T")
+Number = TypeVar("Number", int, float)
 
 
 def count() -> int:
@@ -71,7 +72,7 @@ def led(context: AbstractContextManager[T]) -> Iterator[T]:
             context.__exit__(None, None, None)
 
 
-def total(number: int) -> int:
+def total(number: Number) -> Number:
     """The sum over all processes."""
     return number if count() == 1 else sum(_all(number))
 

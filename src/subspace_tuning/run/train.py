@@ -210,7 +210,7 @@ def trainer_of(
         callbacks=list(callbacks),
         **task.parts(processor, train_rows, eval_rows),
     )
-    trainer.wanted = recipe.optimizer
+    trainer.wanted, trainer.averaged = recipe.optimizer, task.averaged
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     return trainer

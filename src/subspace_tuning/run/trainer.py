@@ -1,8 +1,8 @@
 """transformers' Trainer, made to mean what a recipe says.
 
-- Accumulated micro-batches count as one batch: each loss is weighed by its share of the labels. (Trainer sums the means
-  of models that take ``num_items_in_batch``, whether they look at it or not; BERT does not, and its gradient is then as
-  many times too large as there are micro-batches.)
+- Accumulated micro-batches count as one batch: each loss is weighed by its share of what it is a mean over, labels or
+  rows. (Trainer sums the means of models that take ``num_items_in_batch``, whether they look at it or not; BERT does
+  not, and its gradient is then as many times too large as there are micro-batches.)
 - The order of the rows follows from the seed and the epoch, what a step draws from the seed and the step; those that it
   is judged by stay in their order.
 - A checkpoint holds no pickle, and no model card.
@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -34,9 +34,13 @@ IGNORED = -100  # a label that counts for nothing
 
 
 class RunTrainer(Trainer):
-    """The trainer of one run. ``wanted`` is the recipe's optimiser; AdamW is made by Trainer itself."""
+    """The trainer of one run. ``wanted`` is the recipe's optimiser; AdamW is made by Trainer itself.
+
+    ``averaged`` says what the task's loss is a mean over, where that is not the labels.
+    """
 
     wanted: str | dict[str, Any] = "adamw"
+    averaged: Callable[[Mapping[str, Any]], int | None] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -59,7 +63,7 @@ class RunTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counts = [self._labels(batch) for batch in samples]
+        counts = [self._losses(batch) for batch in samples]
         self.loss_is_scaled_for_ga = None not in counts
         return samples, processes.total(sum(map(int, counts))) if self.loss_is_scaled_for_ga else None  # type: ignore[arg-type]
 
@@ -67,15 +71,48 @@ class RunTrainer(Trainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The mean over the batch; in training, its share in the mean over all batches of all processes."""
-        count = None if num_items_in_batch is None else self._labels(inputs)
+        count = None if num_items_in_batch is None else self._losses(inputs)
         found = super().compute_loss(model, inputs, return_outputs)
         if count is None:
             return found
         share = count * processes.count() / max(num_items_in_batch, 1)  # gradients of processes are averaged
         return (found[0] * share, found[1]) if return_outputs else found * share
 
-    def _labels(self, batch: Any) -> int | None:
-        """How many labels the batch's mean loss is a mean of; None where it has none."""
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """Trainer's, whose loss is a mean over rows of means over batches: here over what batches' are means of."""
+        self._weighed: list[tuple[torch.Tensor, float]] = []
+        found: Any = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
+        total = processes.total(float(sum(loss * weight for loss, weight in self._weighed)))
+        if weight := processes.total(sum(weight for _, weight in self._weighed)):
+            found.metrics[f"{metric_key_prefix}_loss"] = total / weight
+        return found
+
+    def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        found = super().prediction_step(model, inputs, *args, **kwargs)
+        if found[0] is not None:
+            self._weighed.append((found[0], (self._losses(inputs) or 0) * self._own_share()))
+        return found
+
+    def _own_share(self) -> float:
+        """Of the rows of a batch, those that do not only fill it up for the other processes."""
+        state, size = self.accelerator.gradient_state, self.args.eval_batch_size
+        if processes.count() == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return 1.0
+        return min(max(state.remainder - self.args.process_index * size, 0), size) / size
+
+    def _losses(self, batch: Any) -> int | None:
+        """How many losses the batch's is the mean of; None where nobody can say."""
+        if self.averaged is not None and (count := self.averaged(batch)) is not None:
+            return count
         labels = batch.get(next(iter(self.label_names), "labels"))
         if labels is None:
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -49,6 +49,10 @@ class CTC(Speech):
                     f"a sound of {size / rate:.3g} seconds, {named(row['sound'])}, has {room} frames, and its text "
                     f"takes {needs}, one a letter; leave the row out, or mend its text"
                 )
+
+    def averaged(self, batch: Mapping[str, Any]) -> int:
+        """Rows, each of which has the mean over its letters."""
+        return len(batch["labels"])
 
     def collator(self, processor: Any) -> Collate:
         return partial(_collate, processor)

@@ -78,6 +78,10 @@ class DPO(LanguageTask):
         own = {"metric_for_best_model": "rewards/accuracies", "greater_is_better": True, "beta": self.beta}
         return config_class("DPOConfig"), {"label_names": [], **own}
 
+    def averaged(self, batch: Mapping[str, Any]) -> int:
+        """Rows, each of which has two sequences."""
+        return len(batch["input_ids"]) // 2
+
     def judge(self, trainer: Trainer) -> dict[str, float]:
         return {ACCURACY: trainer.evaluate()["eval_rewards/accuracies"]}
 

@@ -139,6 +139,9 @@ class Segmentation(Weighted):
     def weighted_loss(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         return weighted_cross_entropy(_enlarged(logits, labels).movedim(1, -1), labels, weights, NOTHING)
 
+    def averaged(self, batch: Mapping[str, Any]) -> int:
+        return int((batch["labels"] != NOTHING).sum())
+
     def parts(self, processor: Any, train: Sequence[Inputs], judged: Sequence[Inputs]) -> dict[str, Any]:
         return {**super().parts(processor, train, judged), "preprocess_logits_for_metrics": _classes}
 

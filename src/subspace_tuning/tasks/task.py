@@ -154,6 +154,10 @@ class Task(ABC):
             "compute_metrics": scored,
         }
 
+    def averaged(self, batch: Mapping[str, Any]) -> int | None:
+        """How many losses the loss of a batch is the mean of; None: as many as it has labels."""
+        return None
+
     def collator(self, processor: Any) -> Collate:
         """Several inputs as one batch, without what is only about them."""
         from transformers import DataCollatorWithPadding
