@@ -103,7 +103,10 @@ class RunTrainer(Trainer):
         return found
 
     def _own_share(self) -> float:
-        """Of the rows of a batch, those that do not only fill it up for the other processes."""
+        """Of the rows of a batch, those that do not only fill it up for the other processes.
+
+        A batch that is filled up in part has the mean over all of it: its loss is near the own rows', not theirs.
+        """
         state, size = self.accelerator.gradient_state, self.args.eval_batch_size
         if processes.count() == 1 or not state.end_of_dataloader or state.remainder <= 0:
             return 1.0

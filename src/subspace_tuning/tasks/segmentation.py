@@ -140,6 +140,7 @@ class Segmentation(Weighted):
         return weighted_cross_entropy(_enlarged(logits, labels).movedim(1, -1), labels, weights, NOTHING)
 
     def averaged(self, batch: Mapping[str, Any]) -> int:
+        """Points, but for those that count for nothing."""
         return int((batch["labels"] != NOTHING).sum())
 
     def parts(self, processor: Any, train: Sequence[Inputs], judged: Sequence[Inputs]) -> dict[str, Any]:
