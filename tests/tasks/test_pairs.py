@@ -103,6 +103,25 @@ def test_the_loss_is_that_of_sentence_transformers(home, task, loss, tmp_path, m
     assert made.item() == pytest.approx(want.item(), rel=0.2)  # the trained one drops out
 
 
+def test_what_else_belongs_to_a_query_is_nothing_to_tell_it_from():
+    from subspace_tuning.tasks.pairs_trainer import AmongOthers
+
+    pairs = [("a", "x"), ("a", "y"), ("b", "y"), ("c", "z"), ("c", "z"), ("d", "w")]
+    rows = task_of("retrieval").questions([f"{q}\t{t}" for q, t in pairs], [""] * len(pairs))
+    labels = torch.tensor(task_of("retrieval").numbered(rows))
+    vectors = [torch.randn(len(pairs), 5, dtype=torch.float64, generator=torch.manual_seed(i)) for i in range(2)]
+    a, b = (side / side.norm(dim=1, keepdim=True) for side in vectors)
+    want = []
+    for i, (query, _) in enumerate(pairs):
+        against = [j for j, (_, text) in enumerate(pairs) if j == i or (query, text) not in pairs]
+        scores = 20 * b[against] @ a[i]
+        want.append(scores.logsumexp(0) - 20 * b[i] @ a[i])
+    made = AmongOthers(None).compute_loss_from_embeddings(vectors, labels)
+    torch.testing.assert_close(made, torch.stack(want).mean())
+    alone = AmongOthers(None).compute_loss_from_embeddings([side[:2] for side in vectors], labels[:2])
+    assert alone.item() == pytest.approx(0, abs=1e-12)
+
+
 def test_retrieval_learns_which_word_belongs_to_which(home, tmp_path):
     pairs = zip(tiny.FILLER, tiny.GOOD + tiny.BAD, strict=False)
     rows = [{"query": word, "text": other} for word, other in pairs]

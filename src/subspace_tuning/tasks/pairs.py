@@ -39,7 +39,7 @@ class Pairs(Task):
     task_type = "FEATURE_EXTRACTION"
     pipeline = "feature-extraction"
     metrics: ClassVar[Mapping[str, Metric]] = {}
-    loss: ClassVar[str]  # a class of sentence-transformers
+    loss: ClassVar[str]  # of LOSSES in pairs_trainer.py
 
     columns: tuple[str, ...] = ("sentence1", "sentence2")
     pooling: Literal["mean", "cls", "max", "lasttoken"] = "mean"

@@ -20,7 +20,8 @@ from subspace_tuning.tasks.task import Inputs
 @register("retrieval")
 @dataclass(frozen=True, kw_only=True)
 class Retrieval(Pairs):
-    """Trained by the ranking of its own text among all of the batch; judged by that among all texts held out."""
+    """Trained by the ranking of its own text among those of a batch that do not belong to it; judged by that among all
+    texts held out."""
 
     row = "a column of queries, and a column of texts that belong to them; a query may have several rows"
     metrics: ClassVar[dict[str, Any]] = {
@@ -28,7 +29,7 @@ class Retrieval(Pairs):
         "mrr_at_10": mrr_at_10,
         "accuracy_at_1": accuracy_at_1,
     }
-    loss = "MultipleNegativesRankingLoss"
+    loss = "AmongOthers"
 
     columns: tuple[str, ...] = ("query", "text")
 
