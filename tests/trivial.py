@@ -32,6 +32,7 @@ def result(recipe, score=None):
         config_hash=recipe.digest(),
         device="cpu",
         versions={"python": platform.python_version()},
+        data=recipe.data_name,
         hold_out=recipe.hold_out,
         **counts,
         **times,

@@ -73,6 +73,20 @@ def test_a_run_that_is_there_twice_counts_once_the_later_one(tmp_path):
     assert sorted(gather(tmp_path).score) == [0.2, 0.4]
 
 
+def test_runs_of_a_task_on_several_data_are_told_apart(tmp_path):
+    def add(task, data, **more):
+        finish(tmp_path / f"{task}{len(list(tmp_path.iterdir()))}", task=task, data=data, **more)
+        return set(gather(tmp_path).task)
+
+    add("rte", "a/glue")
+    assert add("rte", "b/other_glue", seed=1) == {"rte"}  # GLUE's, wherever they are
+    assert add("sft", "a/ARC-Easy") == {"rte", "sft"}
+    assert add("sft", "b/ARC-Easy", seed=1) == {"rte", "sft"}
+    assert add("sft", "org/some", subset="one") == {"rte", "sft ARC-Easy", "sft some one"}
+    assert add("sft", "org/some", subset="two") == {"rte", "sft ARC-Easy", "sft some one", "sft some two"}
+    assert gather(tmp_path).task.tolist().count("sft ARC-Easy") == 2
+
+
 def test_results_of_earlier_versions_still_read(tmp_path):
     finish(tmp_path / "old")
     path = tmp_path / "old" / "result.json"

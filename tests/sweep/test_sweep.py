@@ -92,6 +92,18 @@ def test_an_exclusion_leaves_out_what_it_matches_and_nothing_else():
     assert runs(exclude=[{"method": "lora(r=2)"}]) == {x for x in every if x[0] != "lora(r=2)"}
 
 
+def test_a_task_may_come_with_several_data():
+    sets = [{"task": "sft", "data": f"path/to/{name}"} for name in ("ARC-Easy", "openbookqa")]
+    plan = Plan(sweep("anywhere", tasks=sets, methods=["ssb"], exclude=[{"task": "sft openbookqa", "seed": 0}]))
+    assert [str(cell) for cell in plan.cells] == [
+        "ssb on sft ARC-Easy with minilm",
+        "ssb on sft openbookqa with minilm",
+    ]
+    assert [len(plan.final_runs(cell, ())) for cell in plan.cells] == [1, 0]
+    with pytest.raises(BadInput, match="would be called ssb on sft openbookqa"):
+        Plan(sweep("anywhere", tasks=[*sets, {"task": "sft", "data": "elsewhere/openbookqa"}], methods=["ssb"]))
+
+
 def test_what_belongs_to_a_method_wins_over_the_task_and_that_over_the_base():
     given = sweep(
         "anywhere",

@@ -53,6 +53,7 @@ class Result:
     device: str
     threads: int
     versions: dict[str, str]
+    data: str = ""  # its name, where the task takes any
     hold_out: bool = False  # judged by rows held out of training, as searches are
     finished: str = ""  # when, UTC
     floor_ratio: float | None = None  # time of a step over the floor's, where it was asked for

@@ -142,6 +142,13 @@ class Recipe(BaseModel):
             return from_data(self.method)
 
     @property
+    def data_name(self) -> str:
+        """Which data, where the task takes any: the name of the file, folder or hub's data set, and its part there."""
+        if self.data is None or self.task not in KINDS:
+            return ""
+        return " ".join(filter(None, [Path(self.data).name, (self.model_extra or {}).get("subset")]))
+
+    @property
     def method_label(self) -> str:
         """``lora(r=4)+mpc_o``: the method with its rank and whatever is not as usual, as tables show it."""
         if self.is_plain:

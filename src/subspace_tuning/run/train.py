@@ -259,6 +259,7 @@ def result_of(
         threads=torch.get_num_threads(),
         versions={"subspace-tuning": VERSION, "python": platform.python_version()}
         | {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
+        data=recipe.data_name,
         hold_out=recipe.hold_out,
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )

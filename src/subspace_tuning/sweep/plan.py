@@ -106,6 +106,11 @@ class Cell:
     def label(self) -> str:
         return self.some.method_label
 
+    @cached_property
+    def task(self) -> str:
+        """With the name of its data, as tables show a task that they have several times."""
+        return f"{self.some.task} {self.some.data_name}".rstrip()
+
     @property
     def takes_steps(self) -> bool:
         """Whether there is a learning rate to tune: the base as it is has none."""
@@ -122,13 +127,14 @@ class Cell:
 
     def leaves_out(self, excluded: Exclusion, seed: int | None = None) -> bool:
         """Whether an exclusion holds here; one that names a seed holds for that seed alone."""
-        mine = {"task": self.some.task, "model": self.some.model, "r": rank(self.label), "seed": seed}
+        mine = {"model": self.some.model, "r": rank(self.label), "seed": seed}
         said = excluded.model_dump(exclude_none=True)
-        method = said.pop("method", self.label)
-        return method in (self.label, without_rank(self.label)) and all(mine[key] == v for key, v in said.items())
+        names = {"method": (self.label, without_rank(self.label)), "task": (self.task, self.some.task)}
+        named = all(said.pop(key, own[0]) in own for key, own in names.items())
+        return named and all(mine[key] == v for key, v in said.items())
 
     def __str__(self) -> str:
-        return f"{self.label} on {self.some.task} with {Path(self.some.model).name}"
+        return f"{self.label} on {self.task} with {Path(self.some.model).name}"
 
 
 class Plan:
@@ -149,7 +155,7 @@ class Plan:
         self._refuse_twins()
 
     def _refuse_twins(self) -> None:
-        named = Counter((cell.some.model, cell.some.task, cell.label) for cell in self.cells)
+        named = Counter((cell.some.model, cell.task, cell.label) for cell in self.cells)
         (model, task, label), times = named.most_common(1)[0] if named else (("", "", ""), 0)
         if times > 1:
             raise BadInput(

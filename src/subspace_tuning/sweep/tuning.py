@@ -49,7 +49,7 @@ class Choices:
             return
         path = self._path(cell)
         path.parent.mkdir(parents=True, exist_ok=True)
-        about = {"method": cell.label, "task": cell.some.task, "model": cell.some.model, **dict(chosen)}
+        about = {"method": cell.label, "task": cell.task, "model": cell.some.model, **dict(chosen)}
         came_to = [{**dict(c), "score": _mean(scores[c])} for c in sorted(scores)]
         write(path, json.dumps({**about, "tried": came_to}))
 
