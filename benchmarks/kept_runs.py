@@ -7,10 +7,12 @@ import json
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 
 from subspace_tuning.files.aside import write
+from subspace_tuning.report.build import Source
 from subspace_tuning.run.folder import Result, RunFolder
 from subspace_tuning.run.recipe import Recipe, make
 from subspace_tuning.sweep.plan import FINAL, RATE, TUNING, Candidate, Cell, Plan, Run
@@ -140,6 +142,18 @@ def choices(runs: Kept, plan: Plan) -> dict[tuple[str, str], Candidate]:
         if (chosen := best(scores)) is not None:
             found[key_of(cell)] = chosen
     return found
+
+
+def page_of(frame: pd.DataFrame, runs: Kept, title: str) -> str:
+    """The report of a table of kept runs, with their configs."""
+    with TemporaryDirectory() as folder:
+        for name, (recipe, _) in runs.items():
+            path = Path(folder, name)
+            path.mkdir(parents=True)
+            write(path / "config.yaml", recipe.dump())
+        table = Path(folder, "runs.csv")
+        write(table, frame.to_csv(index=False))
+        return Source(table, title).build()
 
 
 def taken_up(kept: Kept, folder: Path) -> Kept:

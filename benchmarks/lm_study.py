@@ -6,14 +6,14 @@
 
 Every finished run that the recipes plan is kept in docs/data/lm_study.json, config and result, and as a row of
 docs/data/lm_study.csv; runs that are no longer on disk stay there. The outcome goes between the marker lines of the
-page; a study that is not finished is said to be so.
+page; a study that is not finished is said to be so. With --report its report too, docs/lm_study.html.
 """
 
 import argparse
 from pathlib import Path
 
 import pandas as pd
-from kept_runs import Kept, as_data, committed, counted, lines, restored, taken_up
+from kept_runs import Kept, as_data, committed, counted, lines, page_of, restored, taken_up
 
 from subspace_tuning.errors import BadInput
 from subspace_tuning.files.aside import write
@@ -29,6 +29,7 @@ from subspace_tuning.sweep.recipe import read_sweep
 
 STUDIES = {"ARC-Easy": Path("recipes/lm_study.yaml"), "OpenBookQA": Path("recipes/lm_study_openbookqa.yaml")}
 PAGE, DATA, MARKER = Path("docs/language_models.md"), Path("docs/data/lm_study"), "<!-- lm study -->"
+REPORT = Path("docs/lm_study.html")
 OTHER_SET = {"multiple_choice_openbookqa": "other_set", "multiple_choice_ARC_Easy": "other_set"}
 
 
@@ -181,6 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", nargs="*", default=[], metavar="NAME=FOLDER", help="a study's folder, if another")
     parser.add_argument("--restore", action="store_true", help="write the committed runs as result folders, no more")
+    parser.add_argument("--report", action="store_true", help="make docs/lm_study.html too")
     given = parser.parse_args()
     plans = {study: Plan(read_sweep(recipe)) for study, recipe in STUDIES.items()}
     folders = {study: plan.folder for study, plan in plans.items()}
@@ -204,6 +206,9 @@ def main() -> None:
     write(file, lines({"verdicts": found, "studies": {study: as_data(own) for study, own in runs.items()}}))
     write(DATA.with_suffix(".csv"), frame.to_csv(index=False))
     write(PAGE, page)
+    if given.report:
+        every = {name: run for own in runs.values() for name, run in own.items()}
+        write(REPORT, page_of(frame, every, "SmolLM2-135M on ARC-Easy and OpenBookQA"))
     print(f"{PAGE}: {len(frame)} runs")
 
 
