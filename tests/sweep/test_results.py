@@ -23,12 +23,13 @@ from subspace_tuning.sweep.results import COLUMNS, gather, gather_failures, quer
 LORA = {"name": "lora", "r": 4, "alpha": 8}
 
 
-def finish(path, score=0.5, finished="2024-01-01", **values):
+def finish(path, score=0.5, finished="2024-01-01", metric=None, **values):
     """A finished run's folder, as a run leaves it."""
     recipe = make({"task": "rte", **values}).resolved().model_copy(update={"output": str(path)})
     folder = RunFolder(path)
     folder.open(recipe)
     result = dataclasses.replace(trivial.result(recipe, score), finished=finished)
+    result = result if metric is None else dataclasses.replace(result, metric=metric)
     folder.finish(result, "adapter", lambda where: (where / "config.yaml").write_text("an adapter's, no run's"))
     return result
 
@@ -85,6 +86,15 @@ def test_runs_of_a_task_on_several_data_are_told_apart(tmp_path):
     assert add("sft", "org/some", subset="one") == {"rte", "sft ARC-Easy", "sft some one"}
     assert add("sft", "org/some", subset="two") == {"rte", "sft ARC-Easy", "sft some one", "sft some two"}
     assert gather(tmp_path).task.tolist().count("sft ARC-Easy") == 2
+
+
+def test_runs_of_a_task_judged_by_several_metrics_are_told_apart(tmp_path):
+    finish(tmp_path / "one", task="sst2", metric="accuracy")
+    finish(tmp_path / "tuning", task="sst2", metric="loss", hold_out=True, seed=17)  # which no table compares
+    assert set(gather(tmp_path).task) == {"sst2"}
+    finish(tmp_path / "other", task="sst2", metric="f1", seed=1)
+    finish(tmp_path / "rte", task="rte")
+    assert set(gather(tmp_path).task) == {"sst2 accuracy", "sst2 f1", "sst2 loss", "rte"}
 
 
 def test_results_of_earlier_versions_still_read(tmp_path):

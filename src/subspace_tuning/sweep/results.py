@@ -24,8 +24,8 @@ def gather(folder: Path, say: Callable[[str], None] = lambda text: None) -> pand
     """One row for each finished run below the folder; an empty table where none is finished.
 
     Columns: run (its folder, relative to the given one), method (the label without the rank, lora+mpc_o), label, r
-    (missing for methods without a rank), task (with the name of its data where the runs have several), model, seed,
-    metric, score, learning_rate, trainable, total, permille, category, steps, seconds, seconds_per_step,
+    (missing for methods without a rank), task (with the name of its data, or its metric, where the runs have several),
+    model, seed, metric, score, learning_rate, trainable, total, permille, category, steps, seconds, seconds_per_step,
     peak_memory_mb, device, threads, kind (final, or tuning for runs judged by held-out training rows), config_hash; for
     each judgement of retention after_NAME, change_NAME (after less before) and kept_NAME (the change, positive where it
     became better). Of runs with the same config the one that ended last counts, once.
@@ -51,8 +51,9 @@ def tabulated(results: Mapping[str, Result]) -> pandas.DataFrame:
     rows = [{"run": run, **vars(result), **kept_of(result.retention)} for run, result in results.items()]
     kept = list(dict.fromkeys(name for result in results.values() for name in kept_of(result.retention)))
     table = pandas.DataFrame(rows, columns=[*COLUMNS, "data", "hold_out", *kept])
-    several = table.groupby("task")["data"].transform("nunique") > 1
-    table["task"] = table["task"].where(~several, (table["task"] + " " + table["data"]).str.rstrip())
+    table["hold_out"] = table["hold_out"].astype(bool)
+    for what in ("data", "metric"):
+        table["task"] = _with(what, table)
     table["label"] = table["method"]
     named = {label: (without_rank(label), rank(label)) for label in table["label"].unique()}
     table["method"] = [named[label][0] for label in table["label"]]
@@ -60,6 +61,13 @@ def tabulated(results: Mapping[str, Result]) -> pandas.DataFrame:
     table["kind"] = ["tuning" if held else "final" for held in table["hold_out"]]
     order = ["task", "model", "method", "r", "seed", "run"]
     return table[[*COLUMNS, *kept]].astype(COLUMNS).sort_values(order, ignore_index=True)
+
+
+def _with(what: str, table: pandas.DataFrame) -> pandas.Series:
+    """The tasks, each of which the final runs have several data, or metrics, with that in its name."""
+    found = table[~table["hold_out"]].groupby("task")[what].nunique()
+    several = table["task"].isin(found.index[found > 1])
+    return table["task"].mask(several, (table["task"] + " " + table[what]).str.rstrip())
 
 
 def kept_of(retention: dict[str, dict[str, Any]]) -> dict[str, float]:
