@@ -107,8 +107,8 @@ def test_the_outcome_of_an_unfinished_study(plans, kept):
     assert finals.groupby(["task", "label"])["learning_rate"].nunique().max() == 1, "one rate a contender"
     told = lm_study.outcome(frame, plans)
     assert "ARC-Easy: **not finished**" in told
-    assert "12 of 57 tuning runs" in told
-    assert "`lora(r=2)`" in next(line for line in told.splitlines() if "Not judged yet" in line)
+    assert "12 of 33 tuning runs" in told
+    assert "`flora(r=8)`" in next(line for line in told.splitlines() if "Not judged yet" in line)
     assert "| `ssb` | " in told
     assert "**gains**" in told
     assert "**forgets**" in told
@@ -116,7 +116,7 @@ def test_the_outcome_of_an_unfinished_study(plans, kept):
     assert "bits per byte editorials, the base before training: ARC-Easy study 1.6000" in told
     assert "SSB reaches 99 % of full fine-tuning" in told
     nothing = lm_study.outcome(frame.iloc[:0], plans)
-    assert "0 of 60 final runs" in nothing
+    assert "0 of 36 final runs" in nothing
     assert "###" not in nothing
 
 
