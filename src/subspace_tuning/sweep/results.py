@@ -64,7 +64,7 @@ def tabulated(results: Mapping[str, Result]) -> pandas.DataFrame:
 
 
 def _with(what: str, table: pandas.DataFrame) -> pandas.Series:
-    """The tasks, each of which the final runs have several data, or metrics, with that in its name."""
+    """The tasks; one whose final runs have several data, or metrics, with the run's own in its name."""
     found = table[~table["hold_out"]].groupby("task")[what].nunique()
     several = table["task"].isin(found.index[found > 1])
     return table["task"].mask(several, (table["task"] + " " + table[what]).str.rstrip())
